@@ -1,0 +1,1 @@
+"""Services on this node: nftables rules computed from Services and EndpointSlices."""

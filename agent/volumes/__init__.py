@@ -1,0 +1,1 @@
+"""What a pod can mount: one kind of volume a file."""

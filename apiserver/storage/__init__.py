@@ -1,0 +1,1 @@
+"""Keys, bytes and revisions; knows no objects. Start in apiserver/storage/interface.py."""

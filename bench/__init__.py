@@ -1,0 +1,1 @@
+"""Benchmarks, one file each, printing JSON: python -m bench NAME…."""

@@ -1,0 +1,1 @@
+"""Objects as clients see them: metadata, quantities, selectors, patches, schemas."""

@@ -1,0 +1,1 @@
+"""Add-ons written with kopf, one folder each."""

@@ -1,0 +1,1 @@
+"""One scheduling rule a file; plugins are pure and do not know each other."""
