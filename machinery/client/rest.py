@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -71,7 +70,8 @@ class Client:
     ) -> None:
         """Args: `patience_seconds` is how long reads keep trying while the server refuses connections."""
         self.config = config
-        self._host = urlsplit(config.server).netloc
+        self._base = URL(config.server)
+        self._host = self._base.authority
         self._user_agent = user_agent
         self._patience_seconds = patience_seconds
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_TIMEOUT_SECONDS)
@@ -335,7 +335,8 @@ class Client:
         return self._session
 
     def _url(self, path: str) -> URL:
-        return URL(self.config.server + path, encoded=True)
+        # with_path quotes: a name with a blank or a line break in it must not become another request.
+        return self._base.with_path(self._base.path.rstrip("/") + path)
 
     def _tls_name(self) -> str | None:
         return self.config.tls_server_name or None

@@ -1,3 +1,4 @@
+import contextlib
 import re
 
 import pytest
@@ -27,8 +28,8 @@ WEB = {"app": "web", "tier": "front", "gen": "7", "empty": ""}
         ("app in (web)", True), ("app in (db, web)", True), ("app in (db)", False), ("app notin (db)", True),
         ("none notin (db)", True), ("none in (db)", False), ("app in (web),tier notin (back)", True),
         ("gen>6", True), ("gen>7", False), ("gen<8", True), ("app>1", False), ("none<1", False), ("empty=", True),
-        ("empty=,app=web", True), ("app=", False), ("empty in (,x)", True), ("empty in (x,)", True), ("in in (in)", False),
-        ("example.com/role", False), ("app,tier", True), ("app,!tier", False),
+        ("empty=,app=web", True), ("app=", False), ("empty in (,x)", True), ("empty in (x,)", True),
+        ("in in (in)", False), ("example.com/role", False), ("app,tier", True), ("app,!tier", False),
     ],
 )  # fmt: skip
 def test_a_label_selector_selects(text: str, selected: bool) -> None:
@@ -138,11 +139,8 @@ def test_a_printed_field_selector_reads_back_as_the_same(terms: list[tuple[str, 
 
 
 @given(st.text("ab=!,()<> in\\-./\t"))
-def test_any_text_is_a_selector_or_refused_with_a_reason(text: str) -> None:
+def test_what_is_not_refused_reads_back_as_the_same(text: str) -> None:
     for parse in (parse_label_selector, parse_field_selector):
-        try:
+        with contextlib.suppress(SelectorError):
             selector = parse(text)
-        except SelectorError as error:
-            assert str(error)
-        else:
             assert parse(str(selector)) == selector
