@@ -53,7 +53,9 @@ class EventRecorder:
             log.debug("event %s about %s was not written: %s", reason, involved["name"], error)
 
     async def _write(self, involved: dict[str, str], type: EventType, reason: str, message: str) -> None:
-        key = (*(f"{field}={value}" for field, value in sorted(involved.items())), type, reason, message)
+        # The version is no part of it: the same thing said of a newer version is a repeat.
+        identity = sorted(involved.items() - {("resourceVersion", involved.get("resourceVersion", ""))})
+        key = (*(f"{field}={value}" for field, value in identity), type, reason, message)
         # Cluster-scoped objects have no namespace; their events live in "default".
         namespace = involved.get("namespace") or "default"
         if key in self._written:
