@@ -1,0 +1,150 @@
+"""Cluster IPs and node ports: each is given to one service at a time.
+
+What is taken is read from the services themselves, so nothing is lost or leaked by a restart.
+Source: https://kubernetes.io/docs/reference/networking/virtual-ips/
+"""
+
+import ipaddress
+import random
+
+from apiserver.registry.kind import Object, invalid
+from apiserver.storage.watch_cache import WatchCache
+from machinery import errors
+
+NODE_PORTS = range(30000, 32768)
+_TRIES = 4096
+
+
+class ServiceAllocator:
+    """Gives out addresses; those given to services not yet in the cache are remembered beside it."""
+
+    def __init__(self, cache: WatchCache, service_cidr: str) -> None:
+        self._cache = cache
+        self._network = ipaddress.ip_network(service_cidr)
+        self._seen_generation = -1
+        self._taken_addresses: set[str] = set()
+        self._taken_ports: set[int] = set()
+        self._random = random.Random()  # noqa: S311 - spreads addresses, guards nothing
+
+    def allocate(self, service: Object) -> None:
+        """Give a new service what its type needs. Raises: Invalid when it asks for what is taken or out of range."""
+        self._refresh()
+        spec = service["spec"]
+        if spec["type"] != "ExternalName":
+            self._give_address(service)
+        if spec["type"] in ("NodePort", "LoadBalancer"):
+            self._give_ports(service)
+        service["status"] = {"loadBalancer": {}}
+
+    def reallocate(self, new: Object, old: Object) -> None:
+        """Keep a service's address over an update, and follow a change of its type. Raises: Invalid."""
+        self._refresh()
+        spec, before = new["spec"], old["spec"]
+        if spec["type"] == "ExternalName":
+            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+                spec.pop(field, None)
+            return
+        self._keep_address(new, before)
+        self._keep_ports(new, before)
+
+    def _keep_address(self, new: Object, before: Object) -> None:
+        spec = new["spec"]
+        if not before.get("clusterIP"):
+            self._give_address(new)
+            return
+        if spec.get("clusterIP") not in (None, "", before["clusterIP"]):
+            raise _invalid(new, "spec.clusterIPs[0]", [spec["clusterIP"]], "may not change once set")
+        for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+            if field in before:
+                spec[field] = before[field]
+
+    def _keep_ports(self, new: Object, before: Object) -> None:
+        ports = new["spec"].get("ports") or ()
+        if new["spec"]["type"] not in ("NodePort", "LoadBalancer"):
+            for port in ports:
+                port.pop("nodePort", None)
+            return
+        kept = {(port.get("protocol"), port["port"]): port.get("nodePort") for port in before.get("ports") or ()}
+        for port in ports:
+            number = port.get("nodePort") or kept.get((port.get("protocol"), port["port"]))
+            if number:
+                port["nodePort"] = number
+        self._give_ports(new, own={number for number in kept.values() if number})
+
+    def release(self, service: Object) -> None:
+        """Take back what a deleted service held."""
+        self._taken_addresses.discard(service["spec"].get("clusterIP", ""))
+        self._taken_ports -= {port["nodePort"] for port in service["spec"].get("ports") or () if port.get("nodePort")}
+
+    def _refresh(self) -> None:
+        collection = self._cache.collection("services")
+        if collection.generation == self._seen_generation:
+            return
+        self._seen_generation = collection.generation
+        for entry in collection.entries("/registry/services/"):
+            spec = entry.object()["spec"]
+            self._taken_addresses.add(spec.get("clusterIP", ""))
+            self._taken_ports |= {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
+
+    def _give_address(self, service: Object) -> None:
+        spec = service["spec"]
+        asked = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), "")
+        address = self._checked(service, asked) if asked and asked != "None" else asked or self._free_address()
+        if address != "None":
+            self._taken_addresses.add(address)
+        spec["clusterIP"], spec["clusterIPs"] = address, [address]
+        spec.setdefault("ipFamilies", [f"IPv{self._network.version}"])
+        spec.setdefault("ipFamilyPolicy", "SingleStack")
+
+    def _checked(self, service: Object, address: str) -> str:
+        path = "spec.clusterIPs"
+        try:
+            inside = ipaddress.ip_address(address) in self._network
+        except ValueError as error:
+            rule = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+            raise _invalid(service, f"{path}[0]", address, rule) from error
+        if not inside:
+            why = f"failed to allocate IP {address}: the provided network does not match the current range"
+            raise _invalid(service, path, [address], why)
+        if address in self._taken_addresses:
+            why = f"failed to allocate IP {address}: provided IP is already allocated"
+            raise _invalid(service, path, [address], why)
+        return address
+
+    def _free_address(self) -> str:
+        for _ in range(_TRIES):
+            offset = self._random.randrange(2, self._network.num_addresses - 1)
+            address = str(self._network[offset])
+            if address not in self._taken_addresses:
+                return address
+        raise errors.InternalError("failed to allocate a serviceIP: range is full")
+
+    def _give_ports(self, service: Object, own: set[int] | None = None) -> None:
+        if service["spec"].get("allocateLoadBalancerNodePorts") is False:
+            return
+        for index, port in enumerate(service["spec"].get("ports") or ()):
+            number = port.get("nodePort")
+            path = f"spec.ports[{index}].nodePort"
+            if number and number not in NODE_PORTS:
+                valid = f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}"
+                why = f"provided port is not in the valid range. The range of valid ports is {valid}"
+                raise _invalid(service, path, number, why)
+            if number and number in self._taken_ports and number not in (own or ()):
+                raise _invalid(service, path, number, "provided port is already allocated")
+            if not number:
+                number = port["nodePort"] = self._free_port(service, path)
+            self._taken_ports.add(number)
+
+    def _free_port(self, service: Object, path: str) -> int:
+        free = [number for number in NODE_PORTS if number not in self._taken_ports]
+        if not free:
+            raise _invalid(service, path, 0, "failed to allocate a nodePort: range is full")
+        return self._random.choice(free)
+
+
+def _invalid(service: Object, path: str, value: object, why: str) -> errors.Invalid:
+    name = service["metadata"].get("name", "")
+    cause = invalid(path, value, why)
+    return errors.Invalid(
+        f'Service "{name}" is invalid: {path}: {cause.message}', kind="Service", name=name, causes=[cause]
+    )

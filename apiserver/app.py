@@ -1,0 +1,252 @@
+"""The whole path of a request, outermost first: TLS, who asks, whether they may, what they ask for, the answer."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from apiserver import bootstrap
+from apiserver.admission.chain import Admission
+from apiserver.auth.authentication import Authenticator
+from apiserver.auth.rbac import Authorizer
+from apiserver.auth.tokens import TokenIssuer
+from apiserver.auth.user import User
+from apiserver.endpoints import health, reading, writing
+from apiserver.endpoints.body import MAX_BODY_BYTES
+from apiserver.endpoints.discovery import Discovery
+from apiserver.endpoints.openapi import OpenAPI
+from apiserver.endpoints.reviews import Reviews
+from apiserver.endpoints.streams import SUBRESOURCES as STREAMED
+from apiserver.endpoints.streams import Streams
+from apiserver.endpoints.subresources import Subresources
+from apiserver.endpoints.watch import watch
+from apiserver.metrics import DURATION, REQUESTS, WATCHES
+from apiserver.registry.catalog import Catalog, built_in
+from apiserver.registry.rest import Rest
+from apiserver.request import Call, request_info
+from apiserver.storage.interface import Store
+from apiserver.storage.object_storage import ObjectStorage
+from apiserver.storage.watch_cache import WatchCache
+from machinery import errors
+
+log = logging.getLogger(__name__)
+
+_READS = {"get": reading.get, "list": reading.list_}
+_WRITES = {
+    "create": writing.create,
+    "update": writing.update,
+    "patch": writing.patch,
+    "delete": writing.delete,
+    "deletecollection": writing.delete_collection,
+}
+COMPACT_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What the server needs to know; files are PEM."""
+
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path
+    token_key_file: Path
+    agent_client_cert_file: Path
+    agent_client_key_file: Path
+    host: str = "127.0.0.1"
+    port: int = 6443
+    advertise_address: str = "127.0.0.1"
+    service_cidr: str = "10.96.0.0/16"
+    static_tokens: Mapping[str, User] = field(default_factory=dict)
+
+
+class APIServer:
+    """One server over one store."""
+
+    def __init__(self, store: Store, config: ServerConfig, *, sole_writer: bool) -> None:
+        self.config = config
+        self.cache = WatchCache(store, sole_writer=sole_writer)
+        self.storage = ObjectStorage(self.cache)
+        self.catalog: Catalog = built_in()
+        self.rest = Rest(self.storage, Admission(self.cache, config.service_cidr))
+        issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
+        self._authenticator = Authenticator(issuer, config.static_tokens)
+        authorizer = Authorizer(self.cache)
+        self._authorizer = authorizer
+        self._subresources = Subresources(self.rest, issuer)
+        self._discovery = Discovery(self.catalog)
+        self._openapi = OpenAPI(self.catalog)
+        self._reviews = Reviews(authorizer, self._authenticator)
+        self._streams = Streams(self.storage, _agent_tls(config))
+        self.health = health.Health(self.cache)
+        for kind in self.catalog:
+            self.cache.collection(kind.resource.group_resource)
+
+    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        """Answer one HTTP request; every error becomes a Status."""
+        started = time.perf_counter()
+        query = http.query
+        info = request_info(http.method, http.path, query)
+        response: web.StreamResponse | None = None
+        try:
+            peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
+            user = self._authenticator.authenticate(peer, http.headers.get("Authorization", ""))
+            self._authorizer.authorize(user, info)
+            response = await self._dispatch(Call(http, info, query, user))
+        except errors.APIError as error:
+            response = error_response(error)
+        except (ConnectionResetError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.exception("%s %s", http.method, http.path)
+            response = error_response(errors.InternalError(f"Internal error occurred: {error}"))
+        finally:
+            code = response.status if response is not None else 499
+            REQUESTS.labels(info.verb, info.group, info.version, info.resource, info.subresource, code).inc()
+            if info.verb != "watch":
+                DURATION.labels(info.verb, info.resource).observe(time.perf_counter() - started)
+        return response
+
+    async def _dispatch(self, call: Call) -> web.StreamResponse:
+        info = call.info
+        if not info.is_resource:
+            return await self._other(call)
+        if self._reviews.serves(info):
+            return await self._reviews.handle(call)
+        kind = self.catalog.find(info.group, info.version, info.resource)
+        if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
+            raise errors.NotFound("the server could not find the requested resource")
+        call.kind = kind
+        if info.subresource:
+            sub = kind.subresources.get(info.subresource)
+            if sub is None or info.rest:
+                raise errors.NotFound("the server could not find the requested resource")
+            if info.verb not in sub.verbs:
+                raise _not_allowed()
+            if info.subresource in STREAMED:
+                return await self._streams.handle(call)
+            return await self._subresources.handle(call)
+        if info.verb not in kind.verbs or (info.verb == "create" and info.name):
+            raise _not_allowed()
+        return await self._resource(call)
+
+    async def _resource(self, call: Call) -> web.StreamResponse:
+        verb = call.info.verb
+        if verb == "watch" or (verb == "get" and call.query.get("watch") in ("true", "1")):
+            return await self._watch(call)
+        if verb in _READS:
+            return await _READS[verb](call, self.storage)
+        return await _WRITES[verb](call, self.rest)
+
+    async def _watch(self, call: Call) -> web.StreamResponse:
+        gauge = WATCHES.labels("watch", call.info.resource)
+        with gauge.track_inprogress():
+            return await watch(call, self.storage)
+
+    async def _other(self, call: Call) -> web.StreamResponse:
+        path = call.info.path.rstrip("/") or "/"
+        if call.info.verb not in ("get", "head"):
+            raise _not_allowed()
+        root = path.split("/")[1]
+        if f"/{root}" in health.PATHS:
+            return await self.health.handle(call)
+        if path == "/version":
+            return await health.version(call)
+        if path == "/metrics":
+            return await health.metrics(call)
+        if root == "openapi":
+            return await self._openapi.handle(call)
+        if root in ("api", "apis"):
+            return await self._discovery.handle(call)
+        if path == "/":
+            paths = [
+                "/api",
+                "/apis",
+                "/healthz",
+                "/livez",
+                "/metrics",
+                "/openapi/v2",
+                "/openapi/v3",
+                "/readyz",
+                "/version",
+            ]
+            return reading.respond(orjson.dumps({"paths": paths}))
+        raise errors.NotFound("the server could not find the requested resource")
+
+    async def compact(self) -> None:
+        """Forget changes older than five minutes, for ever."""
+        while True:
+            revision = self.cache.revision
+            await asyncio.sleep(COMPACT_SECONDS)
+            with contextlib.suppress(Exception):
+                await self.cache.store.compact(revision)
+
+    async def close(self) -> None:
+        """End connections to agents."""
+        await self._streams.close()
+
+
+def _not_allowed() -> errors.MethodNotAllowed:
+    return errors.MethodNotAllowed("the server does not allow this method on the requested resource")
+
+
+def error_response(error: errors.APIError) -> web.Response:
+    """Return the Status a client is sent for an error; the one place where errors become HTTP."""
+    headers = {"Content-Type": "application/json"}
+    if error.retry_after_seconds:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    return web.Response(body=orjson.dumps(error.to_status()), status=error.code, headers=headers)
+
+
+def _agent_tls(config: ServerConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(config.client_ca_file))
+    context.load_cert_chain(config.agent_client_cert_file, config.agent_client_key_file)
+    context.check_hostname = False  # agents are reached by address; the cluster's own CA signs them
+    return context
+
+
+def server_tls(config: ServerConfig) -> ssl.SSLContext:
+    """Return the listener's TLS settings: its own certificate, and client certificates where they are shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(config.cert_file, config.key_file)
+    context.load_verify_locations(config.client_ca_file)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+@contextlib.asynccontextmanager
+async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> AsyncIterator[APIServer]:
+    """Serve until the block ends; the server is ready when the block begins."""
+    server = APIServer(store, config, sole_writer=sole_writer)
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.cache.run()), asyncio.create_task(server.compact())]
+    runner = web.ServerRunner(
+        web.Server(server.handle, access_log=None, keepalive_timeout=3600, client_max_size=MAX_BODY_BYTES)
+    )
+    try:
+        await runner.setup()
+        await web.TCPSite(
+            runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True,
+            shutdown_timeout=1.0,
+        ).start()  # fmt: skip
+        tasks.append(asyncio.create_task(bootstrap.run(server)))
+        yield server
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await runner.cleanup()
+        await server.close()
+
+
+async def run(store: Store, config: ServerConfig, *, sole_writer: bool) -> None:
+    """Serve until cancelled."""
+    async with serving(store, config, sole_writer=sole_writer):
+        await asyncio.Event().wait()

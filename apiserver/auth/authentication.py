@@ -1,0 +1,58 @@
+"""Authentication: client certificates, static tokens, service account tokens.
+
+Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/
+"""
+
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from apiserver.auth.tokens import TokenIssuer
+from apiserver.auth.user import ANONYMOUS, AUTHENTICATED, User
+from machinery import errors
+
+
+@functools.lru_cache(maxsize=1024)
+def _user_of_subject(subject: tuple[tuple[tuple[str, str], ...], ...]) -> User:
+    """Return the user a certificate's subject names: common name and organizations."""
+    pairs = [pair for part in subject for pair in part]
+    name = next((value for key, value in pairs if key == "commonName"), "")
+    groups = tuple(value for key, value in pairs if key == "organizationName")
+    return User(name, (*groups, AUTHENTICATED))
+
+
+class Authenticator:
+    """Says who sent a request."""
+
+    def __init__(self, issuer: TokenIssuer, static_tokens: Mapping[str, User]) -> None:
+        self._issuer = issuer
+        self._static = {token: User(u.name, (*u.groups, AUTHENTICATED), u.uid) for token, u in static_tokens.items()}
+        self._known: dict[str, tuple[User, float]] = {}
+
+    def authenticate(self, peer_certificate: Mapping[str, Any] | None, authorization: str) -> User:
+        """Return the user of a request. Raises: Unauthorized for a token that is not (or no longer) good."""
+        scheme, _, token = authorization.partition(" ")
+        if peer_certificate:
+            return _user_of_subject(peer_certificate["subject"])
+        if scheme.lower() == "bearer" and token:
+            return self.of_token(token.strip())
+        return ANONYMOUS
+
+    def of_token(self, token: str) -> User:
+        """Return the user a bearer token stands for. Raises: Unauthorized."""
+        user = self._static.get(token)
+        if user is not None:
+            return user
+        known = self._known.get(token)
+        now = time.monotonic()
+        if known is not None and known[1] > now:
+            return known[0]
+        found = self._issuer.verify(token)
+        if found is None:
+            raise errors.Unauthorized("Unauthorized")
+        if len(self._known) > 4096:
+            self._known.clear()
+        # Checked anew after a few seconds: the account or pod a token is bound to may be gone.
+        self._known[token] = (found, now + 5)
+        return found

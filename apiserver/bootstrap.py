@@ -1,0 +1,116 @@
+"""The objects every cluster begins with: namespaces, roles, the service `kubernetes`.
+
+They are written when absent, and looked at again from time to time, so that a deleted one comes back.
+"""
+
+import asyncio
+import importlib.resources
+import ipaddress
+import logging
+from typing import TYPE_CHECKING, Any
+
+from apiserver.admission.chain import IMMORTAL
+from apiserver.registry.rest import WriteOptions
+from machinery import errors
+from machinery.api.meta import Resource
+from machinery.api.resources import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    ENDPOINT_SLICES,
+    ENDPOINTS,
+    NAMESPACES,
+    SERVICES,
+)
+
+if TYPE_CHECKING:
+    from apiserver.app import APIServer
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 0.5
+_REPEAT_SECONDS = 30.0
+
+
+async def run(server: "APIServer") -> None:
+    """Keep the first objects there until cancelled."""
+    while True:
+        try:
+            await server.cache.ready.wait()
+            await _ensure_all(server)
+            server.health.bootstrapped = True
+            await asyncio.sleep(_REPEAT_SECONDS)
+        except errors.APIError as error:
+            log.warning("could not write the first objects: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _ensure_all(server: "APIServer") -> None:
+    for name in IMMORTAL:
+        await _ensure(server, NAMESPACES, "", {"metadata": {"name": name}})
+    for document in await asyncio.to_thread(_roles):
+        resource = CLUSTER_ROLES if document["kind"] == "ClusterRole" else CLUSTER_ROLE_BINDINGS
+        await _ensure(server, resource, "", document)
+    await _ensure_kubernetes_service(server)
+
+
+def _roles() -> list[dict[str, Any]]:
+    import yaml
+
+    text = (importlib.resources.files("manifests") / "bootstrap-rbac.yaml").read_text()
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+async def _ensure(server: "APIServer", resource: Resource, namespace: str, obj: dict[str, Any]) -> None:
+    kind = server.catalog.find(resource.group, resource.version, resource.plural)
+    if kind is None:
+        raise LookupError(resource.group_resource)
+    if server.cache.collection(resource.group_resource).get(kind.key(namespace, obj["metadata"]["name"])):
+        return
+    try:
+        await server.rest.create(kind, namespace, obj, WriteOptions())
+        await server.storage.refresh()
+    except errors.AlreadyExists:
+        return
+
+
+async def _ensure_kubernetes_service(server: "APIServer") -> None:
+    """The service through which pods reach this server, at the first address of the range."""
+    config = server.config
+    address = str(ipaddress.ip_network(config.service_cidr)[1])
+    labels = {"component": "apiserver", "provider": "kubernetes"}
+    metadata = {"name": "kubernetes", "namespace": "default"}
+    port = {"name": "https", "port": 443, "targetPort": config.port, "protocol": "TCP"}
+    await _ensure(
+        server, SERVICES, "default",
+        {
+            "metadata": {**metadata, "labels": labels},
+            "spec": {"clusterIP": address, "type": "ClusterIP", "ports": [port]},
+        },
+    )  # fmt: skip
+    endpoint_port = {"name": "https", "port": config.port, "protocol": "TCP"}
+    subset = {"addresses": [{"ip": config.advertise_address}], "ports": [endpoint_port]}
+    skip = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    await _put(server, ENDPOINTS, {"metadata": {**metadata, "labels": skip}, "subsets": [subset]}, "subsets")
+    endpoint = {"addresses": [config.advertise_address], "conditions": {"ready": True}}
+    await _put(
+        server, ENDPOINT_SLICES,
+        {
+            "metadata": {**metadata, "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4", "endpoints": [endpoint], "ports": [endpoint_port],
+        },
+        "endpoints", "ports",
+    )  # fmt: skip
+
+
+async def _put(server: "APIServer", resource: Resource, obj: dict[str, Any], *fields: str) -> None:
+    """Create an object of the namespace default, or bring its fields up to date."""
+    kind = server.catalog.find(resource.group, resource.version, resource.plural)
+    if kind is None:
+        raise LookupError(resource.group_resource)
+    name = obj["metadata"]["name"]
+    wanted = {field: obj[field] for field in fields}
+    entry = server.cache.collection(resource.group_resource).get(kind.key("default", name))
+    if entry is None:
+        await _ensure(server, resource, "default", obj)
+    elif any(entry.object().get(field) != value for field, value in wanted.items()):
+        await server.rest.update(kind, "default", name, lambda old: {**old, **wanted}, WriteOptions())

@@ -1,0 +1,110 @@
+"""Request bodies: read within limits, decoded from JSON or YAML into a dict."""
+
+import json
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from machinery import errors
+
+MAX_BODY_BYTES = 3 * 1024 * 1024
+# A YAML document may say much with few bytes by aliases; it may not become larger than this many values.
+MAX_YAML_VALUES = 1_000_000
+
+
+async def read(request: web.Request) -> bytes:
+    """Return the body. Raises: RequestEntityTooLarge above 3 MiB."""
+    length = request.content_length
+    if length is not None and length > MAX_BODY_BYTES:
+        raise _too_large()
+    body = await request.content.read(MAX_BODY_BYTES + 1) if length is None else b""
+    if length is not None:
+        return await request.content.readexactly(length) if length else b""
+    while not request.content.at_eof() and len(body) <= MAX_BODY_BYTES:
+        body += await request.content.read(MAX_BODY_BYTES + 1 - len(body))
+    if len(body) > MAX_BODY_BYTES:
+        raise _too_large()
+    return body
+
+
+def _too_large() -> errors.RequestEntityTooLarge:
+    return errors.RequestEntityTooLarge(f"Request entity too large: limit is {MAX_BODY_BYTES}")
+
+
+def media_type(content_type: str) -> str:
+    """Return the media type of a Content-Type header without its parameters; JSON when there is none."""
+    return content_type.partition(";")[0].strip().lower() or "application/json"
+
+
+def decode(body: bytes, content_type: str, *, strict: bool = False) -> Any:
+    """Return what a body says.
+
+    Args: `strict` also refuses keys that appear twice.
+    Raises: BadRequest when it is malformed; UnsupportedMediaType.
+    """
+    media = media_type(content_type)
+    if media in ("application/yaml", "application/apply-patch+yaml", "application/x-yaml"):
+        return _decode_yaml(body)
+    if media.endswith("json") or media in ("text/plain", "application/octet-stream"):
+        return _decode_json(body, strict=strict)
+    raise errors.UnsupportedMediaType(
+        f"the body of the request was in an unknown format - accepted media types include: application/json, "
+        f"application/yaml, got {media}"
+    )
+
+
+def _decode_json(body: bytes, *, strict: bool) -> Any:
+    try:
+        value = orjson.loads(body)
+        if strict and b'"' in body:
+            _refuse_duplicates(body)
+    except orjson.JSONDecodeError as error:
+        raise errors.BadRequest(f"couldn't get version/kind; json parse error: {error}") from error
+    return value
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    found: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            seen: set[str] = set()
+            found.extend(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        return result
+
+    json.loads(body, object_pairs_hook=pairs)
+    if found:
+        listed = ", ".join(f'duplicate field "{key}"' for key in dict.fromkeys(found))
+        raise errors.BadRequest(f"strict decoding error: {listed}")
+
+
+def _decode_yaml(body: bytes) -> Any:
+    import yaml
+
+    from machinery.api.yamlload import PlainLoader
+
+    try:
+        value = yaml.load(body, Loader=PlainLoader)  # noqa: S506 - it is a safe loader
+        _check_size(value)
+        return orjson.loads(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str))
+    except (yaml.YAMLError, RecursionError, orjson.JSONEncodeError) as error:
+        raise errors.BadRequest(f"error converting YAML to JSON: {error}") from error
+
+
+def _check_size(value: Any) -> None:
+    """Count values with aliases followed, each alias's size counted once and multiplied by its uses."""
+    sizes: dict[int, int] = {}
+
+    def size(one: Any) -> int:
+        if not isinstance(one, dict | list):
+            return 1
+        known = sizes.get(id(one))
+        if known is None:
+            sizes[id(one)] = MAX_YAML_VALUES  # a document that holds itself is too large
+            known = sizes[id(one)] = 1 + sum(size(item) for item in (one.values() if isinstance(one, dict) else one))
+        return known
+
+    if size(value) > MAX_YAML_VALUES:
+        raise errors.BadRequest("error converting YAML to JSON: yaml: document contains excessive aliasing")

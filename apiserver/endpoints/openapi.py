@@ -1,0 +1,168 @@
+"""OpenAPI v2 and v3, made from the public definitions for the kinds this server serves.
+
+Source: https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-interface-definition
+"""
+
+import asyncio
+import hashlib
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from apiserver.registry.catalog import Catalog
+from apiserver.registry.kind import Kind
+from apiserver.request import Call
+from machinery import errors
+from machinery.api.schema import definitions
+
+_V3_REFERENCE = "#/components/schemas/"
+_INFO = {"title": "Kubernetes", "version": "v1.36.0"}
+
+
+class OpenAPI:
+    """Answers /openapi/v2 and /openapi/v3; documents are made when first asked for."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._documents: dict[str, bytes] = {}
+
+    async def handle(self, call: Call) -> web.StreamResponse:
+        """Answer the request. Raises: NotFound."""
+        path = call.info.path.strip("/").removeprefix("openapi/")
+        if path not in ("v2", "v3") and path not in self._group_paths():
+            raise errors.NotFound("the server could not find the requested resource")
+        if path not in self._documents:
+            self._documents[path] = await asyncio.to_thread(self._make, path)
+        body = self._documents[path]
+        etag = f'"{_hash(body)}"'
+        if call.http.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers={"ETag": etag})
+        return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag, "Vary": "Accept"})
+
+    def _group_paths(self) -> dict[str, tuple[str, str]]:
+        return {
+            f"v3/apis/{group}/{version}" if group else f"v3/api/{version}": (group, version)
+            for group in self._catalog.groups()
+            for version in self._catalog.versions(group)
+        }
+
+    def _make(self, path: str) -> bytes:
+        if path == "v3":
+            return orjson.dumps({"paths": {name.removeprefix("v3/"): self._link(name) for name in self._group_paths()}})
+        if path == "v2":
+            kinds = list(self._catalog)
+            body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": _paths(kinds, "#/definitions/", v3=False)}
+            body["definitions"] = {name: _plain(raw, "#/definitions/") for name, raw in _used(kinds).items()}
+            return orjson.dumps(body)
+        group, version = self._group_paths()[path]
+        kinds = self._catalog.kinds(group, version)
+        schemas = {name: _plain(raw, _V3_REFERENCE) for name, raw in _used(kinds).items()}
+        return orjson.dumps(
+            {"openapi": "3.0.0", "info": _INFO, "paths": _paths(kinds, _V3_REFERENCE, v3=True),
+             "components": {"schemas": schemas}}
+        )  # fmt: skip
+
+    def _link(self, name: str) -> dict[str, str]:
+        if name not in self._documents:
+            self._documents[name] = self._make(name)
+        return {"serverRelativeURL": f"/openapi/{name}?hash={_hash(self._documents[name])}"}
+
+
+def _hash(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest().upper()
+
+
+def _used(kinds: list[Kind]) -> dict[str, Any]:
+    """Return the definitions of these kinds and all they refer to."""
+    known = definitions()
+    found: dict[str, Any] = {}
+    todo = [kind.definition for kind in kinds]
+    todo += [f"{kind.definition}List" for kind in kinds if f"{kind.definition}List" in known]
+    todo.append("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        found[name] = known[name]
+        todo += _references(known[name])
+    return found
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        here = [str(value["$ref"]).removeprefix("#/$defs/")] if isinstance(value.get("$ref"), str) else []
+        return here + [one for item in value.values() for one in _references(item)]
+    if isinstance(value, list):
+        return [one for item in value for one in _references(item)]
+    return []
+
+
+def _plain(value: Any, reference: str) -> Any:
+    """Return a definition in OpenAPI's dialect: one type each, no enum of kinds, references in their new place."""
+    if isinstance(value, list):
+        return [_plain(item, reference) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        if key == "$ref" and isinstance(item, str):
+            result[key] = reference + item.removeprefix("#/$defs/")
+        elif key == "type" and isinstance(item, list):
+            result[key] = next(one for one in item if one != "null")
+        elif key == "oneOf" and reference == "#/definitions/":
+            result["type"] = "string"
+        elif key == "enum":
+            continue
+        else:
+            result[key] = _plain(item, reference)
+    return result
+
+
+def _paths(kinds: list[Kind], reference: str, *, v3: bool) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for kind in kinds:
+        resource = kind.resource
+        scope = "{namespace}" if resource.namespaced else ""
+        collection, one = resource.path(scope), resource.path(scope, "{name}")
+        paths[collection] = _operations(
+            kind, reference, {"get": "list", "post": "post", "delete": "deletecollection"}, v3=v3
+        )
+        paths[one] = _operations(
+            kind, reference, {"get": "get", "put": "put", "patch": "patch", "delete": "delete"}, v3=v3
+        )
+        if resource.namespaced:
+            paths[resource.path()] = _operations(kind, reference, {"get": "list"}, v3=v3)
+    return paths
+
+
+_QUERY = ("dryRun", "fieldManager", "fieldValidation")
+
+
+def _operations(kind: Kind, reference: str, actions: dict[str, str], *, v3: bool) -> dict[str, Any]:
+    resource = kind.resource
+    gvk = {"group": resource.group, "version": resource.version, "kind": resource.kind}
+    schema = {"$ref": reference + kind.definition}
+    found: dict[str, Any] = {}
+    group = (resource.group or "core").title().replace(".", "")
+    for method, action in actions.items():
+        operation: dict[str, Any] = {
+            "operationId": f"{action}{group}{resource.version.title()}{resource.kind}",
+            "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
+            "responses": {"200": {"description": "OK", **({} if v3 else {"schema": schema})}},
+        }  # fmt: skip
+        if v3:
+            operation["responses"]["200"]["content"] = {"application/json": {"schema": schema}}
+        if method in ("post", "put", "patch"):
+            operation["parameters"] = [_parameter(name, v3=v3) for name in _QUERY]
+            if v3:
+                operation["requestBody"] = {"content": {"*/*": {"schema": schema}}, "required": True}
+            else:
+                operation["parameters"].append({"name": "body", "in": "body", "required": True, "schema": schema})
+        found[method] = operation
+    return found
+
+
+def _parameter(name: str, *, v3: bool) -> dict[str, Any]:
+    kind = {"schema": {"type": "string", "uniqueItems": True}} if v3 else {"type": "string", "uniqueItems": True}
+    return {"name": name, "in": "query", **kind}

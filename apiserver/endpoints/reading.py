@@ -1,0 +1,263 @@
+"""Get and list: bytes from the watch cache, joined and sent.
+
+Consistency: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from apiserver.endpoints import table
+from apiserver.registry.kind import Kind
+from apiserver.request import Accepted, Call, accepted
+from apiserver.storage.interface import Compacted, FutureRevision, StoreError
+from apiserver.storage.object_storage import ObjectStorage, not_found, unavailable
+from apiserver.storage.watch_cache import Entry, WatchCache
+from machinery import errors
+from machinery.api import selectors
+
+_WAIT_SECONDS = 3.0
+
+
+def wanted(call: Call) -> Accepted:
+    """Return the representation to answer in. Raises: NotAcceptable when the client takes none we have."""
+    for one in accepted(call.http.headers.get("Accept", "")):
+        if one.media not in ("application/json", "application/yaml"):
+            continue
+        if one.as_kind in ("", "Table", "PartialObjectMetadata", "PartialObjectMetadataList"):
+            return one
+    raise errors.NotAcceptable("only the following media types are accepted: application/json, application/yaml")
+
+
+def respond(body: bytes, want: Accepted | None = None, *, status: int = 200) -> web.Response:
+    """Return a response of JSON bytes, turned into YAML if that was asked for."""
+    if want is not None and want.media == "application/yaml":
+        import yaml
+
+        text = yaml.safe_dump(orjson.loads(body), sort_keys=False)
+        return web.Response(body=text.encode(), status=status, content_type="application/yaml")
+    return web.Response(body=body, status=status, headers={"Content-Type": "application/json"})
+
+
+def object_response(call: Call, entry: Entry, *, status: int = 200) -> web.Response:
+    """Return one object in the representation asked for."""
+    want = wanted(call)
+    if want.as_kind == "Table":
+        metadata = b'{"resourceVersion":"%d"}' % entry.revision
+        return respond(table.table_bytes(call.known, [entry], metadata, _include(call)), want, status=status)
+    if want.as_kind == "PartialObjectMetadata":
+        return respond(table.partial_bytes(entry), want, status=status)
+    return respond(entry.value, want, status=status)
+
+
+def _include(call: Call) -> str:
+    return call.query.get("includeObject", "Metadata")
+
+
+async def get(call: Call, storage: ObjectStorage) -> web.Response:
+    """Answer GET of one object."""
+    kind, info = call.known, call.info
+    key = kind.key(info.namespace, info.name)
+    asked = call.query.get("resourceVersion", "")
+    if asked:
+        await reach(storage.cache, parse_revision(asked))
+        entry = storage.cache.collection(kind.resource.group_resource).get(key)
+        if entry is None:
+            raise not_found(kind.resource, key)
+    else:
+        entry = await storage.get(kind.resource, key)
+    return object_response(call, entry)
+
+
+def parse_revision(text: str) -> int:
+    """Read a resourceVersion. Raises: BadRequest."""
+    if not text.isdigit():
+        raise errors.BadRequest(f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
+    return int(text)
+
+
+async def reach(cache: WatchCache, revision: int) -> None:
+    """Wait until the cache is that new. Raises: Timeout when the revision lies in the future."""
+    try:
+        await cache.reach(revision, _WAIT_SECONDS)
+    except TimeoutError as error:
+        raise too_large(revision, cache.revision) from error
+
+
+def too_large(revision: int, current: int) -> errors.Timeout:
+    """Return the error for a resourceVersion nobody has given out yet."""
+    return errors.Timeout(
+        f"Too large resource version: {revision}, current: {current}", retry_after_seconds=1,
+        causes=[errors.Cause("ResourceVersionTooLarge", "Too large resource version")],
+    )  # fmt: skip
+
+
+class Selection:
+    """The label and field selectors of a request."""
+
+    def __init__(self, kind: Kind, query: Mapping[str, str], name: str = "") -> None:
+        self._selectable = kind.selectable
+        try:
+            self._labels = selectors.parse_label_selector(query.get("labelSelector", ""))
+            self._fields = selectors.parse_field_selector(query.get("fieldSelector", ""))
+        except ValueError as error:
+            raise errors.BadRequest(f"unable to parse requirement: {error}") from error
+        known = {"metadata.name", "metadata.namespace", *kind.selectable}
+        for field in (term.field for term in self._fields.terms):
+            if field not in known:
+                raise errors.BadRequest(f"field label not supported: {field}")
+        self.has_labels = bool(query.get("labelSelector"))
+        self.has_fields = bool(query.get("fieldSelector"))
+        self._name = name
+        self.is_empty = not (self.has_labels or self.has_fields or name)
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether an object is selected."""
+        if self._name and entry.name != self._name:
+            return False
+        if self.has_labels and not self._labels.matches(entry.labels()):
+            return False
+        return not self.has_fields or self._fields.matches(entry.fields(self._selectable))
+
+
+def scope_prefix(kind: Kind, namespace: str) -> str:
+    """Return where the objects of a request lie in the store."""
+    return f"{kind.prefix}{namespace}/" if namespace and kind.resource.namespaced else kind.prefix
+
+
+async def list_(call: Call, storage: ObjectStorage) -> web.Response:
+    """Answer GET of a collection."""
+    kind = call.known
+    want = wanted(call)
+    selection = Selection(kind, call.query)
+    entries, revision, token, remaining = await listing(call, storage, selection)
+    metadata = _list_metadata(revision, token, remaining)
+    if want.as_kind == "Table":
+        return respond(table.table_bytes(kind, entries, metadata, _include(call)), want)
+    if want.as_kind.startswith("PartialObjectMetadata"):
+        items = b",".join([table.partial_bytes(entry) for entry in entries])
+        return respond(_list_bytes("PartialObjectMetadata", "meta.k8s.io/v1", metadata, items), want)
+    items = b",".join([entry.value for entry in entries])
+    return respond(_list_bytes(kind.resource.kind, kind.resource.api_version, metadata, items), want)
+
+
+def _list_bytes(kind: str, api_version: str, metadata: bytes, items: bytes) -> bytes:
+    head = f'{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":'.encode()
+    return b"".join((head, metadata, b',"items":[', items, b"]}"))
+
+
+def _list_metadata(revision: int, token: str, remaining: int | None) -> bytes:
+    found: dict[str, Any] = {"resourceVersion": str(revision)}
+    if token:
+        found["continue"] = token
+    if remaining:
+        found["remainingItemCount"] = remaining
+    return orjson.dumps(found)
+
+
+async def listing(
+    call: Call, storage: ObjectStorage, selection: Selection
+) -> tuple[Sequence[Entry], int, str, int | None]:
+    """Return what a list request selects: entries, revision, continue token, how many remain (if that is known)."""
+    query = call.query
+    limit = _limit(query)
+    prefix = scope_prefix(call.known, call.info.namespace)
+    asked, match, token = (
+        query.get("resourceVersion", ""),
+        query.get("resourceVersionMatch", ""),
+        query.get("continue", ""),
+    )
+    _check_match(asked, match, token)
+    if token:
+        if asked not in ("", "0"):
+            raise errors.BadRequest("specifying resource version is not allowed when using continue")
+        revision, start = _read_token(token, prefix)
+        return await _from_store(storage, prefix, revision, start, limit, selection)
+    if match == "Exact":
+        return await _from_store(storage, prefix, parse_revision(asked), "", limit, selection)
+    if asked:
+        await reach(storage.cache, parse_revision(asked))
+    else:
+        await storage.refresh()
+    collection = storage.cache.collection(call.known.resource.group_resource)
+    entries = collection.entries(prefix)
+    if not selection.is_empty:
+        entries = [entry for entry in entries if selection.matches(entry)]
+    revision = storage.cache.revision
+    if limit and len(entries) > limit:
+        remaining = len(entries) - limit if selection.is_empty else None
+        return entries[:limit], revision, _make_token(revision, entries[limit - 1].key, prefix), remaining
+    return entries, revision, "", None
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit", "0") or "0"
+    if not text.lstrip("-").isdigit():
+        raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return max(int(text), 0)
+
+
+def _check_match(asked: str, match: str, token: str) -> None:
+    if not match:
+        return
+    if token:
+        raise errors.BadRequest("resourceVersionMatch is forbidden for continue tokens")
+    if not asked:
+        raise errors.BadRequest("resourceVersionMatch is forbidden unless resourceVersion is provided")
+    if match not in ("Exact", "NotOlderThan"):
+        raise errors.BadRequest(f'resourceVersionMatch: Unsupported value: "{match}"')
+    if match == "Exact" and asked == "0":
+        raise errors.BadRequest('resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+
+
+def _make_token(revision: int, last: str, prefix: str) -> str:
+    text = orjson.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": last.removeprefix(prefix)})
+    return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+
+def _read_token(token: str, prefix: str) -> tuple[int, str]:
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        return int(found["rv"]), prefix + str(found["start"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.BadRequest(f"continue key is not valid: {error}") from error
+
+
+async def _from_store(
+    storage: ObjectStorage, prefix: str, revision: int, start: str, limit: int, selection: Selection
+) -> tuple[Sequence[Entry], int, str, int | None]:
+    """Read a page as it was at an old revision; goes on until `limit` objects are selected."""
+    found: list[Entry] = []
+    while True:
+        page = await _page(storage, prefix, revision, start, limit)
+        found += [entry for entry in page[0] if selection.matches(entry)]
+        remaining = page[1]
+        if not remaining or not limit or len(found) >= limit:
+            break
+        start = page[0][-1].key
+    if limit and len(found) > limit:
+        remaining += len(found) - limit
+        found = found[:limit]
+    token = _make_token(revision, found[-1].key, prefix) if remaining and found else ""
+    return found, revision, token, remaining if selection.is_empty and token else None
+
+
+async def _page(storage: ObjectStorage, prefix: str, revision: int, start: str, limit: int) -> tuple[list[Entry], int]:
+    try:
+        listed = await storage.cache.store.list(prefix, limit=limit, start_after=start, revision=revision)
+    except Compacted as error:
+        if start:
+            raise errors.Expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new "
+                "list without the continue parameter, or use the continue token in this response to retrieve the "
+                "remainder of the results. Continuing with the provided token results in an inconsistent list."
+            ) from error
+        raise errors.Expired(f"The resourceVersion for the provided list is too old: {revision}") from error
+    except FutureRevision as error:
+        raise too_large(revision, storage.cache.revision) from error
+    except StoreError as error:
+        raise unavailable(error) from error
+    return [Entry(item.key, item.value, item.mod_revision) for item in listed.items], listed.remaining

@@ -1,0 +1,188 @@
+"""The parts of objects with paths of their own: status, scale, binding, eviction, token, finalize."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from apiserver.auth.tokens import ISSUER, TokenIssuer
+from apiserver.endpoints import reading, writing
+from apiserver.endpoints.reading import respond, wanted
+from apiserver.endpoints.writing import read_object, write_options
+from apiserver.registry.columns import selector_text
+from apiserver.registry.kind import Object
+from apiserver.registry.rest import Rest
+from apiserver.request import Call
+from apiserver.storage.object_storage import conflict
+from apiserver.storage.watch_cache import Entry
+from machinery import errors
+from machinery.api import meta
+from machinery.api.patch import PatchError
+
+MIN_TOKEN_SECONDS, MAX_TOKEN_SECONDS = 600, 1 << 32
+_SCALE = "autoscaling/v1"
+
+
+class Subresources:
+    """Answers requests for subresources of stored objects."""
+
+    def __init__(self, rest: Rest, issuer: TokenIssuer) -> None:
+        self._rest = rest
+        self._issuer = issuer
+        self._handlers: Mapping[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
+            "status": self._status, "scale": self._scale, "binding": self._binding, "eviction": self._eviction,
+            "token": self._token, "finalize": self._finalize,
+        }  # fmt: skip
+
+    async def handle(self, call: Call) -> web.StreamResponse:
+        """Answer the request. Raises: NotFound for a subresource without handler."""
+        handler = self._handlers.get(call.info.subresource)
+        if handler is None:
+            raise errors.NotFound("the server could not find the requested resource")
+        return await handler(call)
+
+    async def _status(self, call: Call) -> web.StreamResponse:
+        match call.info.verb:
+            case "get":
+                return await reading.get(call, self._rest.storage)
+            case "update":
+                return await writing.update(call, self._rest, subresource="status")
+            case _:
+                return await writing.patch(call, self._rest, subresource="status")
+
+    async def _scale(self, call: Call) -> web.StreamResponse:
+        kind, info = call.known, call.info
+        if info.verb == "get":
+            entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
+            return respond(orjson.dumps(_scale_of(entry)), wanted(call))
+        options = write_options(call.query)
+        if info.verb == "update":
+            scale = await read_object(call, "Scale", _SCALE, strict=False)
+            make: Callable[[Object], Any] = lambda _: scale  # noqa: E731 - one of two ways to a Scale
+        else:
+            make = await writing.read_patch(call, None, "io.k8s.api.autoscaling.v1.Scale")
+
+        def scaled(obj: Object) -> Object:
+            try:
+                wished = make(_scale_of_object(obj))
+            except PatchError as error:
+                raise errors.BadRequest(str(error)) from error
+            asked = (wished.get("metadata") or {}).get("resourceVersion")
+            if asked and asked != obj["metadata"]["resourceVersion"]:
+                raise conflict(kind.resource, info.name)
+            replicas = (wished.get("spec") or {}).get("replicas", 0)
+            if not isinstance(replicas, int) or isinstance(replicas, bool):
+                raise errors.BadRequest(
+                    'Scale in version "v1" cannot be handled as a Scale: json: cannot unmarshal '
+                    "string into Go struct field ScaleSpec.spec.replicas of type int32"
+                )
+            obj["spec"]["replicas"] = replicas
+            return obj
+
+        entry = await self._rest.update(kind, info.namespace, info.name, scaled, options)
+        return respond(orjson.dumps(_scale_of(entry)), wanted(call))
+
+    async def _binding(self, call: Call) -> web.StreamResponse:
+        """Put a pod on a node, once."""
+        kind, info = call.known, call.info
+        binding = await read_object(call, "Binding", "v1", strict=False)
+        target = binding.get("target") or {}
+        if not target.get("name"):
+            raise errors.Invalid('Binding "" is invalid: target.name: Required value', kind="Binding", name=info.name)
+        uid = binding["metadata"].get("uid", "")
+
+        def bound(pod: Object) -> Object:
+            if pod["metadata"].get("deletionTimestamp"):
+                raise conflict(
+                    kind.resource, info.name, f"pod {info.name} is being deleted, cannot be assigned to a host"
+                )
+            if pod["spec"].get("nodeName"):
+                why = f'pod {info.name} is already assigned to node "{pod["spec"]["nodeName"]}"'
+                raise conflict(kind.resource, info.name, why)
+            pod["spec"]["nodeName"] = target["name"]
+            _set_condition(pod, {"type": "PodScheduled", "status": "True"})
+            return pod
+
+        await self._rest.replace(kind, info.namespace, info.name, bound, write_options(call.query), expected_uid=uid)
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+        return respond(orjson.dumps(status), status=201)
+
+    async def _eviction(self, call: Call) -> web.StreamResponse:
+        """Delete a pod as an eviction does. Disruption budgets are asked here once they are served."""
+        kind, info = call.known, call.info
+        eviction = await read_object(call, "Eviction", "policy/v1", strict=False)
+        options = eviction.get("deleteOptions") or {}
+        await self._rest.delete(kind, info.namespace, info.name, options, dry_run=bool(options.get("dryRun")))
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+        return respond(orjson.dumps(status), status=201)
+
+    async def _finalize(self, call: Call) -> web.StreamResponse:
+        """Replace a namespace's spec.finalizers; the namespace goes when none is left."""
+        kind, info = call.known, call.info
+        given = await read_object(call, "Namespace", "v1", strict=False)
+
+        def finalized(namespace: Object) -> Object:
+            asked = given["metadata"].get("resourceVersion")
+            if asked and asked != namespace["metadata"]["resourceVersion"]:
+                raise conflict(kind.resource, info.name)
+            namespace.setdefault("spec", {})["finalizers"] = (given.get("spec") or {}).get("finalizers") or []
+            return namespace
+
+        entry = await self._rest.replace(kind, "", info.name, finalized, write_options(call.query))
+        return reading.object_response(call, entry)
+
+    async def _token(self, call: Call) -> web.StreamResponse:
+        """Answer a TokenRequest for a service account."""
+        kind, info = call.known, call.info
+        request = await read_object(call, "TokenRequest", "authentication.k8s.io/v1", strict=False)
+        entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
+        spec = request.get("spec") or {}
+        seconds = spec.get("expirationSeconds") or 3600
+        if not MIN_TOKEN_SECONDS <= seconds <= MAX_TOKEN_SECONDS:
+            raise errors.Invalid(
+                f'TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: {seconds}: '
+                "may not specify a duration less than 10 minutes", group="authentication.k8s.io", kind="TokenRequest",
+            )  # fmt: skip
+        bound = spec.get("boundObjectRef")
+        if bound and bound.get("kind") == "Pod":
+            await self._check_bound(bound, info.namespace)
+        token, expires = self._issuer.issue(entry.object(), spec.get("audiences") or [], seconds, bound)
+        ends = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        request["spec"] = {**spec, "audiences": spec.get("audiences") or [ISSUER], "expirationSeconds": seconds}
+        request["status"] = {"token": token, "expirationTimestamp": ends}
+        metadata = {"name": info.name, "namespace": info.namespace, "creationTimestamp": meta.now()}
+        return respond(orjson.dumps({**request, "metadata": metadata}), status=201)
+
+    async def _check_bound(self, bound: Object, namespace: str) -> None:
+        pod = await self._rest.storage.get(
+            meta.Resource("", "v1", "pods", "Pod"), f"/registry/pods/{namespace}/{bound['name']}"
+        )
+        uid = pod.object()["metadata"]["uid"]
+        if bound.setdefault("uid", uid) != uid:
+            why = f"the UID in the bound object reference ({bound['uid']}) does not match the UID in record ({uid})"
+            raise conflict(meta.Resource("", "v1", "pods", "Pod"), bound["name"], why)
+
+
+def _set_condition(pod: Object, condition: Object) -> None:
+    conditions = pod.setdefault("status", {}).setdefault("conditions", [])
+    conditions[:] = [one for one in conditions if one.get("type") != condition["type"]]
+    conditions.append({**condition, "lastProbeTime": None, "lastTransitionTime": meta.now()})
+
+
+def _scale_of(entry: Entry) -> Object:
+    return _scale_of_object(entry.object())
+
+
+def _scale_of_object(obj: Object) -> Object:
+    metadata = obj["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    status: Object = {"replicas": (obj.get("status") or {}).get("replicas", 0)}
+    selector = obj["spec"].get("selector")
+    if selector:
+        status["selector"] = selector_text(selector)
+    return {
+        "kind": "Scale", "apiVersion": _SCALE, "metadata": {name: metadata[name] for name in kept if name in metadata},
+        "spec": {"replicas": obj["spec"].get("replicas", 0)}, "status": status,
+    }  # fmt: skip

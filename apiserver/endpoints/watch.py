@@ -1,0 +1,181 @@
+"""Watch: changes as they happen, each encoded once and sent to all who asked.
+
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from apiserver.endpoints import table
+from apiserver.endpoints.reading import Selection, parse_revision, reach, scope_prefix, wanted
+from apiserver.registry.kind import Kind
+from apiserver.request import Call
+from apiserver.storage.object_storage import ObjectStorage
+from apiserver.storage.watch_cache import Entry, Event, TooOld, Watcher, event_line
+from machinery import errors
+
+MIN_TIMEOUT_SECONDS = 1800
+BOOKMARK_SECONDS = 60.0
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+# A batch of changes is sent in pieces of about this size, so that one watcher does not hold the loop.
+_PIECE_BYTES = 256 * 1024
+
+Render = Callable[[str, Entry], bytes]
+
+
+async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
+    """Answer a watch until its time is over, the client leaves, or it falls too far behind."""
+    kind, query = call.known, call.query
+    selection = Selection(kind, query, call.info.name)
+    render = _renderer(call)
+    initial = query.get("sendInitialEvents") == "true"
+    if initial and query.get("resourceVersionMatch") != "NotOlderThan":
+        raise errors.Invalid(
+            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires "
+            "setting resourceVersionMatch to NotOlderThan"
+        )  # fmt: skip
+    asked = query.get("resourceVersion", "")
+    if asked in ("", "0"):
+        if not asked:
+            await storage.refresh()
+        elif not storage.cache.ready.is_set():
+            await reach(storage.cache, 0)
+    elif parse_revision(asked) > storage.cache.revision:
+        await reach(storage.cache, parse_revision(asked))
+    from_now = asked in ("", "0") or initial
+    collection = storage.cache.collection(kind.resource.group_resource)
+    namespace = call.info.namespace if kind.resource.namespaced else ""
+    try:
+        with collection.watch(namespace, after=None if from_now else int(asked)) as watcher:
+            session = _Session(call, storage, watcher, selection, render)
+            present: Sequence[Entry] = ()
+            if from_now and query.get("sendInitialEvents") != "false":
+                present = collection.entries(scope_prefix(kind, namespace))
+            return await session.run(present, marks_end=initial)
+    except TooOld as error:
+        raise errors.Expired(str(error)) from error
+
+
+def _renderer(call: Call) -> Render:
+    """Return what turns an entry into the line of an event, in the representation asked for."""
+    want, kind = wanted(call), call.known
+    if want.as_kind == "Table":
+        return _TableLines(kind, call.query.get("includeObject", "Metadata"))
+    if want.as_kind.startswith("PartialObjectMetadata"):
+        return lambda type_, entry: event_line(type_, table.partial_bytes(entry))
+    return lambda type_, entry: event_line(type_, entry.value)
+
+
+class _TableLines:
+    """Events as tables of one row; only the first tells the columns."""
+
+    def __init__(self, kind: Kind, include: str) -> None:
+        self._kind = kind
+        self._include = include
+        self._header = True
+
+    def __call__(self, type_: str, entry: Entry) -> bytes:
+        metadata = b'{"resourceVersion":"%d"}' % entry.revision
+        header, self._header = self._header, False
+        return event_line(type_, table.table_bytes(self._kind, [entry], metadata, self._include, header=header))
+
+
+class _Session:
+    """One watch being served."""
+
+    def __init__(
+        self, call: Call, storage: ObjectStorage, watcher: Watcher, selection: Selection, render: Render
+    ) -> None:
+        self._call = call
+        self._cache = storage.cache
+        self._watcher = watcher
+        self._selection = selection
+        self._render = render
+        self._plain = wanted(call).as_kind == ""
+        self._bookmarks = call.query.get("allowWatchBookmarks") in ("true", "1")
+        self._response = web.StreamResponse(headers={"Content-Type": "application/json"})
+
+    async def run(self, present: Sequence[Entry], *, marks_end: bool) -> web.StreamResponse:
+        response = self._response
+        response.enable_chunked_encoding()
+        revision = self._cache.revision
+        lines = [self._render("ADDED", entry) for entry in present if self._selection.matches(entry)]
+        if marks_end:
+            lines.append(self._bookmark(revision, {INITIAL_EVENTS_END: "true"}))
+        await response.prepare(self._call.http)
+        await self._send(lines)
+        deadline = time.monotonic() + self._timeout_seconds()
+        bookmark_at = time.monotonic() + BOOKMARK_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311
+        while (now := time.monotonic()) < deadline:
+            if await self._watcher.wait(min(deadline, bookmark_at) - now):
+                if self._watcher.overrun:
+                    break
+                await self._send(self._lines(self._watcher.take()))
+            if self._bookmarks and time.monotonic() >= bookmark_at:
+                await self._send([*self._lines(self._watcher.take()), self._bookmark(self._cache.revision, {})])
+            if time.monotonic() >= bookmark_at:
+                bookmark_at = time.monotonic() + BOOKMARK_SECONDS
+        if self._bookmarks and not self._watcher.overrun:
+            await self._send([*self._lines(self._watcher.take()), self._bookmark(self._cache.revision, {})])
+        await response.write_eof()
+        return response
+
+    def _timeout_seconds(self) -> float:
+        text = self._call.query.get("timeoutSeconds", "")
+        if text and not text.isdigit():
+            raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+        return int(text) if text else MIN_TIMEOUT_SECONDS * random.uniform(1, 2)  # noqa: S311
+
+    async def _send(self, lines: Sequence[bytes]) -> None:
+        pending: list[bytes] = []
+        size = 0
+        for line in lines:
+            pending.append(line)
+            size += len(line)
+            if size >= _PIECE_BYTES:
+                await self._response.write(b"".join(pending))
+                pending, size = [], 0
+        if pending:
+            await self._response.write(b"".join(pending))
+
+    def _lines(self, events: Sequence[Event]) -> list[bytes]:
+        if self._selection.is_empty and self._plain:
+            return [event.line() for event in events]
+        return [line for event in events if (line := self._line(event)) is not None]
+
+    def _line(self, event: Event) -> bytes | None:
+        """Return the event as this client sees it: an object that begins or ceases to match comes or goes."""
+        is_in = event.type != "DELETED" and self._selection.matches(event.entry)
+        was_in = event.previous is not None and self._selection.matches(event.previous)
+        if not is_in and not was_in:
+            return None
+        if is_in:
+            return self._render("MODIFIED" if was_in else "ADDED", event.entry)
+        if event.type == "DELETED":
+            return self._render("DELETED", event.entry)
+        return self._render("DELETED", self._left(event))
+
+    @staticmethod
+    def _left(event: Event) -> Entry:
+        """Return the last state that matched, at the revision of the change that ended it."""
+        assert event.previous is not None  # noqa: S101 - it matched before
+        old = b'"resourceVersion":"%d",' % event.previous.revision
+        return Entry(event.entry.key, event.previous.value.replace(old, b"", 1), event.revision)
+
+    def _bookmark(self, revision: int, annotations: dict[str, str]) -> bytes:
+        resource = self._call.known.resource
+        metadata: dict[str, Any] = {"resourceVersion": str(revision), "creationTimestamp": None}
+        if annotations:
+            metadata["annotations"] = annotations
+        body: dict[str, Any] = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+        if isinstance(self._render, _TableLines):
+            body = {
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": str(revision)},
+                "columnDefinitions": [], "rows": [{"cells": [], "object": body}],
+            }  # fmt: skip
+        return b'{"type":"BOOKMARK","object":' + orjson.dumps(body) + b"}\n"

@@ -1,0 +1,262 @@
+"""Create, update, patch and delete: from body to stored object."""
+
+import asyncio
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from apiserver.endpoints import body
+from apiserver.endpoints.reading import Selection, listing, object_response, respond, wanted
+from apiserver.registry.kind import Kind, Object
+from apiserver.registry.rest import Rest, WriteOptions
+from apiserver.request import Call
+from apiserver.storage.watch_cache import Entry
+from machinery import errors
+from machinery.api.patch import PatchError, apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
+from machinery.api.schema import shape_of
+
+_VALIDATIONS = ("Ignore", "Warn", "Strict")
+_POLICIES = ("Background", "Foreground", "Orphan")
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+
+def write_options(query: Mapping[str, str]) -> WriteOptions:
+    """Read the parameters every write may have. Raises: BadRequest for values that are not known."""
+    dry_run, validation = query.get("dryRun", ""), query.get("fieldValidation", "") or "Warn"
+    if dry_run not in ("", "All"):
+        raise errors.BadRequest(f'dryRun: Unsupported value: "{dry_run}": supported values: "All"')
+    if validation not in _VALIDATIONS:
+        raise errors.BadRequest(
+            f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
+        )
+    return WriteOptions(dry_run == "All", validation, query.get("fieldManager", ""))
+
+
+async def read_object(call: Call, kind: str, api_version: str, *, strict: bool) -> Object:
+    """Return the body as an object of that kind; a body that names none is taken for it.
+
+    Raises: BadRequest when it is malformed, no object, or of another kind.
+    """
+    raw = await body.read(call.http)
+    obj = body.decode(raw, call.http.headers.get("Content-Type", ""), strict=strict)
+    if not isinstance(obj, dict):
+        raise errors.BadRequest(f"couldn't get version/kind; json parse error: the body is no object but {_type(obj)}")
+    check_kind(obj, kind, api_version)
+    return obj
+
+
+def _type(value: Any) -> str:
+    return {list: "array", str: "string", type(None): "null"}.get(type(value), "number")
+
+
+def check_kind(obj: Object, kind: str, api_version: str) -> None:
+    """Fill in kind and apiVersion. Raises: BadRequest when the object says it is something else."""
+    given_kind, given_version = obj.get("kind") or kind, obj.get("apiVersion") or api_version
+    if (given_kind, given_version) != (kind, api_version):
+        if given_version != api_version:
+            raise errors.BadRequest(
+                f"the API version in the data ({given_version}) does not match the expected API version ({api_version})"
+            )
+        version = api_version.rpartition("/")[2]
+        raise errors.BadRequest(
+            f'{given_kind} in version "{version}" cannot be handled as a {kind}: converting ({given_kind}) to ({kind}): '
+            "unknown conversion"
+        )
+    if not isinstance(obj.get("metadata", {}), dict | None):
+        raise errors.BadRequest(f'{kind} in version "v1" cannot be handled as a {kind}: metadata is no object')
+    obj["kind"], obj["apiVersion"] = kind, api_version
+    if obj.get("metadata") is None:
+        obj["metadata"] = {}
+
+
+def with_warnings(response: web.Response, options: WriteOptions) -> web.Response:
+    """Add the Warning headers."""
+    for text in options.warnings:
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.add("Warning", f'299 - "{escaped}"')
+    return response
+
+
+async def create(call: Call, rest: Rest) -> web.Response:
+    """Answer POST to a collection."""
+    kind, options = call.known, write_options(call.query)
+    if kind.resource.namespaced and not call.info.namespace:
+        raise errors.BadRequest("an empty namespace may not be set during creation")
+    strict = options.field_validation == "Strict"
+    obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
+    entry = await rest.create(kind, call.info.namespace, obj, options)
+    return with_warnings(object_response(call, entry, status=201), options)
+
+
+async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
+    """Answer PUT of an object or its status."""
+    kind, info, options = call.known, call.info, write_options(call.query)
+    strict = options.field_validation == "Strict"
+    obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
+    try:
+        entry = await rest.update(
+            kind, info.namespace, info.name, lambda _: copy.deepcopy(obj), options, subresource=subresource
+        )
+    except errors.NotFound:
+        if not kind.creates_on_update or subresource or obj["metadata"].get("resourceVersion"):
+            raise
+        entry = await rest.create(kind, info.namespace, obj, options)
+        return with_warnings(object_response(call, entry, status=201), options)
+    return with_warnings(object_response(call, entry), options)
+
+
+async def patch(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
+    """Answer PATCH of an object or its status."""
+    kind, info, options = call.known, call.info, write_options(call.query)
+    change = await read_patch(call, kind)
+
+    def changed(obj: Object) -> Object:
+        try:
+            result = change(obj)
+        except PatchError as error:
+            raise _patch_failed(kind, info.name, error) from error
+        if not isinstance(result, dict):
+            raise errors.BadRequest("the patch makes something else than an object of it")
+        return result
+
+    entry = await rest.update(kind, info.namespace, info.name, changed, options, subresource=subresource)
+    return with_warnings(object_response(call, entry), options)
+
+
+def _patch_failed(kind: Kind, name: str, error: PatchError) -> errors.APIError:
+    if error.syntax:
+        return errors.BadRequest(str(error))
+    return errors.Invalid(
+        f"the server rejected our request due to an error in our request: {error}",
+        group=kind.resource.group, kind=kind.resource.plural, name=name,
+    )  # fmt: skip
+
+
+async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Callable[[Object], Any]:
+    """Return the change a patch body describes. Raises: BadRequest, UnsupportedMediaType."""
+    content_type = call.http.headers.get("Content-Type", "")
+    media = body.media_type(content_type)
+    raw = await body.read(call.http)
+    if media == APPLY_PATCH:
+        raise errors.UnsupportedMediaType(
+            "the body of the request was in an unknown format - accepted media types include: "
+            f"{JSON_PATCH}, {MERGE_PATCH}, {STRATEGIC_PATCH}"
+        )
+    if media not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH):
+        raise errors.UnsupportedMediaType(
+            "the body of the request was in an unknown format - accepted media types include: "
+            f"{JSON_PATCH}, {MERGE_PATCH}, {STRATEGIC_PATCH}, {APPLY_PATCH}"
+        )
+    document = body.decode(raw, "application/json")
+    if media == JSON_PATCH:
+        if not isinstance(document, list):
+            raise errors.BadRequest("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
+        return lambda obj: apply_json_patch(obj, document)
+    if not isinstance(document, dict):
+        raise errors.BadRequest("the patch is no object")
+    if media == MERGE_PATCH:
+        return lambda obj: apply_merge_patch(obj, document)
+    shape = shape_of(shape_name or (kind.definition if kind else ""))
+    return lambda obj: apply_strategic_merge_patch(obj, document, shape)
+
+
+async def delete_options(call: Call) -> dict[str, Any]:
+    """Return the DeleteOptions of a request, from its body and its parameters. Raises: BadRequest, Invalid."""
+    raw = await body.read(call.http)
+    options: dict[str, Any] = {}
+    if raw:
+        decoded = body.decode(raw, call.http.headers.get("Content-Type", ""))
+        if decoded is not None and not isinstance(decoded, dict):
+            raise errors.BadRequest("the body is no DeleteOptions")
+        options = decoded or {}
+    query = call.query
+    if "gracePeriodSeconds" in query:
+        options["gracePeriodSeconds"] = _integer(query["gracePeriodSeconds"])
+    if "propagationPolicy" in query:
+        options["propagationPolicy"] = query["propagationPolicy"]
+    if "orphanDependents" in query:
+        options["orphanDependents"] = query["orphanDependents"] == "true"
+    if "dryRun" in query:
+        options["dryRun"] = [query["dryRun"]]
+    _check_delete_options(options)
+    return options
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
+
+
+def _check_delete_options(options: Mapping[str, Any]) -> None:
+    policy, orphan = options.get("propagationPolicy"), options.get("orphanDependents")
+    if policy is not None and policy not in _POLICIES:
+        known = ", ".join(f'"{one}"' for one in (*_POLICIES, "nil"))
+        raise errors.Invalid(
+            f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{policy}": '
+            f"supported values: {known}", group="meta.k8s.io", kind="DeleteOptions",
+        )  # fmt: skip
+    if policy is not None and orphan is not None:
+        raise errors.Invalid(
+            'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Invalid value: orphanDependents and '
+            "deletionPropagation cannot be both set", group="meta.k8s.io", kind="DeleteOptions",
+        )  # fmt: skip
+    grace = options.get("gracePeriodSeconds")
+    if grace is not None and not isinstance(grace, int):
+        raise errors.BadRequest(
+            "json: cannot unmarshal into Go struct field DeleteOptions.gracePeriodSeconds of type int64"
+        )
+
+
+async def delete(call: Call, rest: Rest) -> web.Response:
+    """Answer DELETE of an object."""
+    kind, info = call.known, call.info
+    options = await delete_options(call)
+    rest.admit_delete(kind, info.name)
+    dry_run = bool(options.get("dryRun"))
+    entry, gone = await rest.delete(kind, info.namespace, info.name, options, dry_run=dry_run)
+    if not gone or kind.returns_deleted:
+        return object_response(call, entry, status=200)
+    return respond(orjson.dumps(_deleted_status(kind, entry)), wanted(call))
+
+
+def _deleted_status(kind: Kind, entry: Entry) -> dict[str, Any]:
+    details = {"name": entry.name, "kind": kind.resource.plural, "uid": entry.object()["metadata"]["uid"]}
+    if kind.resource.group:
+        details["group"] = kind.resource.group
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+
+
+async def delete_collection(call: Call, rest: Rest) -> web.Response:
+    """Answer DELETE of a collection: each object selected is deleted on its own."""
+    kind, info = call.known, call.info
+    options = await delete_options(call)
+    selection = Selection(kind, call.query)
+    entries, revision, _, _ = await listing(call, rest.storage, selection)
+    limit = asyncio.Semaphore(16)
+
+    async def remove(entry: Entry) -> Entry | None:
+        async with limit:
+            try:
+                namespace = info.namespace or entry.namespace
+                rest.admit_delete(kind, entry.name)
+                found, _ = await rest.delete(kind, namespace, entry.name, options, dry_run=bool(options.get("dryRun")))
+            except errors.NotFound:
+                return None
+            return found
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(remove(entry)) for entry in entries]
+    items = b",".join(found.value for task in tasks if (found := task.result()) is not None)
+    head = orjson.dumps(
+        {"kind": f"{kind.resource.kind}List", "apiVersion": kind.resource.api_version,
+         "metadata": {"resourceVersion": str(revision)}}
+    )  # fmt: skip
+    return respond(head[:-1] + b',"items":[' + items + b"]}", wanted(call))

@@ -1,0 +1,155 @@
+"""What the server knows about one kind of object; everything else is derived from it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apiserver.registry import names
+from machinery.api.meta import Resource
+from machinery.errors import Cause
+
+Object = dict[str, Any]
+
+ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """A table cell that tells how long ago something was: `before` + "5m" + `after`."""
+
+    timestamp: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a kind's table; `priority` 1 is shown by `-o wide` only."""
+
+    name: str
+    value: Callable[[Object], Any]
+    type: str = "string"
+    format: str = ""
+    description: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Subresource:
+    """A part of an object with its own path; `kind` is given where its body is of another kind."""
+
+    verbs: Sequence[str]
+    kind: str = ""
+    group: str = ""
+    version: str = ""
+
+
+STATUS = Subresource(("get", "patch", "update"))
+SCALE = Subresource(("get", "patch", "update"), kind="Scale", group="autoscaling", version="v1")
+
+
+def _nothing(_: Object) -> None:
+    return None
+
+
+def _no_causes(_: Object) -> list[Cause]:
+    return []
+
+
+def _no_update_causes(_: Object, __: Object) -> list[Cause]:
+    return []
+
+
+def _unchanged(_: Object, __: Object) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One declaration a kind: routes, discovery, OpenAPI, RBAC names and columns come out of it."""
+
+    resource: Resource
+    definition: str
+    singular: str
+    short_names: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    verbs: Sequence[str] = ALL_VERBS
+    subresources: Mapping[str, Subresource] = field(default_factory=dict)
+    columns: Sequence[Column] = ()
+    selectable: Mapping[str, Callable[[Object], str]] = field(default_factory=dict)
+    validate_name: Callable[[str], str | None] = names.dns_subdomain
+    default: Callable[[Object], None] = _nothing
+    validate: Callable[[Object], list[Cause]] = _no_causes
+    validate_update: Callable[[Object, Object], list[Cause]] = _no_update_causes
+    prepare_create: Callable[[Object], None] = _nothing
+    prepare_update: Callable[[Object, Object], None] = _unchanged
+    has_generation: bool = False
+    creates_on_update: bool = False
+    unconditional_update: bool = True
+    returns_deleted: bool = False
+    optional_required: frozenset[str] = frozenset()
+    ttl_seconds: int = 0
+
+    @property
+    def has_status(self) -> bool:
+        """Whether status is written through its own subresource."""
+        return "status" in self.subresources
+
+    @property
+    def prefix(self) -> str:
+        """Where its objects lie in the store, with a closing slash."""
+        return f"/registry/{self.resource.group_resource}/"
+
+    def key(self, namespace: str, name: str) -> str:
+        """Return the store key of one object."""
+        return f"{self.prefix}{namespace}/{name}" if self.resource.namespaced else f"{self.prefix}{name}"
+
+
+def required(path: str, detail: str = "") -> Cause:
+    """A field that must be there and is not."""
+    return Cause("FieldValueRequired", "Required value" + (f": {detail}" if detail else ""), path)
+
+
+def invalid(path: str, value: Any, detail: str) -> Cause:
+    """A field whose value breaks a rule."""
+    return Cause("FieldValueInvalid", f"Invalid value: {_shown(value)}: {detail}", path)
+
+
+def unsupported(path: str, value: Any, supported: Sequence[str]) -> Cause:
+    """A field whose value is not among those known."""
+    known = ", ".join(f'"{one}"' for one in supported)
+    return Cause("FieldValueNotSupported", f"Unsupported value: {_shown(value)}: supported values: {known}", path)
+
+
+def duplicate(path: str, value: Any) -> Cause:
+    """A value that may be there once only."""
+    return Cause("FieldValueDuplicate", f"Duplicate value: {_shown(value)}", path)
+
+
+def not_found(path: str, value: Any) -> Cause:
+    """A reference within the object that leads nowhere."""
+    return Cause("FieldValueNotFound", f"Not found: {_shown(value)}", path)
+
+
+def forbidden(path: str, detail: str) -> Cause:
+    """A field that may not be set or changed."""
+    return Cause("FieldValueForbidden", f"Forbidden: {detail}", path)
+
+
+def immutable(path: str, new: Any, old: Any) -> list[Cause]:
+    """Return a cause when a field changed that may not."""
+    return [] if new == old else [invalid(path, new, "field is immutable")]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, dict | list):
+        import orjson
+
+        return orjson.dumps(value).decode()
+    return str(value)

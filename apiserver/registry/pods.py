@@ -1,0 +1,401 @@
+"""Pods: defaults, validation and columns; pod templates of the workload kinds share them.
+
+Defaults and rules: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from apiserver.registry import names
+from apiserver.registry.columns import AGE, NAME, NONE
+from apiserver.registry.kind import (
+    Column,
+    Object,
+    Since,
+    duplicate,
+    forbidden,
+    invalid,
+    not_found,
+    required,
+    unsupported,
+)  # fmt: skip
+from machinery.api.quantity import parse_quantity
+from machinery.errors import Cause
+
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+_RESTART_POLICIES = ("Always", "OnFailure", "Never")
+_DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_PROBE_DEFAULTS = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
+# Volume sources whose files get a mode, and under which field.
+_MODED = ("configMap", "secret", "downwardAPI", "projected")
+_TOKEN_SECONDS = 3600
+
+
+def default_pod(pod: Object) -> None:
+    """Fill in what a pod leaves open."""
+    spec = pod.setdefault("spec", {})
+    default_pod_spec(spec)
+    for container in (spec.get("initContainers") or []) + (spec.get("containers") or []):
+        _default_requests(container)
+    spec.setdefault("enableServiceLinks", True)
+
+
+def default_pod_spec(spec: Object) -> None:
+    """Fill in what a pod spec leaves open, in a pod or in a template."""
+    spec.setdefault("restartPolicy", "Always")
+    spec.setdefault("dnsPolicy", "ClusterFirst")
+    spec.setdefault("schedulerName", "default-scheduler")
+    spec.setdefault("terminationGracePeriodSeconds", 30)
+    spec.setdefault("securityContext", {})
+    if spec.get("serviceAccountName"):
+        spec.setdefault("serviceAccount", spec["serviceAccountName"])
+    elif spec.get("serviceAccount"):
+        spec["serviceAccountName"] = spec["serviceAccount"]
+    for group in ("initContainers", "containers", "ephemeralContainers"):
+        for container in spec.get(group) or ():
+            _default_container(container, host_network=spec.get("hostNetwork", False))
+    for volume in spec.get("volumes") or ():
+        _default_volume(volume)
+
+
+def _default_container(container: Object, *, host_network: bool) -> None:
+    container.setdefault("terminationMessagePath", "/dev/termination-log")
+    container.setdefault("terminationMessagePolicy", "File")
+    container.setdefault("resources", {})
+    if image := container.get("image"):
+        container.setdefault("imagePullPolicy", "Always" if _is_latest(image) else "IfNotPresent")
+    for port in container.get("ports") or ():
+        port.setdefault("protocol", "TCP")
+        if host_network and port.get("containerPort"):
+            port.setdefault("hostPort", port["containerPort"])
+    for env in container.get("env") or ():
+        field_ref = (env.get("valueFrom") or {}).get("fieldRef")
+        if field_ref is not None:
+            field_ref.setdefault("apiVersion", "v1")
+    for name in _PROBES:
+        if probe := container.get(name):
+            _default_probe(probe)
+    for hook in (container.get("lifecycle") or {}).values():
+        if isinstance(hook, dict):
+            _default_http_get(hook)
+
+
+def _is_latest(image: str) -> bool:
+    """Whether an image is named with the tag latest, or with none and no digest."""
+    if "@" in image:
+        return False
+    tag = image.rpartition("/")[2].partition(":")[2]
+    return tag in ("", "latest")
+
+
+def _default_probe(probe: Object) -> None:
+    for name, value in _PROBE_DEFAULTS.items():
+        probe.setdefault(name, value)
+    _default_http_get(probe)
+    if "grpc" in probe:
+        probe["grpc"].setdefault("service", "")
+
+
+def _default_http_get(handler: Object) -> None:
+    if http_get := handler.get("httpGet"):
+        http_get.setdefault("path", "/")
+        http_get.setdefault("scheme", "HTTP")
+
+
+def _default_requests(container: Object) -> None:
+    """A limit without a request asks for as much as it allows."""
+    resources = container.setdefault("resources", {})
+    if limits := resources.get("limits"):
+        requests = resources.setdefault("requests", {})
+        for name, value in limits.items():
+            requests.setdefault(name, value)
+
+
+def _default_volume(volume: Object) -> None:
+    if set(volume) == {"name"}:
+        volume["emptyDir"] = {}
+    if "hostPath" in volume:
+        volume["hostPath"].setdefault("type", "")
+    for source in _MODED:
+        if source in volume:
+            volume[source].setdefault("defaultMode", 0o644)
+    _default_field_refs(volume.get("downwardAPI") or {})
+    for source in (volume.get("projected") or {}).get("sources") or ():
+        if "serviceAccountToken" in source:
+            source["serviceAccountToken"].setdefault("expirationSeconds", _TOKEN_SECONDS)
+        _default_field_refs(source.get("downwardAPI") or {})
+
+
+def _default_field_refs(source: Object) -> None:
+    for item in source.get("items") or ():
+        if "fieldRef" in item:
+            item["fieldRef"].setdefault("apiVersion", "v1")
+
+
+def prepare_pod(pod: Object) -> None:
+    """Start a new pod's status, as the server does and not the client."""
+    pod["status"] = {"phase": "Pending", "qosClass": qos_class(pod["spec"])}
+
+
+def qos_class(spec: Object) -> str:
+    """Return Guaranteed, Burstable or BestEffort, from requests and limits of cpu and memory."""
+    containers = (spec.get("containers") or []) + (spec.get("initContainers") or [])
+    guaranteed, any_set = True, False
+    for container in containers:
+        resources = container.get("resources") or {}
+        requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
+        for name in ("cpu", "memory"):
+            limit, request = parse_quantity(limits.get(name, "0")), parse_quantity(requests.get(name, "0"))
+            any_set = any_set or bool(limit or request)
+            guaranteed = guaranteed and bool(limit) and request in (0, limit)
+    if not any_set:
+        return "BestEffort"
+    return "Guaranteed" if guaranteed else "Burstable"
+
+
+def validate_pod(pod: Object) -> list[Cause]:
+    """Return what is wrong with a pod."""
+    return list(pod_spec_causes(pod.get("spec") or {}, "spec"))
+
+
+def pod_spec_causes(spec: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with a pod spec at `path`."""
+    volumes: set[str] = set()
+    for index, volume in enumerate(spec.get("volumes") or ()):
+        yield from _volume_causes(volume, f"{path}.volumes[{index}]", volumes)
+    taken: set[str] = set()
+    for group in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(group) or ()):
+            at = f"{path}.{group}[{index}]"
+            yield from _container_causes(container, at, taken, volumes)
+            if group == "initContainers" and container.get("restartPolicy") != "Always":
+                yield from _init_causes(container, at)
+    yield from _scalar_causes(spec, path)
+    yield from names.label_causes(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
+
+
+def _scalar_causes(spec: Object, path: str) -> Iterator[Cause]:
+    if spec.get("restartPolicy") not in _RESTART_POLICIES:
+        yield unsupported(f"{path}.restartPolicy", spec.get("restartPolicy"), sorted(_RESTART_POLICIES))
+    if spec.get("dnsPolicy") not in _DNS_POLICIES:
+        yield unsupported(f"{path}.dnsPolicy", spec.get("dnsPolicy"), _DNS_POLICIES)
+    if spec.get("terminationGracePeriodSeconds", 0) < 0:
+        yield invalid(
+            f"{path}.terminationGracePeriodSeconds", spec["terminationGracePeriodSeconds"],
+            "must be greater than or equal to 0",
+        )  # fmt: skip
+    deadline = spec.get("activeDeadlineSeconds")
+    if deadline is not None and not 1 <= deadline < 2**31:
+        yield invalid(f"{path}.activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive")
+    for field, rule in (
+        ("hostname", names.dns_label),
+        ("subdomain", names.dns_label),
+        ("nodeName", names.dns_subdomain),
+    ):
+        if (value := spec.get(field)) and (wrong := rule(value)):
+            yield invalid(f"{path}.{field}", value, wrong)
+
+
+def _volume_causes(volume: Object, path: str, seen: set[str]) -> Iterator[Cause]:
+    name = volume.get("name", "")
+    if not name:
+        return  # the schema asks for it
+    if wrong := names.dns_label(name):
+        yield invalid(f"{path}.name", name, wrong)
+    elif name in seen:
+        yield duplicate(f"{path}.name", name)
+    seen.add(name)
+    sources = [source for source in volume if source != "name"]
+    if len(sources) > 1:
+        yield forbidden(f"{path}.{sources[1]}", "may not specify more than 1 volume type")
+
+
+def _container_causes(container: Object, path: str, taken: set[str], volumes: set[str]) -> Iterator[Cause]:
+    name = container.get("name", "")
+    if name:
+        if wrong := names.dns_label(name):
+            yield invalid(f"{path}.name", name, wrong)
+        elif name in taken:
+            yield duplicate(f"{path}.name", name)
+        taken.add(name)
+    if not container.get("image"):
+        yield required(f"{path}.image")
+    if container.get("imagePullPolicy", "Always") not in _PULL_POLICIES:
+        yield unsupported(f"{path}.imagePullPolicy", container["imagePullPolicy"], _PULL_POLICIES)
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
+        if mount.get("name") and mount["name"] not in volumes:
+            yield not_found(f"{path}.volumeMounts[{index}].name", mount["name"])
+    yield from _port_causes(container, path)
+    yield from _resource_causes(container.get("resources") or {}, f"{path}.resources")
+    for probe in _PROBES:
+        yield from _probe_causes(container.get(probe), f"{path}.{probe}")
+
+
+def _init_causes(container: Object, path: str) -> Iterator[Cause]:
+    for field in ("lifecycle", *_PROBES):
+        if container.get(field):
+            yield forbidden(f"{path}.{field}", "may not be set for init containers without restartPolicy=Always")
+
+
+def _port_causes(container: Object, path: str) -> Iterator[Cause]:
+    for index, port in enumerate(container.get("ports") or ()):
+        for field in ("containerPort", "hostPort"):
+            number = port.get(field)
+            if number is not None and not 0 < number < 65536:
+                yield invalid(f"{path}.ports[{index}].{field}", number, "must be between 1 and 65535, inclusive")
+        if port.get("protocol", "TCP") not in ("TCP", "UDP", "SCTP"):
+            yield unsupported(f"{path}.ports[{index}].protocol", port["protocol"], ("SCTP", "TCP", "UDP"))
+
+
+def _resource_causes(resources: Object, path: str) -> Iterator[Cause]:
+    requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
+    for group, values in (("limits", limits), ("requests", requests)):
+        for name, value in values.items():
+            if parse_quantity(value) < 0:
+                yield invalid(f"{path}.{group}[{name}]", value, "must be greater than or equal to 0")
+    for name, value in requests.items():
+        if name in limits and parse_quantity(value) > parse_quantity(limits[name]):
+            yield invalid(f"{path}.requests", value, f"must be less than or equal to {name} limit of {limits[name]}")
+
+
+def _probe_causes(probe: Any, path: str) -> Iterator[Cause]:
+    if not probe:
+        return
+    handlers = [name for name in ("exec", "httpGet", "tcpSocket", "grpc") if name in probe]
+    if not handlers:
+        yield required(path, "must specify a handler type")
+    for extra in handlers[1:]:
+        yield forbidden(f"{path}.{extra}", "may not specify more than 1 handler type")
+    for field in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
+        if probe.get(field, 0) < 0:
+            yield invalid(f"{path}.{field}", probe[field], "must be greater than or equal to 0")
+    if probe.get("successThreshold", 1) != 1 and not path.endswith("readinessProbe"):
+        yield invalid(f"{path}.successThreshold", probe["successThreshold"], "must be 1")
+
+
+_MUTABLE = ("activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations", "schedulingGates")
+_FIXED_SPEC = (
+    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
+    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+)
+
+
+def validate_pod_update(new: Object, old: Object) -> list[Cause]:
+    """Return what of a pod's spec changed that may not."""
+    return [] if _fixed_part(new["spec"]) == _fixed_part(old["spec"]) else [forbidden("spec", _FIXED_SPEC)]
+
+
+def _fixed_part(spec: Object) -> Object:
+    fixed = {field: value for field, value in spec.items() if field not in (*_MUTABLE, "containers", "initContainers")}
+    for group in ("containers", "initContainers"):
+        containers = spec.get(group) or ()
+        fixed[group] = [{field: value for field, value in one.items() if field != "image"} for one in containers]
+    return fixed
+
+
+def _ready_text(pod: Object) -> str:
+    total = len(pod["spec"].get("containers") or ())
+    total += sum(one.get("restartPolicy") == "Always" for one in pod["spec"].get("initContainers") or ())
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    sidecars = {one["name"] for one in pod["spec"].get("initContainers") or () if one.get("restartPolicy") == "Always"}
+    init = [one for one in pod.get("status", {}).get("initContainerStatuses") or () if one["name"] in sidecars]
+    ready = sum(bool(one.get("ready") and "running" in (one.get("state") or {})) for one in statuses)
+    ready += sum(bool(one.get("ready")) for one in init)
+    return f"{ready}/{total}"
+
+
+def status_text(pod: Object) -> str:
+    """Return what kubectl shows under STATUS: a phase, or the reason that tells more.
+
+    Source: the rules of the server-side printer, https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
+    """
+    status = pod.get("status") or {}
+    reason = status.get("reason") or status.get("phase") or "Unknown"
+    if any(
+        c.get("type") == "PodScheduled" and c.get("reason") == "SchedulingGated" for c in status.get("conditions") or ()
+    ):
+        reason = "SchedulingGated"
+    reason = _init_reason(pod) or _container_reason(status, reason)
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Unknown" if status.get("reason") == "NodeLost" else "Terminating"
+    return reason
+
+
+def _init_reason(pod: Object) -> str:
+    specs = {one["name"]: one for one in pod["spec"].get("initContainers") or ()}
+    for index, status in enumerate((pod.get("status") or {}).get("initContainerStatuses") or ()):
+        state = status.get("state") or {}
+        sidecar = specs.get(status["name"], {}).get("restartPolicy") == "Always"
+        terminated, waiting = state.get("terminated"), state.get("waiting")
+        if terminated is not None and terminated.get("exitCode") == 0:
+            continue
+        if sidecar and status.get("started"):
+            continue
+        if terminated is not None:
+            return "Init:" + _exit_text(terminated)
+        if waiting is not None and waiting.get("reason") not in (None, "", "PodInitializing"):
+            return f"Init:{waiting['reason']}"
+        return f"Init:{index}/{len(specs)}"
+    return ""
+
+
+def _exit_text(terminated: Object) -> str:
+    if terminated.get("reason"):
+        return str(terminated["reason"])
+    if terminated.get("signal"):
+        return f"Signal:{terminated['signal']}"
+    return f"ExitCode:{terminated.get('exitCode', 0)}"
+
+
+def _container_reason(status: Object, reason: str) -> str:
+    running = False
+    for container in reversed(status.get("containerStatuses") or ()):
+        state = container.get("state") or {}
+        if (state.get("waiting") or {}).get("reason"):
+            reason = state["waiting"]["reason"]
+        elif "terminated" in state:
+            reason = _exit_text(state["terminated"])
+        elif container.get("ready") and "running" in state:
+            running = True
+    if reason == "Completed" and running:
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+        reason = "Running" if ready else "NotReady"
+    return reason
+
+
+def _restarts(pod: Object) -> Since | str:
+    status = pod.get("status") or {}
+    statuses = (status.get("containerStatuses") or []) + [
+        one for one in status.get("initContainerStatuses") or () if one.get("started")
+    ]
+    total = sum(one.get("restartCount", 0) for one in statuses)
+    ends = [(one.get("lastState") or {}).get("terminated", {}).get("finishedAt") for one in statuses]
+    last = max((end for end in ends if end), default=None)
+    return Since(last, f"{total} (", " ago)") if total and last else str(total)
+
+
+def _readiness_gates(pod: Object) -> str:
+    gates = pod["spec"].get("readinessGates") or ()
+    if not gates:
+        return NONE
+    conditions = {c["type"]: c["status"] for c in (pod.get("status") or {}).get("conditions") or ()}
+    return f"{sum(conditions.get(gate['conditionType']) == 'True' for gate in gates)}/{len(gates)}"
+
+
+def _status_field(field: str) -> Any:
+    return lambda pod: (pod.get("status") or {}).get(field) or NONE
+
+
+POD_COLUMNS = (
+    NAME,
+    Column("Ready", _ready_text, description="The aggregate readiness state of this pod for accepting traffic."),
+    Column("Status", status_text, description="The aggregate status of the containers in this pod."),
+    Column("Restarts", _restarts, description="The number of times the containers in this pod have been restarted."),
+    AGE,
+    Column("IP", _status_field("podIP"), priority=1),
+    Column("Node", lambda pod: pod["spec"].get("nodeName") or NONE, priority=1),
+    Column("Nominated Node", _status_field("nominatedNodeName"), priority=1),
+    Column("Readiness Gates", _readiness_gates, priority=1),
+)

@@ -1,0 +1,98 @@
+"""The group rbac.authorization.k8s.io: roles and bindings."""
+
+from collections.abc import Iterator
+
+from apiserver.registry import names
+from apiserver.registry.columns import AGE, NAME
+from apiserver.registry.kind import Column, Kind, Object, immutable, required, unsupported
+from machinery.api import resources
+from machinery.api.meta import Resource
+from machinery.errors import Cause
+
+RBAC = "io.k8s.api.rbac.v1."
+GROUP = "rbac.authorization.k8s.io"
+_SUBJECTS = ("Group", "ServiceAccount", "User")
+
+
+def _default_binding(binding: Object) -> None:
+    binding.get("roleRef", {}).setdefault("apiGroup", GROUP)
+    for subject in binding.get("subjects") or ():
+        if subject.get("kind") in ("User", "Group"):
+            subject.setdefault("apiGroup", GROUP)
+
+
+def _role_causes(role: Object) -> Iterator[Cause]:
+    for index, rule in enumerate(role.get("rules") or ()):
+        at = f"rules[{index}]"
+        if not rule.get("verbs"):
+            yield required(f"{at}.verbs", "verbs must contain at least one value")
+        if rule.get("nonResourceURLs"):
+            continue
+        if not rule.get("apiGroups"):
+            yield required(f"{at}.apiGroups", "resource rules must supply at least one api group")
+        if not rule.get("resources"):
+            yield required(f"{at}.resources", "resource rules must supply at least one resource")
+
+
+def _binding_causes(binding: Object) -> Iterator[Cause]:
+    reference = binding.get("roleRef") or {}
+    known = ("ClusterRole",) if "namespace" not in binding["metadata"] else ("ClusterRole", "Role")
+    if reference.get("kind") not in known:
+        yield unsupported("roleRef.kind", reference.get("kind"), known)
+    if not reference.get("name"):
+        yield required("roleRef.name")
+    for index, subject in enumerate(binding.get("subjects") or ()):
+        at = f"subjects[{index}]"
+        if subject.get("kind") not in _SUBJECTS:
+            yield unsupported(f"{at}.kind", subject.get("kind"), _SUBJECTS)
+        if subject.get("kind") == "ServiceAccount" and not subject.get("namespace"):
+            yield required(f"{at}.namespace")
+
+
+def _fixed_role(new: Object, old: Object) -> list[Cause]:
+    return immutable("roleRef", new.get("roleRef"), old.get("roleRef"))
+
+
+def _role_text(binding: Object) -> str:
+    return f"{binding['roleRef']['kind']}/{binding['roleRef']['name']}"
+
+
+def _subjects(kind: str) -> Column:
+    def read(binding: Object) -> str:
+        found = [one for one in binding.get("subjects") or () if one["kind"] == kind]
+        prefix = kind == "ServiceAccount"
+        return ", ".join(f"{one['namespace']}/{one['name']}" if prefix else one["name"] for one in found)
+
+    return Column(f"{kind}s", read, priority=1)
+
+
+_ROLE_COLUMNS = (
+    NAME,
+    Column("Created At", lambda obj: obj["metadata"].get("creationTimestamp", ""), type="date"),
+)
+_BINDING_COLUMNS = (
+    NAME, Column("Role", _role_text), AGE, _subjects("User"), _subjects("Group"), _subjects("ServiceAccount")
+)  # fmt: skip
+
+
+def _role(resource: Resource, singular: str) -> Kind:
+    return Kind(
+        resource, RBAC + resource.kind, singular, columns=_ROLE_COLUMNS, validate_name=names.path_segment,
+        validate=lambda obj: list(_role_causes(obj)), optional_required=frozenset({"rules"}), creates_on_update=True,
+    )  # fmt: skip
+
+
+def _binding(resource: Resource, singular: str) -> Kind:
+    return Kind(
+        resource, RBAC + resource.kind, singular, columns=_BINDING_COLUMNS, validate_name=names.path_segment,
+        default=_default_binding, validate=lambda obj: list(_binding_causes(obj)), validate_update=_fixed_role,
+        creates_on_update=True,
+    )  # fmt: skip
+
+
+KINDS = (
+    _role(resources.ROLES, "role"),
+    _role(resources.CLUSTER_ROLES, "clusterrole"),
+    _binding(resources.ROLE_BINDINGS, "rolebinding"),
+    _binding(resources.CLUSTER_ROLE_BINDINGS, "clusterrolebinding"),
+)

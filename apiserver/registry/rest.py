@@ -1,0 +1,420 @@
+"""What every kind's objects go through when they are written: defaults, rules, metadata, finalizers, deletion.
+
+Sources: https://kubernetes.io/docs/reference/using-api/api-concepts/,
+https://kubernetes.io/docs/concepts/overview/working-with-objects/finalizers/
+"""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from apiserver.admission.chain import Admission
+from apiserver.registry import names
+from apiserver.registry.kind import Kind, Object, forbidden, invalid, required
+from apiserver.storage.object_storage import ObjectStorage, conflict, encode
+from apiserver.storage.watch_cache import Entry
+from machinery import errors
+from machinery.api import meta
+from machinery.api.schema import Findings, SchemaMismatch, conform, missing_required, shape_of
+from machinery.errors import Cause
+
+FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
+_SERVER_FIELDS = ("resourceVersion", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
+_GENERATE_TRIES = 8
+
+
+@dataclass(slots=True)
+class WriteOptions:
+    """The query parameters of a write."""
+
+    dry_run: bool = False
+    field_validation: str = "Warn"
+    field_manager: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
+    """Bring a body to the shape of its kind. Raises: BadRequest for wrong types, or unknown fields under Strict."""
+    try:
+        findings = conform(obj, shape_of(kind.definition))
+    except SchemaMismatch as error:
+        version, name = kind.resource.version, kind.resource.kind
+        raise errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {error}') from error
+    report_unknown(findings, options)
+    return obj
+
+
+def report_unknown(findings: Findings, options: WriteOptions) -> None:
+    """Refuse unknown fields, warn of them, or say nothing, as the client asked."""
+    texts = [f'unknown field "{path}"' for path in findings.unknown]
+    if not texts or options.field_validation == "Ignore":
+        return
+    if options.field_validation == "Strict":
+        raise errors.BadRequest("strict decoding error: " + ", ".join(texts))
+    options.warnings += texts
+
+
+class Rest:
+    """Create, update and delete for every kind; reading is done by the endpoints from the cache."""
+
+    def __init__(self, storage: ObjectStorage, admission: Admission) -> None:
+        self.storage = storage
+        self._admission = admission
+        self._leases: dict[int, int] = {}
+
+    async def create(self, kind: Kind, namespace: str, obj: Object, options: WriteOptions) -> Entry:
+        """Store a new object. Raises: Invalid, AlreadyExists, Forbidden, NotFound (its namespace)."""
+        conformed(kind, obj, options)
+        metadata = self._new_metadata(kind, namespace, obj)
+        generated = "name" not in metadata and "generateName" in metadata
+        for attempt in range(_GENERATE_TRIES):
+            if generated:
+                metadata["name"] = names.generate(metadata["generateName"])
+            if attempt == 0:
+                kind.default(obj)
+                kind.prepare_create(obj)
+                await self._admission.admit_create(kind, namespace, obj)
+                raise_invalid(kind, obj, [*_metadata_causes(kind, obj), *_object_causes(kind, obj)])
+            try:
+                return await self._store_new(kind, namespace, obj, options)
+            except errors.AlreadyExists:
+                if not generated:
+                    raise
+        raise errors.AlreadyExists(
+            f'{kind.resource.group_resource} "{metadata["name"]}" already exists, the server was not able to generate '
+            "a unique name for the object", group=kind.resource.group, kind=kind.resource.plural, name=metadata["name"],
+        )  # fmt: skip
+
+    def _new_metadata(self, kind: Kind, namespace: str, obj: Object) -> Object:
+        metadata: Object = obj.setdefault("metadata", {})
+        if metadata.get("resourceVersion"):
+            raise errors.BadRequest("resourceVersion should not be set on objects to be created")
+        for name in (*_SERVER_FIELDS, "selfLink"):
+            metadata.pop(name, None)
+        for name in ("name", "generateName"):
+            if metadata.get(name) == "":
+                del metadata[name]
+        check_namespace(kind, namespace, metadata)
+        metadata["uid"] = str(uuid.uuid4())
+        metadata["creationTimestamp"] = meta.now()
+        metadata.pop("generation", None)
+        if kind.has_generation:
+            metadata["generation"] = 1
+        obj["kind"], obj["apiVersion"] = kind.resource.kind, kind.resource.api_version
+        return metadata
+
+    async def _store_new(self, kind: Kind, namespace: str, obj: Object, options: WriteOptions) -> Entry:
+        key = kind.key(namespace, obj["metadata"]["name"])
+        if options.dry_run:
+            if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
+                raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
+            return Entry(key, encode(obj), 0)
+        lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
+        return await self.storage.create(kind.resource, key, obj, lease=lease)
+
+    async def _lease(self, ttl_seconds: int) -> int:
+        """Return a store lease that ends a little after `ttl_seconds`; objects of the same minute share one."""
+        minute = int(datetime.now(UTC).timestamp()) // 60
+        if minute not in self._leases:
+            self._leases = {minute: await self.storage.cache.store.grant_lease(ttl_seconds + 60)}
+        return self._leases[minute]
+
+    async def update(
+        self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Object], options: WriteOptions,
+        *, subresource: str = "",
+    ) -> Entry:  # fmt: skip
+        """Replace an object by what `change` makes of it (given a copy of the newest state).
+
+        Raises: NotFound; Conflict when `change` returns another resourceVersion or uid than the object has; Invalid.
+        """
+        key = kind.key(namespace, name)
+
+        def make(entry: Entry) -> Object:
+            old = entry.object()
+            return self._updated(kind, namespace, key, old, change(entry.object()), options, subresource)
+
+        return await self._write(kind, key, make, options)
+
+    async def replace(
+        self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Object], options: WriteOptions,
+        *, expected_uid: str = "",
+    ) -> Entry:  # fmt: skip
+        """Write what `change` makes of an object, without the rules for clients; subresources with rules of their own.
+
+        Raises: NotFound; Conflict when the uid is another; what `change` raises.
+        """
+        key = kind.key(namespace, name)
+
+        def make(entry: Entry) -> Object:
+            obj = entry.object()
+            if expected_uid and obj["metadata"]["uid"] != expected_uid:
+                raise _uid_conflict(kind, key, expected_uid, obj["metadata"]["uid"])
+            return change(obj)
+
+        return await self._write(kind, key, make, options)
+
+    async def _write(self, kind: Kind, key: str, make: Callable[[Entry], Object], options: WriteOptions) -> Entry:
+        """Store the object made of the newest state; one whose last finalizer went is removed instead."""
+        made: Object = {}
+        going = False
+
+        def write(entry: Entry) -> Object | None:
+            nonlocal made, going
+            old = entry.object()
+            made = make(entry)
+            going = bool(old["metadata"].get("deletionTimestamp")) and _may_go(made)
+            return None if going or options.dry_run or made == old else made
+
+        while True:
+            entry = await self.storage.update(kind.resource, key, write)
+            if options.dry_run:
+                return Entry(key, encode(made), entry.revision)
+            if not going:
+                return entry
+            if await self._remove(kind, entry):
+                return Entry(key, encode(made), self.storage.cache.revision)
+
+    def admit_delete(self, kind: Kind, name: str) -> None:
+        """Refuse to delete what the cluster can't be without. Raises: Forbidden."""
+        self._admission.admit_delete(kind, name)
+
+    def _updated(
+        self, kind: Kind, namespace: str, key: str, old: Object, new: Object, options: WriteOptions, subresource: str
+    ) -> Object:
+        conformed(kind, new, options)
+        metadata = new.setdefault("metadata", {})
+        check_namespace(kind, namespace, metadata)
+        self._check_preconditions(kind, key, old, metadata)
+        if subresource == "status":
+            new = {
+                **old,
+                "status": new.get("status") or {},
+                "metadata": {**old["metadata"], **_status_metadata(metadata)},
+            }
+        elif kind.has_status:
+            new["status"] = old.get("status") or {}
+        self._keep_server_fields(kind, old, new)
+        if subresource != "status":
+            kind.default(new)
+            kind.prepare_update(new, old)
+            self._admission.admit_update(kind, new, old)
+            if kind.has_generation and _without_meta(new) != _without_meta(old):
+                new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+            causes = [*_metadata_causes(kind, new), *_object_causes(kind, new), *kind.validate_update(new, old)]
+            raise_invalid(kind, new, [*causes, *_finalizer_causes(new, old)])
+        return new
+
+    def _check_preconditions(self, kind: Kind, key: str, old: Object, metadata: Object) -> None:
+        asked, actual = metadata.get("resourceVersion"), old["metadata"]["resourceVersion"]
+        if asked and asked != actual:
+            raise conflict(kind.resource, key)
+        if metadata.get("uid") and metadata["uid"] != old["metadata"]["uid"]:
+            raise _uid_conflict(kind, key, metadata["uid"], old["metadata"]["uid"])
+        if metadata.get("name") != old["metadata"]["name"]:
+            raise errors.BadRequest(
+                f"the name of the object ({metadata.get('name', '')}) does not match the name on the URL "
+                f"({old['metadata']['name']})"
+            )
+
+    @staticmethod
+    def _keep_server_fields(kind: Kind, old: Object, new: Object) -> None:
+        metadata, before = new["metadata"], old["metadata"]
+        for name in (*_SERVER_FIELDS, "generateName", "generation"):
+            if name in before:
+                metadata[name] = before[name]
+            else:
+                metadata.pop(name, None)
+        metadata.pop("selfLink", None)
+        new["kind"], new["apiVersion"] = kind.resource.kind, kind.resource.api_version
+
+    async def delete(self, kind: Kind, namespace: str, name: str, options: Mapping[str, Any], *, dry_run: bool) -> Any:
+        """Delete an object, or mark it and let its finalizers and its grace period run.
+
+        Returns: (entry, gone): its last state, and whether it is gone already.
+        Raises: NotFound; Conflict when the preconditions do not hold.
+        """
+        key = kind.key(namespace, name)
+        while True:
+            plan: list[bool] = []
+
+            def mark(entry: Entry, plan: list[bool] = plan) -> Object | None:
+                obj = entry.object()
+                self._check_delete_preconditions(kind, key, obj, options)
+                marked = mark_deleted(kind, obj, options)
+                plan[:] = [_may_go(marked)]
+                return None if plan[0] or dry_run or marked == entry.object() else marked
+
+            entry = await self.storage.update(kind.resource, key, mark)
+            if dry_run or not plan[0]:
+                return entry, plan[0]
+            if await self._remove(kind, entry):
+                return entry, True
+
+    async def _remove(self, kind: Kind, entry: Entry) -> bool:
+        gone = await self.storage.delete(kind.resource, entry.key, expected_revision=entry.revision)
+        if gone:
+            self._admission.released(kind, entry)
+        return gone
+
+    @staticmethod
+    def _check_delete_preconditions(kind: Kind, key: str, obj: Object, options: Mapping[str, Any]) -> None:
+        wanted = options.get("preconditions") or {}
+        if wanted.get("uid") and wanted["uid"] != obj["metadata"]["uid"]:
+            raise _uid_conflict(kind, key, wanted["uid"], obj["metadata"]["uid"])
+        revision = obj["metadata"]["resourceVersion"]
+        if wanted.get("resourceVersion") and wanted["resourceVersion"] != revision:
+            raise conflict(
+                kind.resource, key,
+                f"Precondition failed: ResourceVersion in precondition: {wanted['resourceVersion']}, "
+                f"ResourceVersion in object meta: {revision}",
+            )  # fmt: skip
+
+
+def _uid_conflict(kind: Kind, key: str, wanted: str, actual: str) -> errors.Conflict:
+    why = f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}"
+    return conflict(kind.resource, key, why)
+
+
+def check_namespace(kind: Kind, namespace: str, metadata: Object) -> None:
+    """Put the namespace of the path into metadata. Raises: BadRequest when the body names another."""
+    given = metadata.get("namespace", "")
+    if not kind.resource.namespaced:
+        metadata.pop("namespace", None)
+        return
+    if given and given != namespace:
+        raise errors.BadRequest(
+            "the namespace of the provided object does not match the namespace sent on the request "
+            f"({given} != {namespace})"
+        )
+    metadata["namespace"] = namespace
+
+
+def _without_meta(obj: Object) -> Object:
+    return {name: value for name, value in obj.items() if name not in ("metadata", "status", "kind", "apiVersion")}
+
+
+def _status_metadata(metadata: Object) -> Object:
+    return {name: metadata[name] for name in ("labels", "annotations", "finalizers") if name in metadata}
+
+
+def _may_go(obj: Object) -> bool:
+    """Whether an object marked for deletion may be removed now."""
+    metadata = obj["metadata"]
+    if metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds"):
+        return False
+    return not (obj["kind"] == "Namespace" and (obj.get("spec") or {}).get("finalizers"))
+
+
+def mark_deleted(kind: Kind, obj: Object, options: Mapping[str, Any]) -> Object:
+    """Return the object as a delete request leaves it: deletion time, grace period, finalizers of the propagation."""
+    metadata = obj["metadata"]
+    _set_propagation(metadata, options)
+    grace = _grace_seconds(kind, obj, options)
+    if metadata.get("deletionTimestamp"):
+        if grace < metadata.get("deletionGracePeriodSeconds", 0):  # it may only be cut short
+            at = meta.parse_time(metadata["deletionTimestamp"])
+            at -= timedelta(seconds=metadata["deletionGracePeriodSeconds"] - grace)
+            metadata["deletionTimestamp"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+            metadata["deletionGracePeriodSeconds"] = grace
+        return obj
+    at = datetime.now(UTC) + timedelta(seconds=grace)
+    metadata["deletionTimestamp"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    metadata["deletionGracePeriodSeconds"] = grace
+    if metadata.get("generation"):
+        metadata["generation"] += 1
+    if kind.resource.kind == "Namespace":
+        obj.setdefault("status", {})["phase"] = "Terminating"
+    return obj
+
+
+def _grace_seconds(kind: Kind, obj: Object, options: Mapping[str, Any]) -> int:
+    if kind.resource.kind != "Pod":
+        return 0
+    spec, status = obj["spec"], obj.get("status") or {}
+    if not spec.get("nodeName") or status.get("phase") in ("Succeeded", "Failed"):
+        return 0  # no agent runs it: nothing to wait for
+    asked = options.get("gracePeriodSeconds")
+    return max(int(spec.get("terminationGracePeriodSeconds", 30) if asked is None else asked), 0)
+
+
+def _set_propagation(metadata: Object, options: Mapping[str, Any]) -> None:
+    policy = options.get("propagationPolicy")
+    if options.get("orphanDependents") is not None:
+        policy = "Orphan" if options["orphanDependents"] else "Background"
+    if policy is None:
+        return
+    finalizers = [one for one in metadata.get("finalizers") or () if one not in (FOREGROUND, ORPHAN)]
+    if policy == "Foreground":
+        finalizers.append(FOREGROUND)
+    elif policy == "Orphan":
+        finalizers.append(ORPHAN)
+    if finalizers:
+        metadata["finalizers"] = finalizers
+    else:
+        metadata.pop("finalizers", None)
+
+
+def _metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
+    metadata = obj["metadata"]
+    name = metadata.get("name", "")
+    if not name:
+        yield required("metadata.name", "name or generateName is required")
+    elif wrong := kind.validate_name(name):
+        yield invalid("metadata.name", name, wrong)
+    if (namespace := metadata.get("namespace")) and (wrong := names.dns_label(namespace)):
+        yield invalid("metadata.namespace", namespace, wrong)
+    yield from names.label_causes(metadata.get("labels") or {}, "metadata.labels")
+    yield from names.annotation_causes(metadata.get("annotations") or {}, "metadata.annotations")
+    for finalizer in metadata.get("finalizers") or ():
+        if wrong := names.qualified_name(finalizer):
+            yield invalid("metadata.finalizers", finalizer, wrong)
+    controllers = 0
+    for index, owner in enumerate(metadata.get("ownerReferences") or ()):
+        for field_name in ("apiVersion", "kind", "name", "uid"):
+            if not owner.get(field_name):
+                yield invalid(f"metadata.ownerReferences[{index}].{field_name}", "", "must not be empty")
+        controllers += bool(owner.get("controller"))
+    if controllers > 1:
+        yield invalid(
+            "metadata.ownerReferences",
+            metadata["ownerReferences"],
+            "Only one reference can have Controller set to true",
+        )
+
+
+def _object_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
+    shape = shape_of(kind.definition)
+    missing = [
+        path for path in missing_required({k: v for k, v in obj.items() if k not in ("status", "metadata")}, shape)
+        if path not in kind.optional_required
+    ]  # fmt: skip
+    yield from (required(path) for path in missing)
+    if not any("." not in path.partition("spec.")[2] and path.startswith("spec") for path in missing):
+        yield from kind.validate(obj)
+
+
+def _finalizer_causes(new: Object, old: Object) -> Iterator[Cause]:
+    if old["metadata"].get("deletionTimestamp"):
+        added = set(new["metadata"].get("finalizers") or ()) - set(old["metadata"].get("finalizers") or ())
+        if added:
+            yield forbidden(
+                "metadata.finalizers",
+                f"no new finalizers can be added if the object is being deleted, found new finalizers {sorted(added)}",
+            )
+
+
+def raise_invalid(kind: Kind, obj: Object, causes: list[Cause]) -> None:
+    """Raise Invalid with all causes, if there are any."""
+    if not causes:
+        return
+    unique = list(dict.fromkeys(causes))
+    texts = [f"{cause.field}: {cause.message}" for cause in unique]
+    listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    resource = kind.resource
+    qualified = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
+    name = obj["metadata"].get("name", "")
+    raise errors.Invalid(
+        f'{qualified} "{name}" is invalid: {listed}', group=resource.group, kind=resource.kind, name=name, causes=unique
+    )

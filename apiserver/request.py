@@ -1,0 +1,109 @@
+"""What a request asks for, read from its method, path and headers alone."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from apiserver.auth.user import User
+from apiserver.registry.kind import Kind
+
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """The parts of a path as RBAC and the endpoints name them.
+
+    `verb` is a resource verb for resource requests, the lower-case HTTP method for others.
+    """
+
+    verb: str
+    path: str
+    is_resource: bool = False
+    group: str = ""
+    version: str = ""
+    namespace: str = ""
+    resource: str = ""
+    name: str = ""
+    subresource: str = ""
+    rest: str = ""
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_path(path: str) -> RequestInfo | None:
+    """Return what a resource path names, its verb still open; None for other paths."""
+    parts = path.strip("/").split("/")
+    if parts[0] == "api" and len(parts) >= 3:
+        group, version, parts = "", parts[1], parts[2:]
+    elif parts[0] == "apis" and len(parts) >= 4:
+        group, version, parts = parts[1], parts[2], parts[3:]
+    else:
+        return None
+    namespace = ""
+    if parts[0] == "namespaces" and len(parts) >= 2:
+        namespace = parts[1]
+        if len(parts) >= 3 and not (len(parts) == 3 and parts[2] in ("status", "finalize")):
+            parts = parts[2:]
+    padded = [*parts[:3], "", ""]
+    return RequestInfo(
+        "", path, is_resource=True, group=group, version=version, namespace=namespace, resource=padded[0],
+        name=padded[1], subresource=padded[2], rest="/".join(parts[3:]),
+    )  # fmt: skip
+
+
+def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
+    """Return what a request asks for."""
+    info = parse_path(path)
+    if info is None:
+        return RequestInfo(method.lower(), path)
+    if method in ("GET", "HEAD"):
+        watches = query.get("watch") in ("true", "1")
+        verb = "get" if info.name else "watch" if watches else "list"
+    elif method == "DELETE":
+        verb = "delete" if info.name else "deletecollection"
+    else:
+        verb = _VERBS.get(method, method.lower())
+    return replace(info, verb=verb)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way through the server."""
+
+    http: Any  # aiohttp.web.Request
+    info: RequestInfo
+    query: Mapping[str, str]
+    user: User
+    kind: Kind | None = None
+
+    @property
+    def known(self) -> Kind:
+        """The kind asked for; only for requests that were matched with one."""
+        if self.kind is None:
+            raise LookupError(self.info.path)
+        return self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The representation a client wants: media type, and the meta kind to convert to ("Table"), if any."""
+
+    media: str
+    as_kind: str = ""
+    as_version: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
+
+
+@functools.lru_cache(maxsize=512)
+def accepted(header: str) -> tuple[Accepted, ...]:
+    """Return the representations of an Accept header, the client's order kept; */* stands for JSON."""
+    found = []
+    for part in (header or "*/*").split(","):
+        media, *parameters = (piece.strip() for piece in part.split(";"))
+        pairs = tuple((key, value) for key, _, value in (one.partition("=") for one in parameters))
+        values = dict(pairs)
+        if media in ("*/*", "application/*"):
+            media = "application/json"
+        found.append(Accepted(media, values.get("as", ""), values.get("v", ""), pairs))
+    return tuple(found)

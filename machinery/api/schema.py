@@ -1,0 +1,296 @@
+"""The shape of every built-in type, compiled from the public OpenAPI definitions of the API level.
+
+One walk over an object checks its types, drops what the type does not know (and says so), drops nulls as a typed
+decoder would, and brings quantities to their canonical form. The same compiled shapes drive strategic merge patch.
+Source: the package `kubernetes-validate`, which carries the definitions of each Kubernetes release.
+"""
+
+import functools
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from machinery.api.quantity import canonical
+
+API_LEVEL = "v1.36.0"
+REFERENCE = "#/$defs/"
+# Depth of nesting a body may have; a chain of owners' fields never comes near it.
+MAX_DEPTH = 200
+
+_GO_INTEGER = {"int32": "int32", "int64": "int64", None: "int"}
+_JSON_NAMES = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+
+
+class SchemaMismatch(ValueError):
+    """A value is of another type than its field; the message is worded as a Go JSON decoder words it."""
+
+
+@dataclass(slots=True)
+class Shape:
+    """One type: what it holds, and how lists and maps in it merge.
+
+    `form` is one of object, map, array, string, integer, number, boolean, int-or-string, quantity, any.
+    """
+
+    form: str
+    name: str = ""
+    fields: dict[str, "Shape"] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    items: "Shape | None" = None
+    integer: str = ""
+    merge_key: str = ""
+    merges: bool = False
+    retains_keys: bool = False
+    list_type: str = ""
+    map_keys: tuple[str, ...] = ()
+    atomic: bool = False
+
+    def go_type(self) -> str:
+        """Return the Go name of this type, for messages."""
+        match self.form:
+            case "array":
+                return "[]" + (self.items.go_type() if self.items else "interface {}")
+            case "map":
+                return "map[string]" + (self.items.go_type() if self.items else "interface {}")
+            case "object":
+                return f"v1.{self.name}"
+            case "boolean":
+                return "bool"
+            case "integer":
+                return self.integer
+            case "number":
+                return "float64"
+            case _:
+                return self.form
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a walk found that a strict reader would refuse."""
+
+    unknown: list[str] = field(default_factory=list)
+
+
+@functools.cache
+def definitions() -> Mapping[str, Any]:
+    """Return the raw OpenAPI definitions of the API level, by full name ("io.k8s.api.core.v1.Pod")."""
+    root = importlib.resources.files("kubernetes_validate") / "kubernetes-json-schema"
+    loaded = orjson.loads((root / f"{API_LEVEL}-local" / "_definitions.json").read_bytes())
+    return loaded["$defs"]  # type: ignore[no-any-return]
+
+
+_compiled: dict[str, Shape] = {}
+
+
+def shape_of(definition: str) -> Shape:
+    """Return the compiled shape of a definition. Raises: KeyError when there is none."""
+    shape = _compiled.get(definition)
+    if shape is None:
+        shape = _compiled[definition] = Shape("any", definition.rpartition(".")[2])  # first: types may hold themselves
+        _fill(shape, definitions()[definition], definition)
+    return shape
+
+
+def _fill(shape: Shape, raw: Mapping[str, Any], definition: str = "") -> None:
+    if definition.endswith("api.resource.Quantity"):
+        shape.form = "quantity"
+        return
+    if "oneOf" in raw:
+        shape.form = "int-or-string"
+        return
+    kind = _type_name(raw)
+    if kind == "object":
+        _fill_object(shape, raw)
+    elif kind == "array":
+        shape.form = "array"
+        shape.items = _field_shape(raw["items"])
+    elif kind == "integer":
+        shape.form, shape.integer = "integer", _GO_INTEGER.get(raw.get("format"), "int")
+    elif kind in ("string", "number", "boolean"):
+        shape.form = kind
+
+
+def _fill_object(shape: Shape, raw: Mapping[str, Any]) -> None:
+    if "properties" in raw:
+        shape.form = "object"
+        shape.fields = {name: _field_shape(value) for name, value in raw["properties"].items()}
+        shape.required = tuple(raw.get("required", ()))
+    elif "additionalProperties" in raw:
+        shape.form = "map"
+        shape.items = _field_shape(raw["additionalProperties"])
+    shape.atomic = raw.get("x-kubernetes-map-type") == "atomic"
+
+
+def _type_name(raw: Mapping[str, Any]) -> str:
+    kind = raw.get("type", "")
+    return next((one for one in kind if one != "null"), "") if isinstance(kind, list) else str(kind)
+
+
+def _field_shape(raw: Mapping[str, Any]) -> Shape:
+    """Return the shape of one field: that of its type, with the merge rules of the field itself."""
+    if "$ref" not in raw:
+        shape = Shape("any")
+        _fill(shape, raw)
+    else:
+        target = shape_of(raw["$ref"].removeprefix(REFERENCE))
+        if not any(rule.startswith("x-kubernetes-") for rule in raw):
+            return target
+        shape = _Alias(target)
+    _add_merge_rules(shape, raw)
+    return shape
+
+
+def _Alias(target: Shape) -> Shape:  # noqa: N802 - reads as a constructor: the same type under other merge rules
+    return Shape(
+        target.form, target.name, target.fields, target.required, target.items, target.integer, atomic=target.atomic
+    )
+
+
+def _add_merge_rules(shape: Shape, raw: Mapping[str, Any]) -> None:
+    strategies = str(raw.get("x-kubernetes-patch-strategy", "")).split(",")
+    shape.merges = "merge" in strategies
+    shape.retains_keys = "retainKeys" in strategies
+    shape.merge_key = raw.get("x-kubernetes-patch-merge-key", "")
+    shape.list_type = raw.get("x-kubernetes-list-type", "")
+    shape.map_keys = tuple(raw.get("x-kubernetes-list-map-keys", ()))
+    shape.atomic = shape.atomic or raw.get("x-kubernetes-map-type") == "atomic"
+
+
+def conform(value: dict[str, Any], shape: Shape) -> Findings:
+    """Bring `value` in place to what a typed decoder would have read of it.
+
+    Returns: the paths of fields the type does not know; they are gone from `value`.
+    Raises: SchemaMismatch when a field holds another type than it should.
+    """
+    findings = Findings()
+    _conform_object(value, shape, "", findings)
+    return findings
+
+
+def _conform_object(value: dict[str, Any], shape: Shape, path: str, findings: Findings) -> None:
+    fields = shape.fields
+    dropped: list[str] = []
+    for name, item in value.items():
+        child = fields.get(name)
+        if child is None:
+            findings.unknown.append(f"{path}.{name}" if path else name)
+            dropped.append(name)
+        elif item is None:
+            if child.form != "any":
+                dropped.append(name)
+        elif child.form == "string":  # most fields; the rest take the longer way
+            if type(item) is not str:
+                raise _mismatch(item, child, shape.name, f"{path}.{name}" if path else name)
+        else:
+            at = f"{path}.{name}" if path else name
+            value[name] = _conform_value(item, child, shape.name, at, findings)
+    for name in dropped:
+        del value[name]
+
+
+def _conform_value(item: Any, shape: Shape, owner: str, path: str, findings: Findings) -> Any:
+    form, kind = shape.form, type(item)
+    if form == "object" and kind is dict:
+        _conform_object(item, shape, path, findings)
+    elif form == "map" and kind is dict:
+        _conform_map(item, shape, owner, path, findings)
+    elif form == "array" and kind is list:
+        _conform_array(item, shape, owner, path, findings)
+    elif form == "quantity" and kind in (str, int, float):
+        return _conform_quantity(item, path)
+    elif not _is_scalar(form, kind):
+        raise _mismatch(item, shape, owner, path)
+    return item
+
+
+def _is_scalar(form: str, kind: type) -> bool:
+    match form:
+        case "any":
+            return True
+        case "string":
+            return kind is str
+        case "integer":
+            return kind is int
+        case "boolean":
+            return kind is bool
+        case "number":
+            return kind in (int, float)
+        case "int-or-string":
+            return kind in (int, str)
+        case _:
+            return False
+
+
+def _conform_map(item: dict[str, Any], shape: Shape, owner: str, path: str, findings: Findings) -> None:
+    values = shape.items
+    if values is None:
+        return
+    for key, one in item.items():
+        if one is None:
+            item[key] = _zero(values)
+        elif not (values.form == "string" and type(one) is str):
+            item[key] = _conform_value(one, values, owner, f"{path}.{key}", findings)
+
+
+def _zero(shape: Shape) -> Any:
+    match shape.form:
+        case "string":
+            return ""
+        case "object" | "map":
+            return {}
+        case "array":
+            return []
+        case "quantity":
+            return "0"
+        case _:
+            return None
+
+
+def _conform_array(item: list[Any], shape: Shape, owner: str, path: str, findings: Findings) -> None:
+    values = shape.items
+    if values is None:
+        return
+    for index, one in enumerate(item):
+        if one is None:
+            item[index] = _zero(values)
+        else:
+            item[index] = _conform_value(one, values, owner, f"{path}[{index}]", findings)
+
+
+def _conform_quantity(item: str | float, path: str) -> str:
+    try:
+        return canonical(item)
+    except ValueError as error:
+        raise SchemaMismatch(f"unable to parse quantity's suffix at {path}: {error}") from error
+
+
+def _mismatch(item: Any, shape: Shape, owner: str, path: str) -> SchemaMismatch:
+    got = _JSON_NAMES.get(type(item), "value")
+    if got == "number" and shape.form == "integer":
+        got = f"number {item}"
+    return SchemaMismatch(f"json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {shape.go_type()}")
+
+
+def missing_required(value: Mapping[str, Any], shape: Shape, path: str = "") -> Iterator[str]:
+    """Yield the path of each field a type requires that `value` leaves out, outermost first."""
+    for name in shape.required:
+        if value.get(name) in (None, "", [], {}) and not (name in value and shape.fields[name].form == "integer"):
+            yield f"{path}.{name}" if path else name
+    for name, item in value.items():
+        child = shape.fields.get(name)
+        if child is not None and item and isinstance(item, dict | list):
+            yield from _missing_in(item, child, f"{path}.{name}" if path else name)
+
+
+def _missing_in(item: Any, shape: Shape, path: str) -> Iterator[str]:
+    if shape.form == "object":
+        yield from missing_required(item, shape, path)
+    elif shape.form == "array" and shape.items is not None and shape.items.form == "object":
+        for index, one in enumerate(item):
+            yield from missing_required(one, shape.items, f"{path}[{index}]")
+    elif shape.form == "map" and shape.items is not None and shape.items.form == "object":
+        for key, one in item.items():
+            yield from missing_required(one, shape.items, f"{path}.{key}")

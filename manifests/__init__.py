@@ -1,0 +1,1 @@
+"""YAML that the cluster applies to itself, and examples for its users."""
