@@ -5,9 +5,14 @@ import logging
 from dataclasses import dataclass
 
 from controllers.deployment import DeploymentController
+from controllers.endpoints import EndpointsController
+from controllers.endpointslice import EndpointSliceController
 from controllers.informers import InformerFactory
+from controllers.namespace import NamespaceController
 from controllers.reconciler import Controller
 from controllers.replicaset import ReplicaSetController
+from controllers.root_ca import RootCAController
+from controllers.serviceaccount import ServiceAccountController
 from machinery.client.events import EventRecorder
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.leaderelection import LeaderElector
@@ -58,5 +63,10 @@ def make_controllers(
 
     return [
         DeploymentController(client, informers, recorder("deployment-controller")),
+        EndpointsController(client, informers),
+        EndpointSliceController(client, informers),
+        NamespaceController(client, informers),
         ReplicaSetController(client, informers, recorder("replicaset-controller")),
+        RootCAController(client, config, informers),
+        ServiceAccountController(client, informers),
     ]
