@@ -20,7 +20,6 @@ from apiserver.auth.rbac import Authorizer
 from apiserver.auth.tokens import TokenIssuer
 from apiserver.auth.user import User
 from apiserver.endpoints import health, reading, writing
-from apiserver.endpoints.body import MAX_BODY_BYTES
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
 from apiserver.endpoints.reviews import Reviews
@@ -227,9 +226,7 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
     """Serve until the block ends; the server is ready when the block begins."""
     server = APIServer(store, config, sole_writer=sole_writer)
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.cache.run()), asyncio.create_task(server.compact())]
-    runner = web.ServerRunner(
-        web.Server(server.handle, access_log=None, keepalive_timeout=3600, client_max_size=MAX_BODY_BYTES)
-    )
+    runner = web.ServerRunner(web.Server(server.handle, access_log=None, keepalive_timeout=3600))
     try:
         await runner.setup()
         await web.TCPSite(

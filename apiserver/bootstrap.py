@@ -37,7 +37,7 @@ async def run(server: "APIServer") -> None:
         try:
             await server.cache.ready.wait()
             await _ensure_all(server)
-            server.health.bootstrapped = True
+            server.health.bootstrapped.set()
             await asyncio.sleep(_REPEAT_SECONDS)
         except errors.APIError as error:
             log.warning("could not write the first objects: %s", error)

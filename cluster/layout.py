@@ -46,7 +46,7 @@ class Layout:
     @property
     def etcd_socket(self) -> Path:
         """The only listener of the cluster's own etcd."""
-        return self.run / "etcd.sock"
+        return self.run / "etcd:1"
 
     @property
     def sqlite(self) -> Path:

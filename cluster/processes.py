@@ -33,10 +33,11 @@ class Component:
     name: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
 
 
 def identity(pid: int) -> str:
-    """Return what tells a process from a later one of the same id: its start time in clock ticks; "" when it is gone."""
+    """Return what tells a process from a later one of the same id: its start time in ticks; "" when it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -93,7 +94,7 @@ class Supervisor:
             with self._layout.log_file(component.name).open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *component.argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                    env={**os.environ, **component.env}, preexec_fn=_die_with_parent,
+                    env={**os.environ, **component.env}, cwd=component.cwd, preexec_fn=_die_with_parent,
                 )  # fmt: skip
             self._processes[component.name] = process
             write_pid(self._layout, component.name, process.pid)

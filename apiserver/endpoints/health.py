@@ -27,7 +27,7 @@ class Health:
 
     def __init__(self, cache: WatchCache) -> None:
         self._cache = cache
-        self.bootstrapped = False
+        self.bootstrapped = asyncio.Event()
         self._checks: Mapping[str, Callable[[], Awaitable[str]]] = {
             "ping": self._ping, "etcd": self._store, "informer-sync": self._informers,
             "poststarthook/bootstrap-objects": self._bootstrap,
@@ -67,7 +67,7 @@ class Health:
         return "" if self._cache.ready.is_set() else "the watch cache has not read the store yet"
 
     async def _bootstrap(self) -> str:
-        return "" if self.bootstrapped else "not finished"
+        return "" if self.bootstrapped.is_set() else "not finished"
 
 
 def _line(name: str, problem: str | None) -> str:

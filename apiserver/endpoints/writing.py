@@ -65,8 +65,8 @@ def check_kind(obj: Object, kind: str, api_version: str) -> None:
             )
         version = api_version.rpartition("/")[2]
         raise errors.BadRequest(
-            f'{given_kind} in version "{version}" cannot be handled as a {kind}: converting ({given_kind}) to ({kind}): '
-            "unknown conversion"
+            f'{given_kind} in version "{version}" cannot be handled as a {kind}: '
+            f"converting ({given_kind}) to ({kind}): unknown conversion"
         )
     if not isinstance(obj.get("metadata", {}), dict | None):
         raise errors.BadRequest(f'{kind} in version "v1" cannot be handled as a {kind}: metadata is no object')

@@ -348,7 +348,7 @@ class SQLiteStore:
                 first = position - self._recent_from
                 changes = [self._recent[at] for at in range(first, min(len(self._recent), first + _BATCH))]
             else:
-                changes = await self._from_log(position)
+                changes = list(await self._from_log(position))
             if not changes:
                 position = newest + 1
                 continue

@@ -74,8 +74,7 @@ async def running_server(folder: Path, *, store: Store | None = None) -> AsyncIt
     try:
         async with serving(used, config, sole_writer=True) as server:
             async with asyncio.timeout(10):
-                while not server.health.bootstrapped:
-                    await asyncio.sleep(0.01)
+                await server.health.bootstrapped.wait()
             yield server, client_config(folder, config)
     finally:
         if own:
