@@ -47,7 +47,7 @@ class _Rollout:
         return [*self.old, *([self.new] if self.new is not None else [])]
 
 
-class DeploymentController(Controller):
+class DeploymentController(Controller[ObjectKey]):
     """Makes ReplicaSets and sizes them; pods are the ReplicaSet controller's."""
 
     name = "deployment"

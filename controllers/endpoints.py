@@ -31,7 +31,7 @@ OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 
 
-class EndpointsController(Controller):
+class EndpointsController(Controller[ObjectKey]):
     """Keeps the Endpoints of each Service that has a selector."""
 
     name = "endpoints"

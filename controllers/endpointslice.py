@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     delete: list[EndpointSlice]
 
 
-class EndpointSliceController(Controller):
+class EndpointSliceController(Controller[ObjectKey]):
     """Keeps the slices of each Service that has a selector."""
 
     name = "endpointslice"

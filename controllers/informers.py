@@ -3,13 +3,21 @@
 import asyncio
 from typing import Any, TypeVar
 
-from controllers.views import PartialObject
+from controllers.views import PartialObject, Pod
 from machinery.api.meta import Resource
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
 
 T = TypeVar("T")
 _Key = tuple[Resource, str]  # and its field selector
+
+
+NODE_INDEX = "node"
+
+
+def index_by_node(pods: Informer[Pod]) -> None:
+    """Let the informer of pods find those of a node."""
+    pods.add_index(NODE_INDEX, lambda pod: [pod.spec.nodeName] if pod.spec.nodeName else [])
 
 
 class InformerFactory:

@@ -3,16 +3,21 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from controllers.deployment import DeploymentController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
+from controllers.garbage_collector import GarbageCollector
 from controllers.informers import InformerFactory
 from controllers.namespace import NamespaceController
+from controllers.node_lifecycle import NodeLifecycleController
+from controllers.pod_gc import PodGCController
 from controllers.reconciler import Controller
 from controllers.replicaset import ReplicaSetController
 from controllers.root_ca import RootCAController
 from controllers.serviceaccount import ServiceAccountController
+from controllers.taint_eviction import TaintEvictionController
 from machinery.client.events import EventRecorder
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.leaderelection import LeaderElector
@@ -29,6 +34,10 @@ class Options:
 
     identity: str = ""
     """The name in the leader's lease; one that is stable over restarts takes its own lease back without a wait."""
+    node_monitor_grace_seconds: float = 40.0
+    """How long a node may be silent before it is called Unknown."""
+    terminated_pod_threshold: int = 12_500
+    """How many ended pods are kept; 0 keeps all."""
 
 
 async def run(config: ClientConfig, *, leader_elect: bool = True, options: Options | None = None) -> None:
@@ -55,7 +64,7 @@ async def _run_controllers(client: Client, config: ClientConfig, options: Option
 
 def make_controllers(
     client: Client, config: ClientConfig, informers: InformerFactory, options: Options
-) -> list[Controller]:
+) -> list[Controller[Any]]:
     """Return all controllers, their handlers registered, not yet running."""
 
     def recorder(component: str) -> EventRecorder:
@@ -65,8 +74,14 @@ def make_controllers(
         DeploymentController(client, informers, recorder("deployment-controller")),
         EndpointsController(client, informers),
         EndpointSliceController(client, informers),
+        GarbageCollector(client, informers, recorder("garbage-collector-controller")),
         NamespaceController(client, informers),
+        NodeLifecycleController(
+            client, informers, recorder("node-controller"), grace_seconds=options.node_monitor_grace_seconds
+        ),
+        PodGCController(client, informers, terminated_threshold=options.terminated_pod_threshold),
         ReplicaSetController(client, informers, recorder("replicaset-controller")),
         RootCAController(client, config, informers),
         ServiceAccountController(client, informers),
+        TaintEvictionController(client, informers, recorder("taint-eviction-controller")),
     ]

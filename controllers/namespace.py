@@ -38,7 +38,7 @@ class Remains:
         return not (self.discovery_error or self.errors or self.counts)
 
 
-class NamespaceController(Controller):
+class NamespaceController(Controller[ObjectKey]):
     """Empties namespaces that are being deleted."""
 
     name = "namespace"

@@ -7,9 +7,9 @@ at any time and any number of times. Its errors rise; the worker here puts the k
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from machinery.api.meta import ObjectKey
 from machinery.client.rest import ConnectionFailed
@@ -17,6 +17,8 @@ from machinery.client.workqueue import QueueShutDown, WorkQueue
 from machinery.errors import APIError, Conflict
 
 log = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,17 @@ class Result:
 DONE = Result()
 
 
-class Controller(ABC):
+class Controller(ABC, Generic[K]):
     """One control loop. Subclasses register their informer handlers when made, and implement `reconcile`."""
 
     name: ClassVar[str]
     workers: ClassVar[int] = 5
 
     def __init__(self) -> None:
-        self.queue: WorkQueue[ObjectKey] = WorkQueue()
+        self.queue: WorkQueue[K] = WorkQueue()
 
     @abstractmethod
-    async def reconcile(self, key: ObjectKey) -> Result:
+    async def reconcile(self, key: K) -> Result:
         """Take one step from what is to what is asked. Raises: APIError, and the key comes back later."""
 
     async def run(self) -> None:
@@ -62,7 +64,7 @@ class Controller(ABC):
             finally:
                 self.queue.done(key)
 
-    async def _reconcile_once(self, key: ObjectKey) -> None:
+    async def _reconcile_once(self, key: K) -> None:
         try:
             result = await self.reconcile(key)
         except Conflict as error:

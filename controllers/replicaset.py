@@ -40,7 +40,7 @@ class Failure(NamedTuple):
     error: BaseException
 
 
-class ReplicaSetController(Controller):
+class ReplicaSetController(Controller[ObjectKey]):
     """Makes and deletes pods until a ReplicaSet has its number, and says in its status how many there are."""
 
     name = "replicaset"

@@ -23,7 +23,7 @@ _ABOUT = (
 )
 
 
-class RootCAController(Controller):
+class RootCAController(Controller[ObjectKey]):
     """Writes the CA we know the API server by into each namespace. Keys are those of namespaces."""
 
     name = "root-ca"

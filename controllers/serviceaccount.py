@@ -16,7 +16,7 @@ from machinery.errors import AlreadyExists
 DEFAULT = "default"
 
 
-class ServiceAccountController(Controller):
+class ServiceAccountController(Controller[ObjectKey]):
     """Makes the default ServiceAccount where it is missing. Keys are those of namespaces."""
 
     name = "serviceaccount"

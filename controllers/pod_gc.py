@@ -1,0 +1,121 @@
+"""Pods nobody else will clear away: bound to a node that is gone, or ended and too many.
+
+Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-garbage-collection
+"""
+
+import asyncio
+from typing import Any
+
+from controllers.informers import NODE_INDEX, InformerFactory, index_by_node
+from controllers.reconciler import DONE, Controller, Result
+from controllers.views import Node, Pod
+from machinery.api.meta import ObjectKey, now
+from machinery.api.resources import NODES, PODS
+from machinery.client.rest import Client, PatchType
+from machinery.errors import NotFound
+
+TERMINATED_THRESHOLD = 12_500
+QUARANTINE_SECONDS = 40.0
+"""A node may be deleted and register anew; its pods wait this long for it."""
+
+
+class PodGCController(Controller[ObjectKey]):
+    """Deletes pods whose node vanished, and the oldest of too many ended ones. Keys are those of pods."""
+
+    name = "pod-gc"
+
+    def __init__(
+        self,
+        client: Client,
+        informers: InformerFactory,
+        *,
+        terminated_threshold: int = TERMINATED_THRESHOLD,
+        quarantine_seconds: float = QUARANTINE_SECONDS,
+    ) -> None:
+        """Args: `terminated_threshold` is how many ended pods are kept; 0 keeps all."""
+        super().__init__()
+        self._client = client
+        self._threshold = terminated_threshold
+        self._quarantine_seconds = quarantine_seconds
+        self._nodes = informers.informer(NODES, Node)
+        self._pods = informers.informer(PODS, Pod)
+        self._ended: dict[ObjectKey, str] = {}  # -> creationTimestamp
+        self._missed_since: dict[str, float] = {}  # node name -> loop time
+        index_by_node(self._pods)
+        self._nodes.add_handler(self._node_changed)
+        self._pods.add_handler(self._pod_changed)
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        if new is not None:
+            self._missed_since.pop(new.metadata.name, None)
+        elif old is not None:
+            for pod in self._pods.by_index(NODE_INDEX, old.metadata.name):
+                self.queue.add(pod.metadata.key)
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if new is None:
+            if old is not None:
+                self._ended.pop(old.metadata.key, None)
+            return
+        metadata, node = new.metadata, new.spec.nodeName
+        if new.is_terminal and metadata.key not in self._ended:
+            self._ended[metadata.key] = metadata.creationTimestamp
+            for key in self._surplus():
+                self.queue.add(key)
+        if (node and self._nodes.get(ObjectKey("", node)) is None) or (metadata.deletionTimestamp and not node):
+            self.queue.add(metadata.key)
+
+    def _surplus(self) -> list[ObjectKey]:
+        count = len(self._ended) - self._threshold
+        if not self._threshold or count <= 0:
+            return []
+        return sorted(self._ended, key=lambda key: self._ended[key])[:count]
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """Delete the pod if nobody else will."""
+        pod = self._pods.get(key)
+        if pod is None:
+            return DONE
+        if not pod.spec.nodeName:
+            if pod.metadata.deletionTimestamp is not None:
+                await self._delete(pod)
+            return DONE
+        if self._nodes.get(ObjectKey("", pod.spec.nodeName)) is None:
+            return await self._orphaned(pod)
+        if key in self._surplus():
+            await self._delete(pod)
+        return DONE
+
+    async def _orphaned(self, pod: Pod) -> Result:
+        time = asyncio.get_running_loop().time()
+        since = self._missed_since.setdefault(pod.spec.nodeName, time)
+        left = since + self._quarantine_seconds - time
+        if left > 0:
+            return Result(requeue_after=left)
+        try:
+            await self._client.get(NODES, pod.spec.nodeName)
+        except NotFound:
+            if not pod.is_terminal:
+                await self._fail(pod)
+            await self._delete(pod)
+        return DONE
+
+    async def _fail(self, pod: Pod) -> None:
+        condition = {
+            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+            "message": "PodGC: node no longer exists", "lastTransitionTime": now(),
+        }  # fmt: skip
+        status: dict[str, Any] = {"phase": "Failed", "conditions": [condition]}
+        patch = {"metadata": {"uid": pod.metadata.uid}, "status": status}
+        name, namespace = pod.metadata.name, pod.metadata.namespace
+        try:
+            await self._client.patch(PODS, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status")
+        except NotFound:
+            return
+
+    async def _delete(self, pod: Pod) -> None:
+        options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.metadata.uid}}
+        try:
+            await self._client.delete(PODS, pod.metadata.name, pod.metadata.namespace, options=options)
+        except NotFound:
+            return
