@@ -388,7 +388,7 @@ def _object_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
     shape = shape_of(kind.definition)
     missing = [
         path for path in missing_required({k: v for k, v in obj.items() if k not in ("status", "metadata")}, shape)
-        if path not in kind.optional_required
+        if path not in kind.optional_required and path != "metadata"  # checked on its own
     ]  # fmt: skip
     yield from (required(path) for path in missing)
     if not any("." not in path.partition("spec.")[2] and path.startswith("spec") for path in missing):

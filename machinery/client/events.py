@@ -14,7 +14,7 @@ from typing import Any, Literal
 from machinery.api.meta import now
 from machinery.api.resources import EVENTS
 from machinery.client.rest import Client, ConnectionFailed
-from machinery.errors import APIError, NotFound
+from machinery.errors import APIError, Forbidden, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,16 @@ class EventRecorder:
         message = message if len(message) <= MAX_MESSAGE_LENGTH else message[: MAX_MESSAGE_LENGTH - 3] + "..."
         try:
             await self._write(involved, type, reason, message)
-        except (APIError, ConnectionFailed, OSError) as error:
-            # A namespace on its way out takes no more events, for one; that is nobody's trouble.
+        except (NotFound, Forbidden) as error:
+            # A namespace on its way out takes no more events; that is nobody's trouble.
             log.debug("event %s about %s was not written: %s", reason, involved["name"], error)
+        except (APIError, ConnectionFailed, OSError) as error:
+            log.warning("event %s about %s was not written: %s", reason, involved["name"], error)
 
     async def _write(self, involved: dict[str, str], type: EventType, reason: str, message: str) -> None:
-        key = (*(f"{field}={value}" for field, value in sorted(involved.items())), type, reason, message)
+        # The version is no part of it: the same thing said of a newer version is a repeat.
+        identity = sorted(involved.items() - {("resourceVersion", involved.get("resourceVersion", ""))})
+        key = (*(f"{field}={value}" for field, value in identity), type, reason, message)
         # Cluster-scoped objects have no namespace; their events live in "default".
         namespace = involved.get("namespace") or "default"
         if key in self._written:

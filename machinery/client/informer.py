@@ -47,6 +47,7 @@ class Informer(Generic[T]):
         self.resource = resource
         self._decode = _decoder(view, resource)
         self._entries: dict[ObjectKey, _Entry[T]] = {}
+        self._namespaces: dict[str, dict[ObjectKey, None]] = {}  # the keys of each; a dict as an ordered set
         self._indexes = {name: _Index(values_of) for name, values_of in (indexes or {}).items()}
         self._handlers: list[Handler[T]] = []
         self._synced = asyncio.Event()
@@ -63,7 +64,7 @@ class Informer(Generic[T]):
         """Return all objects, or those of one namespace."""
         if namespace is None:
             return [entry.obj for entry in self._entries.values()]
-        return [entry.obj for key, entry in self._entries.items() if key.namespace == namespace]
+        return [self._entries[key].obj for key in self._namespaces.get(namespace, ())]
 
     def by_index(self, index: str, value: str) -> builtins.list[T]:
         """Return the objects that have `value` in the index."""
@@ -126,11 +127,15 @@ class Informer(Generic[T]):
             self._remove(key)  # deleted and made anew while nobody watched: two things, so two calls
             old = None
         self._entries[key] = new
+        self._namespaces.setdefault(key.namespace, {})[key] = None
         self._changed(key, None if old is None else old.obj, new.obj)
 
     def _remove(self, key: ObjectKey) -> None:
         old = self._entries.pop(key, None)
         if old is not None:
+            self._namespaces[key.namespace].pop(key)
+            if not self._namespaces[key.namespace]:
+                del self._namespaces[key.namespace]
             self._changed(key, old.obj, None)
 
     def _changed(self, key: ObjectKey, old: T | None, new: T | None) -> None:

@@ -29,7 +29,7 @@ class Versioned(msgspec.Struct, frozen=True):
     name: str = ""
     namespace: str = ""
     uid: str = ""
-    resourceVersion: str = ""  # noqa: N815  # the wire's spelling
+    resourceVersion: str = ""
 
 
 class Partial(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class Partial(msgspec.Struct, frozen=True):
 
 
 class _ListMeta(msgspec.Struct):
-    resourceVersion: str = ""  # noqa: N815  # the wire's spelling
+    resourceVersion: str = ""
     next_page: str = msgspec.field(default="", name="continue")
 
 

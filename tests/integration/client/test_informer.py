@@ -17,7 +17,7 @@ from tests.integration.client.scripted import WatchServer, scripted_server
 
 class Meta(msgspec.Struct, frozen=True):
     name: str
-    resourceVersion: str  # noqa: N815  # the wire's spelling
+    resourceVersion: str
 
 
 class ConfigMap(msgspec.Struct, frozen=True):

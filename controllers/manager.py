@@ -1,0 +1,72 @@
+"""The controller manager: all control loops in one process, on one set of informers, led by one of several replicas."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from controllers.deployment import DeploymentController
+from controllers.endpoints import EndpointsController
+from controllers.endpointslice import EndpointSliceController
+from controllers.informers import InformerFactory
+from controllers.namespace import NamespaceController
+from controllers.reconciler import Controller
+from controllers.replicaset import ReplicaSetController
+from controllers.root_ca import RootCAController
+from controllers.serviceaccount import ServiceAccountController
+from machinery.client.events import EventRecorder
+from machinery.client.kubeconfig import ClientConfig
+from machinery.client.leaderelection import LeaderElector
+from machinery.client.rest import Client
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME = "kube-controller-manager"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can be set; the defaults are kube-controller-manager's."""
+
+    identity: str = ""
+    """The name in the leader's lease; one that is stable over restarts takes its own lease back without a wait."""
+
+
+async def run(config: ClientConfig, *, leader_elect: bool = True, options: Options | None = None) -> None:
+    """Run all controllers until cancelled; with `leader_elect`, only while we hold the lease."""
+    options = options or Options()
+    async with Client(config, user_agent="wherry-controller-manager") as client:
+        if not leader_elect:
+            await _run_controllers(client, config, options)
+            return
+        elector = LeaderElector(client, LEASE_NAME, identity=options.identity)
+        await elector.run(lambda: _run_controllers(client, config, options))
+
+
+async def _run_controllers(client: Client, config: ClientConfig, options: Options) -> None:
+    informers = InformerFactory(client)
+    controllers = make_controllers(client, config, informers, options)
+    async with asyncio.TaskGroup() as group:
+        informers.start(group)
+        await informers.synced()
+        log.info("caches are synced; starting %s", ", ".join(controller.name for controller in controllers))
+        for controller in controllers:
+            group.create_task(controller.run(), name=controller.name)
+
+
+def make_controllers(
+    client: Client, config: ClientConfig, informers: InformerFactory, options: Options
+) -> list[Controller]:
+    """Return all controllers, their handlers registered, not yet running."""
+
+    def recorder(component: str) -> EventRecorder:
+        return EventRecorder(client, component)
+
+    return [
+        DeploymentController(client, informers, recorder("deployment-controller")),
+        EndpointsController(client, informers),
+        EndpointSliceController(client, informers),
+        NamespaceController(client, informers),
+        ReplicaSetController(client, informers, recorder("replicaset-controller")),
+        RootCAController(client, config, informers),
+        ServiceAccountController(client, informers),
+    ]
