@@ -185,7 +185,7 @@ def greeting(layout: Layout) -> str:
 
 
 def wait_ready(layout: Layout, settings: Settings) -> None:
-    """Wait until the API is ready and a node, if one was asked for, is Ready. Raises: TimeoutError, telling what is not."""
+    """Wait until the API is ready and a node, if one was asked for, is Ready. Raises: TimeoutError."""
     from cluster.probe import Probe
 
     deadline = time.monotonic() + _READY_SECONDS
