@@ -1,0 +1,212 @@
+"""Pod networks by CNI plugins: executables that are told on standard input what to do to a network namespace.
+
+Specification: https://github.com/containernetworking/cni/blob/main/SPEC.md (1.0)
+"""
+
+import asyncio
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.runtime.errors import InvalidArgument, RuntimeFailure
+from agent.runtime.state import write_atomically
+
+INTERFACE = "eth0"
+OWN_FILE = "99-wherry.conflist"
+_VERSION = "1.0.0"
+_PLUGIN_SECONDS = 60
+
+
+class NetworkError(RuntimeFailure):
+    """The pod network isn't set up, or a plugin failed."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Which sandbox a plugin is called for; `netns` is "" when the namespace is gone."""
+
+    sandbox_id: str
+    netns: str
+    pod_name: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkList:
+    """A network: plugins that are called one after another."""
+
+    name: str
+    version: str
+    plugins: tuple[Mapping[str, Any], ...]
+
+
+class Network:
+    """The network list of a folder, and the plugins that carry it out."""
+
+    def __init__(self, folder: Path, bin_dirs: tuple[Path, ...], bridge: str, ipam_dir: Path) -> None:
+        self._folder = folder
+        self._bin_dirs = bin_dirs
+        self._bridge = bridge
+        self._ipam_dir = ipam_dir
+
+    def write_bridge_list(self, pod_cidr: str) -> None:
+        """Write our own list: a bridge with addresses of `pod_cidr`, a route to everywhere and no masquerading.
+
+        Source address translation for what leaves the cluster is the agent's, in one nftables table with the rest.
+
+        Raises: InvalidArgument if it is no address range.
+        """
+        try:
+            ranges = [str(ipaddress.ip_network(part.strip())) for part in pod_cidr.split(",")]
+        except ValueError as error:
+            raise InvalidArgument(f"pod CIDR: {error}") from error
+        everywhere = {"0.0.0.0/0" if ipaddress.ip_network(part).version == 4 else "::/0" for part in ranges}
+        plugin = {
+            "type": "bridge",
+            "bridge": self._bridge,
+            "isGateway": True,
+            "forceAddress": True,
+            "ipMasq": False,
+            "hairpinMode": True,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": str(self._ipam_dir),
+                "ranges": [[{"subnet": part}] for part in ranges],
+                "routes": [{"dst": destination} for destination in sorted(everywhere)],
+            },
+        }
+        content = {"cniVersion": _VERSION, "name": "wherry", "plugins": [plugin]}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._folder / OWN_FILE, json.dumps(content, indent=2).encode(), mode=0o644)
+
+    def load(self) -> NetworkList:
+        """The first network list by file name.
+
+        Raises: NetworkError if there is none, or a plugin it names isn't installed.
+        """
+        names = sorted(path for path in self._folder.glob("*") if path.suffix in (".conflist", ".conf", ".json"))
+        if not names:
+            raise NetworkError("cni plugin not initialized")
+        try:
+            content = json.loads(names[0].read_bytes())
+            plugins = content.get("plugins", [content])
+            found = NetworkList(content["name"], content.get("cniVersion", _VERSION), tuple(plugins))
+            for plugin in found.plugins:
+                self._find(plugin["type"])
+                if "type" in plugin.get("ipam", {}):
+                    self._find(plugin["ipam"]["type"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NetworkError(f"{names[0].name}: {error!r}") from error
+        return found
+
+    def _find(self, kind: str) -> str:
+        for folder in self._bin_dirs:
+            if os.access(folder / kind, os.X_OK):
+                return str(folder / kind)
+        places = ", ".join(map(str, self._bin_dirs))
+        raise NetworkError(f'failed to find plugin "{kind}" in path [{places}]')
+
+    async def add(self, attachment: Attachment) -> dict[str, Any]:
+        """Connect a network namespace and return the last plugin's result.
+
+        Raises: NetworkError; what was done until then is undone.
+        """
+        network = await asyncio.to_thread(self.load)
+        result: dict[str, Any] | None = None
+        try:
+            for plugin in network.plugins:
+                result = await self._call("ADD", network, plugin, attachment, result)
+        except NetworkError:
+            await self.remove(attachment, result, forgiving=True)
+            raise
+        return result or {}
+
+    async def remove(self, attachment: Attachment, result: Mapping[str, Any] | None, *, forgiving: bool) -> None:
+        """Disconnect a network namespace; may be called again.
+
+        Args:
+            attachment: what was added.
+            result: what `add` returned, if it did.
+            forgiving: go on after a failure instead of raising NetworkError.
+        """
+        try:
+            network = await asyncio.to_thread(self.load)
+        except NetworkError:
+            if forgiving:
+                return
+            raise
+        for plugin in reversed(network.plugins):
+            try:
+                await self._call("DEL", network, plugin, attachment, result)
+            except NetworkError:
+                if not forgiving:
+                    raise
+
+    async def _call(
+        self,
+        command: str,
+        network: NetworkList,
+        plugin: Mapping[str, Any],
+        attachment: Attachment,
+        previous: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        config = {**plugin, "cniVersion": network.version, "name": network.name}
+        if previous:
+            config["prevResult"] = previous
+        program = await asyncio.to_thread(self._find, plugin["type"])
+        process = await asyncio.create_subprocess_exec(
+            program,
+            env=self._environment(command, attachment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(_PLUGIN_SECONDS):
+                output, complaint = await process.communicate(json.dumps(config).encode())
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise NetworkError(f'plugin type="{plugin["type"]}" did not finish ({command.lower()})') from None
+        if process.returncode != 0:
+            reason = _message(output) or complaint.decode(errors="replace").strip()
+            raise NetworkError(f'plugin type="{plugin["type"]}" failed ({command.lower()}): {reason}')
+        return json.loads(output) if output.strip() else {}
+
+    def _environment(self, command: str, attachment: Attachment) -> dict[str, str]:
+        args = {
+            "IgnoreUnknown": "1",
+            "K8S_POD_NAMESPACE": attachment.pod_namespace,
+            "K8S_POD_NAME": attachment.pod_name,
+            "K8S_POD_INFRA_CONTAINER_ID": attachment.sandbox_id,
+            "K8S_POD_UID": attachment.pod_uid,
+        }
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": attachment.sandbox_id,
+            "CNI_NETNS": attachment.netns,
+            "CNI_IFNAME": INTERFACE,
+            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in args.items()),
+            "CNI_PATH": ":".join(map(str, self._bin_dirs)),
+        }
+
+
+def addresses(result: Mapping[str, Any]) -> list[str]:
+    """The pod's own addresses in a CNI result, without prefix lengths; IPv4 first."""
+    found = [row["address"].partition("/")[0] for row in result.get("ips", ())]
+    return sorted(found, key=lambda address: ipaddress.ip_address(address).version)
+
+
+def _message(output: bytes) -> str:
+    """The words of a plugin's error, which it prints as JSON."""
+    try:
+        error = json.loads(output)
+        return ": ".join(error[key] for key in ("msg", "details") if error.get(key))
+    except (ValueError, TypeError, AttributeError):
+        return output.decode(errors="replace").strip()

@@ -1,0 +1,124 @@
+"""Calls the OCI runtime (runc, or another with its command line)."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.runtime.errors import RuntimeFailure
+
+
+class OciError(RuntimeFailure):
+    """The OCI runtime refused; the text is its own."""
+
+
+def error_text(log: str) -> str:
+    """The last error in a log of JSON lines as runc writes it; the log itself if it is something else."""
+    for line in reversed(log.strip().splitlines()):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return line
+        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal"):
+            return str(entry.get("msg", ""))
+    return "no message"
+
+
+class OciRuntime:
+    """One OCI runtime with one folder of state."""
+
+    def __init__(self, program: str, root: Path) -> None:
+        self.program = program
+        self.root = root
+
+    def global_options(self, log: Path | None = None) -> list[str]:
+        """Options that go before the command."""
+        options = [f"--root={self.root}", "--log-format=json"]
+        return [*options, f"--log={log}"] if log else options
+
+    def knows(self, container_id: str) -> bool:
+        """Whether it has state of the container."""
+        return (self.root / container_id).exists()
+
+    async def call(self, command: str, *args: str, stdin: bytes | None = None) -> bytes:
+        """Run a command and return what it prints.
+
+        Raises: OciError.
+        """
+        process = await asyncio.create_subprocess_exec(
+            self.program,
+            *self.global_options(),
+            command,
+            *args,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, complaint = await process.communicate(stdin)
+        if process.returncode != 0:
+            raise OciError(error_text(complaint.decode(errors="replace")))
+        return output
+
+    async def start(self, container_id: str) -> None:
+        """Let a created container's process run."""
+        await self.call("start", container_id)
+
+    async def delete(self, container_id: str) -> None:
+        """Kill what is left of a container and remove its cgroup; an unknown container is fine."""
+        if self.knows(container_id):
+            await self.call("delete", "--force", container_id)
+
+    async def status(self, container_id: str) -> str:
+        """Return "created", "running", "stopped" …, or "" for an unknown container."""
+        if not self.knows(container_id):
+            return ""
+        try:
+            return str(json.loads(await self.call("state", container_id)).get("status", ""))
+        except OciError:
+            return ""
+
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Change the limits of a running container; what isn't named stays."""
+        await self.call("update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
+
+    async def spawn(self, container_id: str, process_file: Path, pid_file: Path, *, stdio: Sequence[int | None]) -> int:
+        """Start another process in a container and return its pid; it becomes our child (see kernel.become_subreaper).
+
+        Args:
+            container_id: a running container.
+            process_file: `process` of an OCI spec, as JSON.
+            pid_file: a free path, removed before this returns.
+            stdio: file descriptors for standard input, output and error; None is /dev/null.
+
+        Raises: OciError.
+        """
+        log = pid_file.with_suffix(".log")
+        process = await asyncio.create_subprocess_exec(
+            self.program,
+            *self.global_options(log),
+            *("exec", "--detach", f"--process={process_file}", f"--pid-file={pid_file}", container_id),
+            stdin=asyncio.subprocess.DEVNULL if stdio[0] is None else stdio[0],
+            stdout=asyncio.subprocess.DEVNULL if stdio[1] is None else stdio[1],
+            stderr=asyncio.subprocess.DEVNULL if stdio[2] is None else stdio[2],
+        )
+        try:
+            if await process.wait() != 0:
+                raise OciError(error_text(_read(log)))
+            return int(_read(pid_file))
+        finally:
+            for path in (log, pid_file):
+                path.unlink(missing_ok=True)
+
+    async def version(self) -> str:
+        """First line of its version, such as "runc version 1.1.5"."""
+        process = await asyncio.create_subprocess_exec(self.program, "--version", stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        return output.decode(errors="replace").partition("\n")[0]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,135 @@
+"""The runtime process: puts the parts together and serves CRI on a Unix socket until it is cancelled.
+
+Ending it, gently or not, leaves containers running; the next one takes them up again.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc.aio
+
+from agent.cri import api_pb2_grpc
+from agent.runtime import cni, host, kernel, processes
+from agent.runtime.config import RuntimeConfig
+from agent.runtime.container import ContainerManager
+from agent.runtime.errors import RuntimeFailure
+from agent.runtime.exec import Executor
+from agent.runtime.image_service import ImageService
+from agent.runtime.images.busybox import import_busybox
+from agent.runtime.images.pull import Puller
+from agent.runtime.images.store import ImageStore
+from agent.runtime.monitor import Monitor
+from agent.runtime.oci import OciRuntime
+from agent.runtime.rootfs import RootFilesystems
+from agent.runtime.runtime_service import Parts, RuntimeService
+from agent.runtime.sandbox import SandboxManager
+from agent.runtime.state import ContainerRecord, Records, SandboxRecord
+
+_log = logging.getLogger(__name__)
+# ExecSync answers with up to twice 16 MiB, and lists of a full node pass gRPC's usual 4 MiB.
+_MESSAGE_BYTES = 64 << 20
+
+
+@contextlib.contextmanager
+def _sole_owner(state: Path) -> Iterator[None]:
+    """Hold the state folder: two runtimes on one would undo each other's work.
+
+    Raises: RuntimeFailure if another process has it.
+    """
+    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeFailure(f"another runtime uses {state}") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+async def run(config: RuntimeConfig) -> None:
+    """Serve until cancelled.
+
+    Raises: RuntimeFailure if another runtime has the same state folder; OSError if the folders can't be made.
+    """
+    if sys.version_info < (3, 12):  # later versions use pidfds by themselves; before, a thread waits for each child
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+        asyncio.get_event_loop_policy().set_child_watcher(watcher)
+    for folder in (config.root, config.state, config.socket.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    root, state = config.root.resolve(), config.state.resolve()
+    with _sole_owner(state):
+        kernel.become_subreaper()
+        await _serve(config, root, state)
+
+
+async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
+    sandboxes = Records(state / "sandboxes", SandboxRecord, "sandbox")
+    containers = Records(state / "containers", ContainerRecord, "container")
+    sandboxes.load()
+    containers.load()
+    images = ImageStore(root, lambda: (layer for record in containers.all() for layer in record.layers))
+    images.load()
+    runtime = OciRuntime(_program(config.oci_runtime), state / "oci")
+    container_manager = ContainerManager(
+        containers,
+        sandboxes,
+        images,
+        RootFilesystems(root / "containers"),
+        runtime,
+        Monitor(_program(config.conmon), runtime),
+        host.probe(),
+    )
+    network = cni.Network(config.network_dir, config.cni_bin_dirs, config.bridge, state / "cni")
+    if config.pod_cidr and not (config.network_dir / cni.OWN_FILE).exists():
+        network.write_bridge_list(config.pod_cidr)
+    sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox)
+    await container_manager.recover()
+    await sandbox_manager.recover()
+    if config.import_busybox:
+        await import_busybox(images)
+    parts = Parts(sandboxes, containers, sandbox_manager, container_manager, Executor(runtime), network, [])
+    server = grpc.aio.server(
+        options=[("grpc.max_send_message_length", _MESSAGE_BYTES), ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
+    )
+    api_pb2_grpc.add_RuntimeServiceServicer_to_server(RuntimeService(parts), server)
+    api_pb2_grpc.add_ImageServiceServicer_to_server(ImageService(images, Puller(images)), server)
+    _listen(server, config.socket)
+    await server.start()
+    _log.info("serving CRI at %s", config.socket)
+    background = [asyncio.create_task(processes.reap_strays())]
+    try:
+        await server.wait_for_termination()
+    finally:
+        for task in background:
+            task.cancel()
+        await server.stop(grace=None)
+
+
+def _program(name: str) -> str:
+    """The path of a program; conmon doesn't search for the OCI runtime itself.
+
+    Raises: RuntimeFailure if it isn't installed.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise RuntimeFailure(f"{name} is not installed")
+    return path
+
+
+def _listen(server: grpc.aio.Server, socket: Path) -> None:
+    socket.unlink(missing_ok=True)
+    mask = os.umask(0o177)  # the socket is ours alone from the start
+    try:
+        server.add_insecure_port(f"unix:{socket}")
+    finally:
+        os.umask(mask)
+    socket.chmod(0o600)

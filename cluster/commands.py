@@ -1,0 +1,124 @@
+"""`wherry up`, `down`, `status` and `reset`."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR
+from cluster.layout import Layout, default_data_dir
+
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder."
+)
+
+
+@click.command()
+@_data_dir
+@click.option("--store", type=click.Choice(["etcd", "embedded"]), default=None, help="etcd when it is installed.")
+@click.option("--etcd-servers", default="", help="Use an etcd cluster that is there: endpoints, comma separated.")
+@click.option("--api-port", default=API_PORT, show_default=True)
+@click.option("--bind-address", default="", help="Where the API server listens.")
+@click.option("--simulated-nodes", default=0, help="Nodes that only say they run what they are given.")
+@click.option("--no-agent", is_flag=True, help="Run no containers on this machine.")
+@click.option("--node-name", default="", help="This machine's name in the cluster; its host name by default.")
+@click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
+@click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
+@click.option("--agent-port", default=10250, show_default=True)
+@click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
+def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given: Any) -> None:
+    """Start a cluster on this machine."""
+    from cluster import up as cluster
+
+    layout = Layout(data_dir.absolute())
+    layout.make()
+    if cluster.running_pid(layout, cluster.SUPERVISOR) is not None:
+        click.echo(f"The cluster in {layout.root} is running already.")
+        return
+    try:
+        settings, notes = cluster.settle(cluster.Settings(store=store or "", agent=not no_agent, **given))
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+    for note in notes:
+        click.echo(note, err=True)
+    cluster.take_over(layout)
+    cluster.save(layout, settings)
+    cluster.write_credentials(layout, settings)
+    if detach:
+        cluster.start_detached(layout, _same_options(store, no_agent, given))
+        try:
+            cluster.wait_ready(layout, settings)
+        except TimeoutError as error:
+            raise click.ClickException(f"{error}; see the logs in {layout.logs}") from error
+        click.echo(cluster.greeting(layout))
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(cluster.serve(layout, settings, announce=sys.stdout.isatty()))
+
+
+def _same_options(store: str | None, no_agent: bool, given: dict[str, Any]) -> list[str]:
+    """Return the command line of the same request, to be run by another process."""
+    options = ["--store", store] if store else []
+    options += ["--no-agent"] if no_agent else []
+    for name, value in given.items():
+        if value:
+            options += [f"--{name.replace('_', '-')}", str(value)]
+    return options
+
+
+@click.command()
+@_data_dir
+def down(data_dir: Path) -> None:
+    """Stop the cluster on this machine: its pods and its components. Its data stays."""
+    from cluster import up as cluster
+
+    layout = Layout(data_dir.absolute())
+    if cluster.stop(layout):
+        click.echo("The cluster is stopped.")
+    else:
+        click.echo(f"No cluster runs in {layout.root}.")
+
+
+@click.command()
+@_data_dir
+def status(data_dir: Path) -> None:
+    """Show the components of the cluster on this machine; exit code 1 unless all run and the API is ready."""
+    from cluster import up as cluster
+    from cluster.probe import Probe
+
+    layout = Layout(data_dir.absolute())
+    rows = list(cluster.statuses(layout))
+    if not rows:
+        click.echo(f"There is no cluster in {layout.root}.")
+        sys.exit(1)
+    click.echo(f"{'COMPONENT':<20} {'STATUS':<9} PID")
+    for name, pid in rows:
+        click.echo(f"{name:<20} {'running' if pid else 'stopped':<9} {pid or '-'}")
+    probe = Probe(layout)
+    try:
+        ready = probe.get("/readyz")[0] == 200
+    except OSError:
+        ready = False
+    finally:
+        probe.close()
+    click.echo(f"\nThe API server is {'ready' if ready else 'not ready'}. KUBECONFIG={layout.kubeconfig}")
+    sys.exit(0 if ready and all(pid for _, pid in rows) else 1)
+
+
+@click.command()
+@_data_dir
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(data_dir: Path, yes: bool) -> None:
+    """Stop the cluster on this machine and wipe its data."""
+    from cluster import up as cluster
+
+    layout = Layout(data_dir.absolute())
+    if not yes:
+        click.confirm(f"Wipe everything in {layout.root}?", abort=True)
+    cluster.stop(layout)
+    cluster.wipe(layout)
+    click.echo(f"{layout.root} is empty.")

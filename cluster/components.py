@@ -1,0 +1,204 @@
+"""The commands that run one component each; `wherry up` starts these same commands as processes."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster.layout import Layout, default_data_dir
+
+API_PORT = 6443
+SERVICE_CIDR = "10.96.0.0/16"
+POD_CIDR = "10.244.0.0/24"
+
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder."
+)
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
+
+
+def _config_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Take option values from a YAML file; those given on the command line win."""
+    if path is None:
+        return
+    import yaml
+
+    values = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(values, Mapping):
+        raise click.BadParameter(f"{path} holds no mapping of option names to values")
+    known = {parameter.name for parameter in context.command.params}
+    given = {str(name).replace("-", "_"): value for name, value in values.items()}
+    if unknown := sorted(set(given) - known):
+        raise click.BadParameter(f"unknown options in {path}: {', '.join(unknown)}")
+    context.default_map = {**(context.default_map or {}), **given}
+
+
+_config = click.option(
+    "--config", type=click.Path(exists=True, path_type=Path), callback=_config_file, is_eager=True, expose_value=False,
+    help="A YAML file of these options.",
+)  # fmt: skip
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, None]], *, verbose: bool) -> None:
+    """Run a component until it is sent SIGTERM or SIGINT."""
+    import signal
+
+    import uvloop
+
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+    async def until_told() -> None:
+        task = asyncio.ensure_future(main())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            return
+
+    uvloop.run(until_told())
+
+
+@click.command("apiserver")
+@_config
+@_data_dir
+@_verbose
+@click.option("--bind-address", default="127.0.0.1", help="Listen here.")
+@click.option("--port", default=API_PORT, help="Listen on this port.")
+@click.option("--advertise-address", default="", help="The address pods reach the server at.")
+@click.option("--store", type=click.Choice(["etcd", "embedded"]), default="etcd")
+@click.option("--etcd-servers", default="", help="Endpoints, comma separated; the cluster's own etcd when left out.")
+@click.option("--etcd-cafile", type=click.Path(exists=True, path_type=Path))
+@click.option("--etcd-certfile", type=click.Path(exists=True, path_type=Path))
+@click.option("--etcd-keyfile", type=click.Path(exists=True, path_type=Path))
+@click.option("--service-cidr", default=SERVICE_CIDR, help="Where service addresses are taken from.")
+def apiserver(
+    data_dir: Path, bind_address: str, port: int, advertise_address: str, verbose: bool, **given: Any
+) -> None:
+    """Serve the Kubernetes API."""
+    from apiserver.app import ServerConfig, run
+    from cluster.pki import Pki
+
+    layout = Layout(data_dir)
+    layout.make()
+    pki = Pki(layout.pki)
+    advertise = advertise_address or (bind_address if bind_address not in ("0.0.0.0", "::") else node_address())  # noqa: S104
+    cert, key = pki.server("apiserver", "apiserver", server_hosts(bind_address, advertise, given["service_cidr"]))
+    agent_cert, agent_key = pki.client("apiserver-agent-client", "apiserver-agent-client", ["system:masters"])
+    config = ServerConfig(
+        cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
+        agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,
+        advertise_address=advertise, service_cidr=given["service_cidr"],
+    )  # fmt: skip
+
+    async def main() -> None:
+        store = await open_store(layout, given)
+        try:
+            await run(store, config, sole_writer=not given["etcd_servers"])
+        finally:
+            await store.close()
+
+    _run(main, verbose=verbose)
+
+
+async def open_store(layout: Layout, given: Mapping[str, Any]) -> Any:
+    """Return the store that the options name."""
+    if given["store"] == "embedded" and not given["etcd_servers"]:
+        from apiserver.storage.sqlite import SQLiteStore
+
+        return SQLiteStore(layout.sqlite)
+    from apiserver.storage.etcd import EtcdStore, EtcdTLS
+
+    if not given["etcd_servers"]:
+        return EtcdStore([f"unix://{layout.etcd_socket}"])
+    ca = given["etcd_cafile"]
+    tls = EtcdTLS(ca, given["etcd_certfile"], given["etcd_keyfile"]) if ca else None
+    return EtcdStore(given["etcd_servers"].split(","), tls)
+
+
+def server_hosts(bind_address: str, advertise: str, service_cidr: str) -> list[str]:
+    """Return the names and addresses the API server's certificate speaks for."""
+    import ipaddress
+
+    from cluster.pki import host_names
+
+    first = str(ipaddress.ip_network(service_cidr)[1])
+    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+    return list(dict.fromkeys([*host_names(), *names, first, bind_address, advertise]))
+
+
+def node_address() -> str:
+    """Return this machine's address on its default route; loopback when it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which address would be used
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def _client_config(layout: Layout, component: str, kubeconfig: Path | None) -> Any:
+    from machinery.client.kubeconfig import load_config
+
+    return load_config(str(kubeconfig or layout.component_kubeconfig(component)))
+
+
+_kubeconfig = click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path))
+
+
+@click.command("scheduler")
+@_config
+@_data_dir
+@_verbose
+@_kubeconfig
+@click.option("--leader-elect/--no-leader-elect", default=True)
+def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool) -> None:
+    """Put pods on nodes."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from scheduler.app import run
+
+    config = _client_config(Layout(data_dir), "scheduler", kubeconfig)
+    _run(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
+
+
+@click.command("controller-manager")
+@_config
+@_data_dir
+@_verbose
+@_kubeconfig
+@click.option("--leader-elect/--no-leader-elect", default=True)
+def controller_manager(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool) -> None:
+    """Run the controllers."""
+    from controllers.manager import run
+
+    config = _client_config(Layout(data_dir), "controller-manager", kubeconfig)
+    _run(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
+
+
+@click.command("runtime")
+@_config
+@_data_dir
+@_verbose
+@click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Serve CRI here.")
+@click.option("--pod-cidr", default=POD_CIDR)
+@click.option("--bridge", default="wherry0")
+def runtime(data_dir: Path, socket_path: Path | None, pod_cidr: str, bridge: str, verbose: bool) -> None:
+    """Run containers for the agent."""
+    from agent.runtime.config import RuntimeConfig
+    from agent.runtime.server import run
+
+    layout = Layout(data_dir)
+    layout.make()
+    config = RuntimeConfig(
+        root=data_dir / "runtime", state=layout.run / "runtime", socket=socket_path or layout.runtime_socket,
+        pod_cidr=pod_cidr, bridge=bridge,
+    )  # fmt: skip
+    _run(lambda: run(config), verbose=verbose)

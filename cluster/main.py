@@ -1,0 +1,27 @@
+"""The console script `wherry`: kubectl's verbs and the cluster's own commands, each loaded when it is used."""
+
+import sys
+
+from cli.main import run_cli
+
+COMMANDS = {
+    "up": "cluster.commands:up",
+    "down": "cluster.commands:down",
+    "status": "cluster.commands:status",
+    "reset": "cluster.commands:reset",
+    "apiserver": "cluster.components:apiserver",
+    "scheduler": "cluster.components:scheduler",
+    "controller-manager": "cluster.components:controller_manager",
+    "agent": "cluster.node_components:agent",
+    "runtime": "cluster.components:runtime",
+    "simulated-nodes": "cluster.node_components:simulated_nodes",
+}
+
+
+def main() -> None:
+    """Run one command and exit with its code."""
+    sys.exit(run_cli(COMMANDS))
+
+
+if __name__ == "__main__":
+    main()

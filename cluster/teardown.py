@@ -1,0 +1,40 @@
+"""Leaves a machine as it was: sandboxes stopped, network rules and mounts gone."""
+
+import subprocess
+from pathlib import Path
+
+_STOP_SECONDS = 30
+
+
+def stop_sandboxes(socket: Path) -> None:
+    """Stop and remove every sandbox a runtime holds, all at once."""
+    import grpc
+    from agent.cri.api_pb2_grpc import RuntimeServiceStub
+
+    from agent.cri import api_pb2 as cri
+
+    with grpc.insecure_channel(f"unix:{socket}") as channel:
+        runtime = RuntimeServiceStub(channel)
+        found = runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=_STOP_SECONDS).items
+        calls = [
+            runtime.StopPodSandbox.future(cri.StopPodSandboxRequest(pod_sandbox_id=one.id), timeout=_STOP_SECONDS)
+            for one in found
+        ]
+        for call in calls:
+            call.exception()  # what would not stop is told by the next start
+
+
+def leave_network(bridge: str) -> None:
+    """Remove our nftables tables and the pods' bridge; absent ones are no error."""
+    from agent.network import cleanup
+
+    cleanup()
+    subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount everything mounted below a folder, the innermost first."""
+    root = str(folder.resolve()) + "/"
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted((one for one in points if one.startswith(root)), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)

@@ -1,0 +1,276 @@
+"""`wherry up`: a whole cluster on this machine, and how it is looked at, stopped and wiped."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cluster import etcd
+from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR, node_address
+from cluster.kubeconfig import write_kubeconfig
+from cluster.layout import Layout
+from cluster.pki import Pki
+from cluster.processes import Component, Supervisor, running_pid, stop_pid, write_pid
+
+log = logging.getLogger(__name__)
+
+SUPERVISOR = "up"
+# The order they are started in; stopped in reverse.
+COMPONENTS = ("etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "simulated-nodes")
+_READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a cluster on this machine is to be."""
+
+    store: str = ""  # etcd or embedded; "" for etcd when it is installed
+    etcd_servers: str = ""
+    api_port: int = API_PORT
+    bind_address: str = ""
+    simulated_nodes: int = 0
+    agent: bool = True
+    service_cidr: str = SERVICE_CIDR
+    pod_cidr: str = POD_CIDR
+    bridge: str = "wherry0"
+    node_name: str = ""
+    agent_port: int = 10250
+
+
+def missing_for_agent() -> list[str]:
+    """Return what this machine lacks to run containers, in words."""
+    missing = [] if os.geteuid() == 0 else ["root rights"]
+    tools = {"runc": "runs containers", "conmon": "watches over them", "nft": "routes services"}
+    missing += [f"{tool} ({why})" for tool, why in tools.items() if shutil.which(tool) is None]
+    if not any((Path(folder) / "bridge").exists() for folder in ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")):
+        missing.append("CNI plugins (connect pods)")
+    return missing
+
+
+def settle(settings: Settings) -> tuple[Settings, list[str]]:
+    """Return what this machine can do of what was asked, and what to tell about it."""
+    notes: list[str] = []
+    values = asdict(settings)
+    if not settings.store and not settings.etcd_servers:
+        values["store"] = "etcd" if etcd.is_installed() else "embedded"
+        if values["store"] == "embedded":
+            notes.append("etcd is not installed: using the embedded store (SQLite)")
+    elif not settings.store:
+        values["store"] = "etcd"
+    elif settings.store == "etcd" and not settings.etcd_servers and not etcd.is_installed():
+        raise FileNotFoundError("--store etcd needs etcd: install etcd-server, or give --etcd-servers")
+    if settings.agent and (missing := missing_for_agent()):
+        values["agent"] = False
+        values["simulated_nodes"] = settings.simulated_nodes or 1
+        notes.append(f"no containers on this machine, it lacks: {', '.join(missing)}")
+        notes.append(f"starting {values['simulated_nodes']} simulated node(s) instead")
+    if not settings.bind_address:
+        # Pods reach the server at the machine's address, not at loopback.
+        values["bind_address"] = "0.0.0.0" if values["agent"] else "127.0.0.1"  # noqa: S104
+    return Settings(**values), notes
+
+
+def _wherry(layout: Layout, component: str, *arguments: str) -> Component:
+    argv = [sys.executable, "-m", "cluster.main", component, "--data-dir", str(layout.root), *arguments]
+    return Component(component, argv)
+
+
+def plan(layout: Layout, settings: Settings) -> list[Component]:
+    """Return the processes of a cluster, in the order of their start."""
+    found: list[Component] = []
+    if settings.store == "etcd" and not settings.etcd_servers:
+        found.append(etcd.component(layout))
+    server = [
+        "--port", str(settings.api_port), "--bind-address", settings.bind_address, "--store", settings.store,
+        "--service-cidr", settings.service_cidr,
+    ]  # fmt: skip
+    if settings.etcd_servers:
+        server += ["--etcd-servers", settings.etcd_servers]
+    found.append(_wherry(layout, "apiserver", *server))
+    if settings.agent:
+        found.append(_wherry(layout, "runtime", "--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge))
+        agent = [
+            "--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr, "--port", str(settings.agent_port)
+        ]  # fmt: skip
+        if settings.node_name:
+            agent += ["--node-name", settings.node_name]
+        found.append(_wherry(layout, "agent", *agent))
+    found.append(_wherry(layout, "controller-manager"))
+    found.append(_wherry(layout, "scheduler"))
+    if settings.simulated_nodes:
+        found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
+    return found
+
+
+def write_credentials(layout: Layout, settings: Settings) -> None:
+    """Make the certificates and kubeconfigs that the components and the administrator use."""
+    pki = Pki(layout.pki)
+    server = f"https://127.0.0.1:{settings.api_port}"
+    users = {
+        "scheduler": ("system:kube-scheduler", []),
+        "controller-manager": ("system:kube-controller-manager", []),
+        "simulated-nodes": ("system:simulated-nodes", ["system:masters"]),
+    }
+    for component, (user, groups) in users.items():
+        cert, key = pki.client(component, user, groups)
+        path = layout.component_kubeconfig(component)
+        write_kubeconfig(path, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user=user)
+    name = settings.node_name or node_name()
+    cert, key = pki.server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
+    write_kubeconfig(
+        layout.component_kubeconfig("agent"), server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key,
+        user=f"system:node:{name}",
+    )  # fmt: skip
+    cert, key = pki.client("admin", "wherry-admin", ["system:masters"])
+    write_kubeconfig(
+        layout.kubeconfig, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user="wherry-admin"
+    )
+
+
+def node_name() -> str:
+    """Return this machine's name as a node's: its host name in lower case."""
+    import socket
+
+    return socket.gethostname().lower()
+
+
+def agent_hosts(name: str) -> list[str]:
+    """Return the names and addresses the agent is reached at."""
+    return list(dict.fromkeys([name, "localhost", "127.0.0.1", node_address()]))
+
+
+def take_over(layout: Layout) -> None:
+    """End what a killed `wherry up` left running; containers stay."""
+    for component in reversed(COMPONENTS):
+        pid = running_pid(layout, component)
+        if pid is not None:
+            log.warning("ending a left-over %s (process %s)", component, pid)
+            stop_pid(pid)
+        layout.pid_file(component).unlink(missing_ok=True)
+
+
+async def serve(layout: Layout, settings: Settings, *, announce: bool) -> None:
+    """Run a cluster until SIGINT or SIGTERM."""
+    supervisor = Supervisor(layout)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    write_pid(layout, SUPERVISOR, os.getpid())
+    try:
+        for component in plan(layout, settings):
+            supervisor.start(component)
+        if announce:
+            waiting = asyncio.create_task(asyncio.to_thread(wait_ready, layout, settings))
+            with contextlib.suppress(TimeoutError):
+                await waiting
+                print(greeting(layout), flush=True)
+        await stop.wait()
+    finally:
+        await supervisor.stop()
+        layout.pid_file(SUPERVISOR).unlink(missing_ok=True)
+
+
+def greeting(layout: Layout) -> str:
+    """Return what to tell when the cluster is up."""
+    return f"The cluster is up. To use it:\n\n  export KUBECONFIG={layout.kubeconfig}\n  kubectl get nodes\n"
+
+
+def wait_ready(layout: Layout, settings: Settings) -> None:
+    """Wait until the API is ready and a node, if one was asked for, is Ready. Raises: TimeoutError."""
+    from cluster.probe import Probe
+
+    deadline = time.monotonic() + _READY_SECONDS
+    probe = Probe(layout)
+    try:
+        probe.until_ready(deadline)
+        if settings.agent or settings.simulated_nodes:
+            probe.until_node_ready(deadline)
+    finally:
+        probe.close()
+
+
+def start_detached(layout: Layout, arguments: Sequence[str]) -> None:
+    """Start `wherry up` as a process of its own session."""
+    with layout.log_file(SUPERVISOR).open("ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "cluster.main", "up", "--data-dir", str(layout.root), *arguments],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+
+
+def save(layout: Layout, settings: Settings) -> None:
+    """Remember the settings for `status`, `down` and the next `up`."""
+    layout.settings.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def load(layout: Layout) -> Settings | None:
+    """Return the settings of the last `up`, if there was one."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Settings(**json.loads(layout.settings.read_text()))
+    return None
+
+
+def statuses(layout: Layout) -> Iterator[tuple[str, int | None]]:
+    """Yield each component that should run and its process id, None where it does not."""
+    settings = load(layout)
+    for component in plan(layout, settings) if settings else ():
+        yield component.name, running_pid(layout, component.name)
+
+
+def stop(layout: Layout) -> bool:
+    """Stop a cluster: its pods, then its components. Returns False when nothing ran."""
+    supervisor = running_pid(layout, SUPERVISOR)
+    found = supervisor is not None or any(pid for _, pid in statuses(layout))
+    if found and running_pid(layout, "runtime") is not None:
+        agent = running_pid(layout, "agent")
+        _stop_pods(layout, supervisor, agent)
+    if supervisor is not None:
+        stop_pid(supervisor, timeout_seconds=30)
+        layout.pid_file(SUPERVISOR).unlink(missing_ok=True)
+    take_over(layout)
+    _leave_network(layout)
+    return found
+
+
+def _stop_pods(layout: Layout, supervisor: int | None, agent: int | None) -> None:
+    """End all sandboxes through the runtime while nobody starts them anew."""
+    from cluster.teardown import stop_sandboxes
+
+    if supervisor is not None:
+        os.kill(supervisor, signal.SIGSTOP)  # it must not restart the agent meanwhile
+    try:
+        if agent is not None:
+            stop_pid(agent)
+        stop_sandboxes(layout.runtime_socket)
+    finally:
+        if supervisor is not None:
+            os.kill(supervisor, signal.SIGCONT)
+
+
+def _leave_network(layout: Layout) -> None:
+    settings = load(layout)
+    if settings is not None and settings.agent and os.geteuid() == 0:
+        from cluster.teardown import leave_network
+
+        leave_network(settings.bridge)
+
+
+def wipe(layout: Layout) -> None:
+    """Remove all of a cluster's data; it must be stopped."""
+    from cluster.teardown import unmount_below
+
+    unmount_below(layout.root)
+    for entry in layout.root.iterdir() if layout.root.exists() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
