@@ -74,6 +74,7 @@ class Monitor:
                 argv.append("--leave-stdin-open")
         answer = await self._run(argv)
         if answer.get("pid", -1) <= 0:
+            await _bury(folder)
             raise RuntimeFailure(str(answer.get("message") or "conmon failed").strip())
         return int(answer["pid"])
 
@@ -132,6 +133,16 @@ class Monitor:
             os.write(fd, f"{kind} {first} {second}\n".encode())
         finally:
             os.close(fd)
+
+
+async def _bury(folder: Path) -> None:
+    """Wait for a conmon that failed, which is our child by now."""
+    with contextlib.suppress(OSError, ValueError):
+        handle = processes.ProcessHandle(int((folder / "conmon.pid").read_text()))
+        handle.kill(9)  # it has said all it had to say
+        await handle.wait()
+        handle.reap()
+        handle.close()
 
 
 def was_oom_killed(folder: Path) -> bool:

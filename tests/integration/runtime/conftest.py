@@ -1,0 +1,65 @@
+"""A real runtime process, and a client of it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.runtime.harness import CriClient, RuntimeProcess, Traces, connect
+
+TOOLS = ("runc", "conmon", "skopeo", "busybox", "ip")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these need root and the tools; without them they are skipped, saying so."""
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    for item in items:
+        if "tests/integration/runtime/" not in str(item.path):
+            continue
+        item.add_marker(pytest.mark.root)
+        item.add_marker(pytest.mark.slow)
+        if os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+        elif missing:
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session")
+def runtime_process() -> Iterator[RuntimeProcess]:
+    """One runtime for all tests that don't restart it. What it leaves behind is an error."""
+    before = Traces.now()
+    folder = Path(tempfile.mkdtemp(prefix="wr-", dir="/tmp"))
+    process = RuntimeProcess(folder)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.close()
+        shutil.rmtree(folder)
+    assert Traces.now() - before == Traces(), "the tests of the runtime left these behind"
+
+
+@pytest.fixture
+def own_runtime() -> Iterator[RuntimeProcess]:
+    """A runtime for one test, which may kill and restart it."""
+    before = Traces.now()
+    folder = Path(tempfile.mkdtemp(prefix="wr-", dir="/tmp"))
+    process = RuntimeProcess(folder)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.close()
+        shutil.rmtree(folder)
+    assert Traces.now() - before == Traces()
+
+
+@pytest.fixture
+async def cri(runtime_process: RuntimeProcess) -> AsyncIterator[CriClient]:
+    """A client; the pods made with it are removed after the test."""
+    async with connect(runtime_process) as client:
+        yield client
+        await client.remove_all()
