@@ -16,10 +16,10 @@ API_PORT = 6443
 SERVICE_CIDR = "10.96.0.0/16"
 POD_CIDR = "10.244.0.0/24"
 
-_data_dir = click.option(
+data_dir_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder."
 )
-_verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
 def _config_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -38,13 +38,13 @@ def _config_file(context: click.Context, _: click.Parameter, path: Path | None) 
     context.default_map = {**(context.default_map or {}), **given}
 
 
-_config = click.option(
+config_option = click.option(
     "--config", type=click.Path(exists=True, path_type=Path), callback=_config_file, is_eager=True, expose_value=False,
     help="A YAML file of these options.",
 )  # fmt: skip
 
 
-def _run(main: Callable[[], Coroutine[Any, Any, None]], *, verbose: bool) -> None:
+def run_component(main: Callable[[], Coroutine[Any, Any, None]], *, verbose: bool) -> None:
     """Run a component until it is sent SIGTERM or SIGINT."""
     import signal
 
@@ -68,9 +68,9 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]], *, verbose: bool) -> Non
 
 
 @click.command("apiserver")
-@_config
-@_data_dir
-@_verbose
+@config_option
+@data_dir_option
+@verbose_option
 @click.option("--bind-address", default="127.0.0.1", help="Listen here.")
 @click.option("--port", default=API_PORT, help="Listen on this port.")
 @click.option("--advertise-address", default="", help="The address pods reach the server at.")
@@ -106,7 +106,7 @@ def apiserver(
         finally:
             await store.close()
 
-    _run(main, verbose=verbose)
+    run_component(main, verbose=verbose)
 
 
 async def open_store(layout: Layout, given: Mapping[str, Any]) -> Any:
@@ -145,48 +145,49 @@ def node_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def _client_config(layout: Layout, component: str, kubeconfig: Path | None) -> Any:
+def client_config(layout: Layout, component: str, kubeconfig: Path | None) -> Any:
+    """Return how a component reaches the API server: by the kubeconfig given, or its own in the data folder."""
     from machinery.client.kubeconfig import load_config
 
     return load_config(str(kubeconfig or layout.component_kubeconfig(component)))
 
 
-_kubeconfig = click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path))
+kubeconfig_option = click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path))
 
 
 @click.command("scheduler")
-@_config
-@_data_dir
-@_verbose
-@_kubeconfig
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool) -> None:
     """Put pods on nodes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.app import run
 
-    config = _client_config(Layout(data_dir), "scheduler", kubeconfig)
-    _run(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
+    config = client_config(Layout(data_dir), "scheduler", kubeconfig)
+    run_component(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
 
 
 @click.command("controller-manager")
-@_config
-@_data_dir
-@_verbose
-@_kubeconfig
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 def controller_manager(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool) -> None:
     """Run the controllers."""
     from controllers.manager import run
 
-    config = _client_config(Layout(data_dir), "controller-manager", kubeconfig)
-    _run(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
+    config = client_config(Layout(data_dir), "controller-manager", kubeconfig)
+    run_component(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
 
 
 @click.command("runtime")
-@_config
-@_data_dir
-@_verbose
+@config_option
+@data_dir_option
+@verbose_option
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Serve CRI here.")
 @click.option("--pod-cidr", default=POD_CIDR)
 @click.option("--bridge", default="wherry0")
@@ -201,4 +202,4 @@ def runtime(data_dir: Path, socket_path: Path | None, pod_cidr: str, bridge: str
         root=data_dir / "runtime", state=layout.run / "runtime", socket=socket_path or layout.runtime_socket,
         pod_cidr=pod_cidr, bridge=bridge,
     )  # fmt: skip
-    _run(lambda: run(config), verbose=verbose)
+    run_component(lambda: run(config), verbose=verbose)

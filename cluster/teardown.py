@@ -9,9 +9,9 @@ _STOP_SECONDS = 30
 def stop_sandboxes(socket: Path) -> None:
     """Stop and remove every sandbox a runtime holds, all at once."""
     import grpc
-    from agent.cri.api_pb2_grpc import RuntimeServiceStub
 
     from agent.cri import api_pb2 as cri
+    from agent.cri.api_pb2_grpc import RuntimeServiceStub
 
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         runtime = RuntimeServiceStub(channel)
@@ -24,11 +24,11 @@ def stop_sandboxes(socket: Path) -> None:
             call.exception()  # what would not stop is told by the next start
 
 
-def leave_network(bridge: str) -> None:
+def leave_network(bridge: str, service_cidr: str) -> None:
     """Remove our nftables tables and the pods' bridge; absent ones are no error."""
-    from agent.network import cleanup
+    from agent.network.cleanup import cleanup
 
-    cleanup()
+    cleanup(service_cidr)
     subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
 
 

@@ -261,7 +261,7 @@ def _leave_network(layout: Layout) -> None:
     if settings is not None and settings.agent and os.geteuid() == 0:
         from cluster.teardown import leave_network
 
-        leave_network(settings.bridge)
+        leave_network(settings.bridge, settings.service_cidr)
 
 
 def wipe(layout: Layout) -> None:

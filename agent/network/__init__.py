@@ -1,1 +1,4 @@
-"""Services on this node: nftables rules computed from Services and EndpointSlices."""
+"""Services on this node: nftables rules computed from Services and EndpointSlices.
+
+Start in agent/network/rules.py.
+"""

@@ -1,1 +1,1 @@
-"""What a plugin sees: NodeInfo, CycleState, Status."""
+"""What a plugin is and what it answers."""

@@ -1,0 +1,91 @@
+"""The agent, put together: reads top to bottom as what happens when a node starts."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from agent.config import AgentConfig
+from agent.cri.client import Runtime
+from agent.images import ImagePuller
+from agent.network.proxy import ServiceProxy
+from agent.node import NodeReporter
+from agent.node_services import NodeServices
+from agent.objects import ObjectSource, TokenSource
+from agent.pod_manager import PodManager
+from agent.server import AgentServer
+from agent.static_pods import StaticPods
+from agent.volumes.manager import VolumeManager
+from machinery.api.resources import ENDPOINT_SLICES, PODS, SERVICES
+from machinery.client.events import EventRecorder
+from machinery.client.informer import Informer
+from machinery.client.rest import Client
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+
+async def run(config: AgentConfig) -> None:
+    """Run a node until cancelled; its containers go on when this ends."""
+    for folder in (config.pods_dir, config.logs_dir):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(config.client, user_agent="wherry-agent"))
+        runtime = Runtime(config.runtime_socket)
+        stack.push_async_callback(runtime.close)
+        version = await runtime.wait_until_up()
+        reporter = NodeReporter(config, client, runtime, version)
+        services: Informer[Object] = Informer(client, SERVICES, dict)
+        node = NodeServices(
+            config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
+            volumes=VolumeManager(config.pods_dir), puller=ImagePuller(runtime), objects=ObjectSource(client),
+            tokens=TokenSource(client), services=services.list, admission_failure=lambda _: None,
+            allocatable=reporter.allocatable, container_scheme=f"{version.partition('://')[0]}://",
+        )  # fmt: skip
+        pods = PodManager(node)
+        stack.push_async_callback(pods.close)
+        server = AgentServer(node, pods, _metrics(pods))
+        await server.start()
+        stack.push_async_callback(server.close)
+        await _work(config, client, node, pods, reporter, services)
+
+
+async def _work(
+    config: AgentConfig, client: Client, node: NodeServices, pods: PodManager, reporter: NodeReporter,
+    services: Informer[Object],
+) -> None:  # fmt: skip
+    selector = f"spec.nodeName={config.node_name}"
+    wanted: Informer[Object] = Informer(client, PODS, dict, field_selector=selector)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reporter.run())
+        group.create_task(services.run())
+        group.create_task(pods.follow_runtime())
+        if config.proxy:
+            slices: Informer[Object] = Informer(client, ENDPOINT_SLICES, dict)
+            group.create_task(slices.run())
+            group.create_task(ServiceProxy(config, services, slices, pods).run())
+        if config.static_pod_dir is not None:
+            group.create_task(StaticPods(config, client).run())
+        await services.synced()  # containers are told of services when they are made
+        wanted.add_handler(pods.on_pod)
+        group.create_task(wanted.run())
+        await wanted.synced()
+        await pods.end_orphans()
+
+
+def _metrics(pods: PodManager) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    running = Gauge("kubelet_running_pods", "Pods this node looks after.", registry=registry)
+    running.set_function(lambda: sum(1 for _ in pods.pods()))
+    containers = Gauge("kubelet_running_containers", "Containers that run.", registry=registry)
+    containers.set_function(lambda: sum(_running(one) for one in pods.pods()))
+    return registry
+
+
+def _running(pod: Mapping[str, Any]) -> int:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return sum("running" in (one.get("state") or {}) for one in statuses)

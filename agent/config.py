@@ -1,0 +1,54 @@
+"""What an agent is told at start."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from machinery.client.kubeconfig import ClientConfig
+
+LEASE_NAMESPACE = "kube-node-lease"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """One node: who it is, where its things lie, how it reaches the API server and its runtime.
+
+    Attributes:
+        runtime_socket: where CRI is served.
+        cert_file, key_file: what the agent's own server shows; the same certificate is its identity as a client.
+        ca_file: signs the API server's certificate and its clients'.
+        reserved_cpu_millis, reserved_memory_bytes: kept from pods for the system.
+        proxy: whether this agent routes services on this node.
+    """
+
+    client: ClientConfig
+    node_name: str
+    node_ip: str
+    data_dir: Path
+    runtime_socket: Path
+    cert_file: Path
+    key_file: Path
+    ca_file: Path
+    address: str = "0.0.0.0"  # noqa: S104 - the API server may be on another machine; clients must show a certificate
+    port: int = 10250
+    pod_cidr: str = "10.244.0.0/24"
+    service_cidr: str = "10.96.0.0/16"
+    bridge: str = "wherry0"
+    cluster_dns: str = ""
+    cluster_domain: str = "cluster.local"
+    static_pod_dir: Path | None = None
+    max_pods: int = 110
+    labels: dict[str, str] = field(default_factory=dict)
+    taints: tuple[dict[str, str], ...] = ()
+    reserved_cpu_millis: int = 0
+    reserved_memory_bytes: int = 0
+    proxy: bool = True
+
+    @property
+    def pods_dir(self) -> Path:
+        """Volumes and files of each pod, by uid."""
+        return self.data_dir / "pods"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Container logs, one folder a pod."""
+        return self.data_dir / "pod-logs"

@@ -1,0 +1,193 @@
+"""The agent's view of a container runtime: CRI v1 calls with deadlines, errors as one exception.
+
+Source: https://kubernetes.io/docs/concepts/architecture/cri/
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from agent.cri import api_pb2 as cri
+from agent.cri.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
+
+T = TypeVar("T")
+CALL_SECONDS = 120.0
+PULL_SECONDS = 3600.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.default_authority", "localhost"),
+)
+
+# Under these the runtime keeps whose a sandbox or container is.
+POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid"
+CONTAINER_NAME = "io.kubernetes.container.name"
+
+
+class RuntimeFailure(Exception):
+    """The runtime could not do what was asked; `code` is its gRPC status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the runtime could not be reached at all."""
+        return self.code == grpc.StatusCode.UNAVAILABLE
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether what was asked for does not exist."""
+        return self.code == grpc.StatusCode.NOT_FOUND
+
+
+class Runtime:
+    """A connection to a runtime."""
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
+        self._runtime: Any = RuntimeServiceStub(self._channel)
+        self._images: Any = ImageServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._channel.close()
+
+    async def _call(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise RuntimeFailure(error.code(), error.details() or str(error.code())) from error
+
+    async def wait_until_up(self) -> str:
+        """Wait for the runtime; returns its name and version as containerRuntimeVersion tells them."""
+        version = await self._call(self._runtime.Version(cri.VersionRequest(), wait_for_ready=True))
+        return f"{version.runtime_name}://{version.runtime_version}"
+
+    async def conditions(self) -> Mapping[str, tuple[bool, str, str]]:
+        """Return the runtime's conditions: type to (status, reason, message)."""
+        answer = await self._call(self._runtime.Status(cri.StatusRequest(), timeout=10))
+        return {one.type: (one.status, one.reason, one.message) for one in answer.status.conditions}
+
+    async def sandboxes(self, uid: str = "") -> list[Any]:
+        """Return the sandboxes of a pod, or all."""
+        labels = {POD_UID: uid} if uid else {}
+        request = cri.ListPodSandboxRequest(filter=cri.PodSandboxFilter(label_selector=labels))
+        return list((await self._call(self._runtime.ListPodSandbox(request, timeout=CALL_SECONDS))).items)
+
+    async def sandbox_status(self, sandbox_id: str) -> Any:
+        """Return a sandbox's status. Raises: RuntimeFailure, absent when it is gone."""
+        request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+        return (await self._call(self._runtime.PodSandboxStatus(request, timeout=CALL_SECONDS))).status
+
+    async def run_sandbox(self, config: Any) -> str:
+        """Make and start a sandbox; returns its id."""
+        request = cri.RunPodSandboxRequest(config=config)
+        return str((await self._call(self._runtime.RunPodSandbox(request, timeout=CALL_SECONDS))).pod_sandbox_id)
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """Stop a sandbox and what runs in it."""
+        request = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await self._call(self._runtime.StopPodSandbox(request, timeout=CALL_SECONDS))
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        """Remove a sandbox with its containers."""
+        request = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await self._call(self._runtime.RemovePodSandbox(request, timeout=CALL_SECONDS))
+
+    async def containers(self, uid: str = "") -> list[Any]:
+        """Return the containers of a pod, or all, whatever their state."""
+        labels = {POD_UID: uid} if uid else {}
+        request = cri.ListContainersRequest(filter=cri.ContainerFilter(label_selector=labels))
+        return list((await self._call(self._runtime.ListContainers(request, timeout=CALL_SECONDS))).containers)
+
+    async def container_status(self, container_id: str) -> Any:
+        """Return a container's status."""
+        request = cri.ContainerStatusRequest(container_id=container_id)
+        return (await self._call(self._runtime.ContainerStatus(request, timeout=CALL_SECONDS))).status
+
+    async def create_container(self, sandbox_id: str, config: Any, sandbox_config: Any) -> str:
+        """Make a container; returns its id."""
+        request = cri.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox_config)
+        return str((await self._call(self._runtime.CreateContainer(request, timeout=CALL_SECONDS))).container_id)
+
+    async def start_container(self, container_id: str) -> None:
+        """Start a container."""
+        request = cri.StartContainerRequest(container_id=container_id)
+        await self._call(self._runtime.StartContainer(request, timeout=CALL_SECONDS))
+
+    async def stop_container(self, container_id: str, grace_seconds: int) -> None:
+        """Stop a container, by force when its grace is over."""
+        request = cri.StopContainerRequest(container_id=container_id, timeout=grace_seconds)
+        await self._call(self._runtime.StopContainer(request, timeout=grace_seconds + CALL_SECONDS))
+
+    async def remove_container(self, container_id: str) -> None:
+        """Remove a container that has ended."""
+        request = cri.RemoveContainerRequest(container_id=container_id)
+        await self._call(self._runtime.RemoveContainer(request, timeout=CALL_SECONDS))
+
+    async def exec_sync(self, container_id: str, command: list[str], timeout_seconds: int) -> tuple[int, str]:
+        """Run a command in a container; returns exit code and output. Raises: RuntimeFailure, at the time limit too."""
+        request = cri.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout_seconds)
+        answer = await self._call(self._runtime.ExecSync(request, timeout=timeout_seconds + CALL_SECONDS))
+        return int(answer.exit_code), (answer.stdout + answer.stderr).decode(errors="replace")
+
+    async def exec_url(self, request: Any) -> str:
+        """Return where an exec is streamed."""
+        return str((await self._call(self._runtime.Exec(request, timeout=CALL_SECONDS))).url)
+
+    async def attach_url(self, request: Any) -> str:
+        """Return where an attach is streamed."""
+        return str((await self._call(self._runtime.Attach(request, timeout=CALL_SECONDS))).url)
+
+    async def port_forward_url(self, request: Any) -> str:
+        """Return where port forwarding is streamed."""
+        return str((await self._call(self._runtime.PortForward(request, timeout=CALL_SECONDS))).url)
+
+    async def stats(self) -> list[Any]:
+        """Return the statistics of all containers."""
+        answer = await self._call(
+            self._runtime.ListContainerStats(cri.ListContainerStatsRequest(), timeout=CALL_SECONDS)
+        )
+        return list(answer.stats)
+
+    async def events(self) -> AsyncIterator[Any]:
+        """Yield container events until the connection breaks. Raises: RuntimeFailure."""
+        try:
+            async for event in self._runtime.GetContainerEvents(cri.GetEventsRequest()):
+                yield event
+        except grpc.aio.AioRpcError as error:
+            raise RuntimeFailure(error.code(), error.details() or "") from error
+
+    async def image(self, name: str) -> Any:
+        """Return an image that is on this machine, or None."""
+        request = cri.ImageStatusRequest(image=cri.ImageSpec(image=name))
+        answer = await self._call(self._images.ImageStatus(request, timeout=CALL_SECONDS))
+        return answer.image if answer.HasField("image") and answer.image.id else None
+
+    async def pull(self, name: str, auth: Mapping[str, str] | None, sandbox_config: Any) -> str:
+        """Fetch an image; returns its reference."""
+        credentials = cri.AuthConfig(**auth) if auth else None
+        request = cri.PullImageRequest(image=cri.ImageSpec(image=name), auth=credentials, sandbox_config=sandbox_config)
+        return str((await self._call(self._images.PullImage(request, timeout=PULL_SECONDS))).image_ref)
+
+    async def images(self) -> list[Any]:
+        """Return all images on this machine."""
+        answer = await self._call(self._images.ListImages(cri.ListImagesRequest(), timeout=CALL_SECONDS))
+        return list(answer.images)
+
+    async def remove_image(self, image_id: str) -> None:
+        """Remove an image."""
+        request = cri.RemoveImageRequest(image=cri.ImageSpec(image=image_id))
+        await self._call(self._images.RemoveImage(request, timeout=CALL_SECONDS))
+
+    async def set_pod_cidr(self, pod_cidr: str) -> None:
+        """Tell the runtime the pods' range."""
+        config = cri.RuntimeConfig(network_config=cri.NetworkConfig(pod_cidr=pod_cidr))
+        request = cri.UpdateRuntimeConfigRequest(runtime_config=config)
+        await self._call(self._runtime.UpdateRuntimeConfig(request, timeout=CALL_SECONDS))

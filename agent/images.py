@@ -1,0 +1,123 @@
+"""Sees to it that a container's image is on this machine, as its pull policy says.
+
+Source: https://kubernetes.io/docs/concepts/containers/images/
+"""
+
+import asyncio
+import base64
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+
+from agent.cri.client import Runtime, RuntimeFailure
+from agent.environment import Fetch
+from machinery.errors import NotFound
+
+Tell = Callable[[str, str, str], Awaitable[None]]
+_FIRST_SECONDS, _MAX_SECONDS = 10.0, 300.0
+
+
+class PullError(Exception):
+    """An image is not there; `reason` is what the container waits with."""
+
+    def __init__(self, reason: str, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retry_seconds = retry_seconds
+
+
+class ImagePuller:
+    """Pulls images, each at most once at a time, and waits longer after each failure."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # (uid, image): count, not before, why
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def ensure(
+        self, pod: Mapping[str, Any], container: Mapping[str, Any], sandbox_config: Any, fetch: Fetch, tell: Tell
+    ) -> tuple[str, str]:
+        """Return the image's reference and what to tell about it. Raises: PullError."""
+        name, policy = container["image"], container.get("imagePullPolicy", "IfNotPresent")
+        key = (pod["metadata"]["uid"], name)
+        present = await self._runtime.image(name) if policy != "Always" else None
+        if present is not None:
+            return present.id, f'Container image "{name}" already present on machine'
+        if policy == "Never":
+            text = f'Container image "{name}" is not present with pull policy of Never'
+            await tell("Warning", "ErrImageNeverPull", text)
+            raise PullError("ErrImageNeverPull", text, _FIRST_SECONDS)
+        await self._check_backoff(key, name, tell)
+        return await self._pull(key, pod, name, sandbox_config, fetch, tell)
+
+    async def _check_backoff(self, key: tuple[str, str], name: str, tell: Tell) -> None:
+        failed = self._failures.get(key)
+        if failed is not None and (left := failed[1] - time.monotonic()) > 0:
+            text = f'Back-off pulling image "{name}"'
+            await tell("Normal", "BackOff", text)
+            raise PullError("ImagePullBackOff", f"{text}: ErrImagePull: {failed[2]}", left)
+
+    async def _pull(
+        self, key: tuple[str, str], pod: Mapping[str, Any], name: str, sandbox_config: Any, fetch: Fetch, tell: Tell
+    ) -> tuple[str, str]:
+        await tell("Normal", "Pulling", f'Pulling image "{name}"')
+        asked = time.monotonic()
+        try:
+            async with self._locks.setdefault(name, asyncio.Lock()):
+                started = time.monotonic()
+                reference = await self._runtime.pull(name, await _credentials(pod, name, fetch), sandbox_config)
+        except RuntimeFailure as error:
+            if error.is_away:
+                raise
+            count = self._failures.get(key, (0, 0.0, ""))[0] + 1
+            pause = min(_FIRST_SECONDS * 2 ** (count - 1), _MAX_SECONDS)
+            self._failures[key] = (count, time.monotonic() + pause, str(error))
+            await tell("Warning", "Failed", f'Failed to pull image "{name}": {error}')
+            await tell("Warning", "Failed", "Error: ErrImagePull")
+            raise PullError("ErrImagePull", str(error), 1.0) from error
+        self._failures.pop(key, None)
+        now = time.monotonic()
+        image = await self._runtime.image(name)
+        text = (
+            f'Successfully pulled image "{name}" in {_shown(now - started)} ({_shown(now - asked)} including waiting).'
+        )
+        return image.id if image is not None else reference, f"{text} Image size: {image.size if image else 0} bytes."
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a pod."""
+        for key in [key for key in self._failures if key[0] == uid]:
+            del self._failures[key]
+
+
+def _shown(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms" if seconds < 1 else f"{seconds:.3f}s"
+
+
+async def _credentials(pod: Mapping[str, Any], image: str, fetch: Fetch) -> dict[str, str] | None:
+    """Return the first credentials of the pod's imagePullSecrets that are for the image's registry."""
+    for reference in pod["spec"].get("imagePullSecrets") or ():
+        try:
+            secret = await fetch("secrets", reference["name"])
+        except NotFound:
+            continue
+        data = secret.get("data") or {}
+        if ".dockerconfigjson" in data:
+            registries = orjson.loads(base64.b64decode(data[".dockerconfigjson"])).get("auths") or {}
+        elif ".dockercfg" in data:
+            registries = orjson.loads(base64.b64decode(data[".dockercfg"]))
+        else:
+            continue
+        for registry, entry in registries.items():
+            if image.startswith(registry.removeprefix("https://").rstrip("/") + "/"):
+                return _auth(entry)
+    return None
+
+
+def _auth(entry: Mapping[str, str]) -> dict[str, str]:
+    if "auth" in entry and "username" not in entry:
+        user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+        return {"username": user, "password": password}
+    return {"username": entry.get("username", ""), "password": entry.get("password", "")}

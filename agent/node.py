@@ -1,0 +1,242 @@
+"""This machine as a Node object: registered, renewed, and told of.
+
+Source: https://kubernetes.io/docs/reference/node/node-status/
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.config import LEASE_NAMESPACE, AgentConfig
+from agent.cri.client import Runtime, RuntimeFailure
+from machinery.api import meta
+from machinery.api.resources import LEASES, NODES
+from machinery.client.rest import Client, ConnectionFailed, PatchType
+from machinery.errors import AlreadyExists, APIError, NotFound
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS, RENEW_SECONDS = 40, 10.0
+STATUS_SECONDS, REPORT_SECONDS = 10.0, 300.0
+VERSION = "v1.36.0"
+_RETRY_SECONDS = 0.5
+_MAX_IMAGES = 50
+_EVICTION_MEMORY, _EVICTION_DISK = 100 * 1024**2, 0.05
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class NodeReporter:
+    """Keeps the Node object and its Lease."""
+
+    def __init__(self, config: AgentConfig, client: Client, runtime: Runtime, runtime_version: str) -> None:
+        self._config = config
+        self._client = client
+        self._runtime = runtime
+        self._runtime_version = runtime_version
+        self._conditions: dict[str, dict[str, Any]] = {}
+        self.capacity = capacity(config)
+        self.allocatable = _allocatable(config, self.capacity)
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew())
+            group.create_task(self._report())
+
+    async def _report(self) -> None:
+        loop = asyncio.get_running_loop()
+        told: Any = None
+        told_at = 0.0
+        while True:
+            try:
+                status = await self._status()
+                plain = _without_heartbeats(status)
+                if plain != told or loop.time() - told_at >= REPORT_SECONDS:
+                    await self._write(status)
+                    told, told_at = plain, loop.time()
+                await asyncio.sleep(STATUS_SECONDS if self._is_ready() else _RETRY_SECONDS)
+            except (APIError, ConnectionFailed) as error:
+                log.warning("the node's status was not written: %s", error)
+                told = None
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _is_ready(self) -> bool:
+        return self._conditions.get("Ready", {}).get("status") == "True"
+
+    async def _write(self, status: Mapping[str, Any]) -> None:
+        name = self._config.node_name
+        try:
+            await self._client.patch(NODES, name, {"status": status}, type=PatchType.STRATEGIC, subresource="status")
+        except NotFound:
+            await self._register()
+            await self._client.patch(NODES, name, {"status": status}, type=PatchType.STRATEGIC, subresource="status")
+
+    async def _register(self) -> None:
+        spec: dict[str, Any] = {"podCIDR": self._config.pod_cidr, "podCIDRs": [self._config.pod_cidr]}
+        if self._config.taints:
+            spec["taints"] = list(self._config.taints)
+        node = {
+            "kind": "Node", "apiVersion": "v1",
+            "metadata": {"name": self._config.node_name, "labels": node_labels(self._config)}, "spec": spec,
+        }  # fmt: skip
+        try:
+            await self._client.create(NODES, node)
+        except AlreadyExists:
+            return
+
+    async def _status(self) -> dict[str, Any]:
+        addresses = [
+            {"type": "InternalIP", "address": self._config.node_ip},
+            {"type": "Hostname", "address": self._config.node_name},
+        ]
+        return {
+            "addresses": [{"$patch": "replace"}, *addresses],
+            "capacity": self.capacity, "allocatable": self.allocatable,
+            "conditions": await self._make_conditions(),
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
+            "nodeInfo": node_info(self._runtime_version), "images": await self._images(),
+        }  # fmt: skip
+
+    async def _make_conditions(self) -> list[dict[str, Any]]:
+        available = _meminfo().get("MemAvailable", 0)
+        disk = await asyncio.to_thread(shutil.disk_usage, self._config.data_dir)
+        short_memory, short_disk = available < _EVICTION_MEMORY, disk.free < disk.total * _EVICTION_DISK
+        pids = _is_short_of_pids()
+        ready, why, text = await self._readiness()
+        self._set("MemoryPressure", short_memory, "KubeletHas", "InsufficientMemory", "SufficientMemory", "memory")
+        self._set("DiskPressure", short_disk, "KubeletHas", "DiskPressure", "NoDiskPressure", "disk")
+        self._set("PIDPressure", pids, "KubeletHas", "InsufficientPID", "SufficientPID", "PID")
+        self._put("Ready", "True" if ready else "False", why, text)
+        return list(self._conditions.values())
+
+    async def _readiness(self) -> tuple[bool, str, str]:
+        try:
+            conditions = await self._runtime.conditions()
+        except RuntimeFailure as error:
+            return False, "KubeletNotReady", f"container runtime is down: {error}"
+        for name in ("RuntimeReady", "NetworkReady"):
+            is_good, reason, message = conditions.get(name, (False, "Unknown", "not told"))
+            if not is_good:
+                text = f"container runtime network not ready: {name}=false reason:{reason} message:{message}"
+                return False, "KubeletNotReady", text
+        return True, "KubeletReady", "kubelet is posting ready status"
+
+    def _set(self, kind: str, is_short: bool, prefix: str, bad: str, good: str, what: str) -> None:
+        texts = {
+            "memory": ("kubelet has insufficient memory available", "kubelet has sufficient memory available"),
+            "disk": ("kubelet has disk pressure", "kubelet has no disk pressure"),
+            "PID": ("kubelet has insufficient PID available", "kubelet has sufficient PID available"),
+        }[what]
+        self._put(kind, str(is_short), prefix + (bad if is_short else good), texts[0 if is_short else 1])
+
+    def _put(self, kind: str, status: str, reason: str, message: str) -> None:
+        old, now = self._conditions.get(kind), meta.now()
+        changed = old["lastTransitionTime"] if old is not None and old["status"] == status else now
+        self._conditions[kind] = {
+            "type": kind, "status": status, "lastHeartbeatTime": now, "lastTransitionTime": changed,
+            "reason": reason, "message": message,
+        }  # fmt: skip
+
+    async def _images(self) -> list[dict[str, Any]]:
+        try:
+            images = await self._runtime.images()
+        except RuntimeFailure:
+            return []
+        images.sort(key=lambda image: image.size, reverse=True)
+        return [
+            {"names": [*image.repo_digests, *image.repo_tags], "sizeBytes": int(image.size)}
+            for image in images[:_MAX_IMAGES]
+        ]
+
+    async def _renew(self) -> None:
+        while True:
+            try:
+                await self._renew_once()
+                await asyncio.sleep(RENEW_SECONDS)
+            except (APIError, ConnectionFailed) as error:
+                log.warning("the node's lease was not renewed: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _renew_once(self) -> None:
+        name, at = self._config.node_name, meta.now_micro()
+        try:
+            await self._client.patch(LEASES, name, {"spec": {"renewTime": at}}, LEASE_NAMESPACE)
+        except NotFound:
+            spec = {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": at}
+            lease = {
+                "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
+                "metadata": {"name": name, "namespace": LEASE_NAMESPACE}, "spec": spec,
+            }  # fmt: skip
+            await self._client.create(LEASES, lease, LEASE_NAMESPACE)
+
+
+def _is_short_of_pids() -> bool:
+    """Whether nine in ten process ids are taken."""
+    taken = sum(name.isdigit() for name in os.listdir("/proc"))
+    return taken > 0.9 * int(Path("/proc/sys/kernel/pid_max").read_text())
+
+
+def _without_heartbeats(status: Mapping[str, Any]) -> dict[str, Any]:
+    plain = [{**one, "lastHeartbeatTime": None} for one in status["conditions"]]
+    return {**status, "conditions": plain}
+
+
+def architecture() -> str:
+    """Return the machine's architecture as Go names it."""
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
+def node_labels(config: AgentConfig) -> dict[str, str]:
+    """Return the labels of a new node."""
+    return {
+        "kubernetes.io/hostname": config.node_name, "kubernetes.io/os": "linux", "kubernetes.io/arch": architecture(),
+        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": architecture(), **config.labels,
+    }  # fmt: skip
+
+
+def node_info(runtime_version: str) -> dict[str, str]:
+    """Return what the machine is."""
+    release = platform.freedesktop_os_release()
+    return {
+        "machineID": _first_line("/etc/machine-id"), "systemUUID": _first_line("/sys/class/dmi/id/product_uuid"),
+        "bootID": _first_line("/proc/sys/kernel/random/boot_id"), "kernelVersion": platform.release(),
+        "osImage": release.get("PRETTY_NAME", "Linux"), "containerRuntimeVersion": runtime_version,
+        "kubeletVersion": VERSION, "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": architecture(),
+    }  # fmt: skip
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _meminfo() -> dict[str, int]:
+    """Return /proc/meminfo in bytes."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in lines if len(parts) == 3}
+
+
+def capacity(config: AgentConfig) -> dict[str, str]:
+    """Return what the machine has."""
+    disk = shutil.disk_usage(config.data_dir)
+    return {
+        "cpu": str(len(os.sched_getaffinity(0))), "memory": f"{_meminfo()['MemTotal'] // 1024}Ki",
+        "pods": str(config.max_pods), "ephemeral-storage": f"{disk.total // 1024}Ki", "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+    }  # fmt: skip
+
+
+def _allocatable(config: AgentConfig, has: Mapping[str, str]) -> dict[str, str]:
+    found = dict(has)
+    if config.reserved_cpu_millis:
+        found["cpu"] = f"{int(has['cpu']) * 1000 - config.reserved_cpu_millis}m"
+    memory = int(has["memory"].removesuffix("Ki")) - (config.reserved_memory_bytes + _EVICTION_MEMORY) // 1024
+    found["memory"] = f"{memory}Ki"
+    return found

@@ -1,0 +1,153 @@
+"""All pods of this node: each wanted one is run, each unwanted one ended; static ones are mirrored into the API."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
+from agent.node_services import NodeServices
+from agent.pod_runtime import PodRuntime
+from machinery.api.quantity import cpu_millis, to_bytes
+
+log = logging.getLogger(__name__)
+
+Pod = Mapping[str, Any]
+_RECONNECT_SECONDS = 0.2
+
+
+class PodManager:
+    """Starts and ends a PodRuntime for each pod, and wakes them on news from the runtime."""
+
+    def __init__(self, services: NodeServices) -> None:
+        self._services = services
+        self._running: dict[str, PodRuntime] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        services.admission_failure = self.admission_failure
+        self.on_network_change: Callable[[], None] = lambda: None
+
+    def on_pod(self, old: Pod | None, new: Pod | None) -> None:
+        """Take news of a pod from the API."""
+        if new is not None:
+            if old is not None and old["metadata"]["uid"] != new["metadata"]["uid"]:
+                self._vanish(old)  # deleted and made anew under the same name
+            self._ensure(new)
+        elif old is not None:
+            self._vanish(old)
+
+    def _vanish(self, pod: Pod) -> None:
+        found = self._running.get(pod["metadata"]["uid"])
+        if found is not None:
+            found.pod = pod
+            found.vanish()
+
+    def _ensure(self, pod: Pod) -> None:
+        uid = pod["metadata"]["uid"]
+        if uid in self._running:
+            self._running[uid].update(pod)
+            return
+        if _is_over(pod) and not pod["metadata"].get("deletionTimestamp"):
+            return
+        runtime = self._running[uid] = PodRuntime(self._services, pod, self._network_changed)
+        self._tasks[uid] = asyncio.create_task(self._run(uid, runtime))
+
+    async def _run(self, uid: str, runtime: PodRuntime) -> None:
+        try:
+            await runtime.run()
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("pod %s/%s", runtime.pod["metadata"]["namespace"], runtime.pod["metadata"]["name"])
+            await asyncio.sleep(1.0)
+        finally:
+            self._running.pop(uid, None)
+            self._tasks.pop(uid, None)
+            self._services.puller.forget(uid)
+            self.on_network_change()
+        if not runtime.deleted and not runtime.pod["metadata"].get("deletionTimestamp"):
+            self._ensure(runtime.pod)  # it fell over: start it anew
+
+    def _network_changed(self) -> None:
+        self.on_network_change()
+
+    def find(self, namespace: str, name: str) -> PodRuntime | None:
+        """Return a pod that runs here."""
+        for one in self._running.values():
+            metadata = one.pod["metadata"]
+            if (metadata["namespace"], metadata["name"]) == (namespace, name):
+                return one
+        return None
+
+    def runtimes(self) -> Iterator[PodRuntime]:
+        """Yield what runs the pods of this node."""
+        yield from self._running.values()
+
+    def pods(self) -> Iterator[Pod]:
+        """Yield the pods of this node."""
+        yield from (one.pod for one in self._running.values())
+
+    async def end_orphans(self) -> None:
+        """End what the runtime still holds of pods that were deleted while no agent was there."""
+        for sandbox in await self._services.runtime.sandboxes():
+            uid = sandbox.labels.get(POD_UID, "")
+            if uid and uid not in self._running:
+                metadata = {"name": sandbox.labels[POD_NAME], "namespace": sandbox.labels[POD_NAMESPACE], "uid": uid}
+                ghost = PodRuntime(self._services, {"metadata": metadata, "spec": {}}, self._network_changed)
+                ghost.vanish()
+                self._running[uid] = ghost
+                self._tasks[uid] = asyncio.create_task(self._run(uid, ghost))
+        for uid in self._services.volumes.known():
+            if uid not in self._running:
+                await self._services.volumes.remove(uid)
+
+    async def follow_runtime(self) -> None:
+        """Wake pods when the runtime tells that something of theirs changed; for ever."""
+        while True:
+            with contextlib.suppress(RuntimeFailure):
+                async for event in self._services.runtime.events():
+                    found = self._running.get(event.pod_sandbox_status.metadata.uid)
+                    if found is not None:
+                        found.wake()
+            await asyncio.sleep(_RECONNECT_SECONDS)
+            for one in self._running.values():
+                one.wake()  # what happened meanwhile was not told
+
+    def admission_failure(self, pod: Pod) -> tuple[str, str] | None:
+        """Return reason and message when the node can't take a pod beside those it has; None when it can."""
+        if (pod.get("status") or {}).get("startTime"):
+            return None  # it was taken before
+        others = [one for one in self.pods() if one is not pod and one["metadata"]["uid"] != pod["metadata"]["uid"]]
+        admitted = [one for one in others if (one.get("status") or {}).get("startTime") and not _is_over(one)]
+        allocatable = self._services.allocatable
+        if len(admitted) + 1 > int(allocatable.get("pods", "110")):
+            used, most = len(admitted), allocatable["pods"]
+            return "OutOfpods", f"Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {most}"
+        for name, read in (("cpu", cpu_millis), ("memory", to_bytes)):
+            asked, used = _requested(pod, name), sum(_requested(one, name) for one in admitted)
+            most_of = read(allocatable.get(name, "0"))
+            if asked and asked + used > most_of:
+                text = f"requested: {asked}, used: {used}, capacity: {most_of}"
+                return f"OutOf{name}", f"Node didn't have enough resource: {name}, {text}"
+        return None
+
+    async def close(self) -> None:
+        """Stop looking after pods; their containers go on."""
+        for task in list(self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+def _requested(pod: Pod, name: str) -> int:
+    read = cpu_millis if name == "cpu" else to_bytes
+    spec = pod["spec"]
+
+    def ask(container: Mapping[str, Any]) -> int:
+        return read(((container.get("resources") or {}).get("requests") or {}).get(name, "0"))
+
+    main = sum(ask(one) for one in spec.get("containers") or ())
+    return max([main, *(ask(one) for one in spec.get("initContainers") or ())])
+
+
+def _is_over(pod: Pod) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

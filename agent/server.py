@@ -1,0 +1,242 @@
+"""What the API server asks an agent for: logs, exec, attach, port forwarding, statistics.
+
+HTTPS; clients show a certificate. The paths are the kubelet's, so that tools which speak to nodes find what they know.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+
+from agent.container_config import log_folder
+from agent.cri import api_pb2 as cri
+from agent.cri.client import Runtime, RuntimeFailure
+from agent.logs import LogOptions, read_log
+from agent.node_services import NodeServices
+from agent.pod_manager import PodManager
+from agent.pod_worker import ContainerSeen
+
+_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
+_MAX_MESSAGE = 16 * 1024 * 1024
+# Only these may ask: the API server, and administrators.
+ALLOWED_GROUPS = frozenset({"system:masters"})
+
+
+class AgentServer:
+    """The agent's own server."""
+
+    def __init__(self, services: NodeServices, pods: PodManager, registry: CollectorRegistry) -> None:
+        self._services = services
+        self._pods = pods
+        self._registry = registry
+        self._runtime: Runtime = services.runtime
+        self._session: aiohttp.ClientSession | None = None
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        config = self._services.config
+        app = web.Application(middlewares=[_allowed])
+        app.add_routes(
+            [
+                web.get("/healthz", _healthy), web.get("/pods", self._list_pods), web.get("/metrics", self._metrics),
+                web.get("/stats/summary", self._summary),
+                web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
+                web.get("/exec/{namespace}/{pod}/{container}", self._exec),
+                web.get("/attach/{namespace}/{pod}/{container}", self._attach),
+                web.get("/portForward/{namespace}/{pod}", self._port_forward),
+            ]
+        )  # fmt: skip
+        self._session = aiohttp.ClientSession()
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(config.cert_file, config.key_file)
+        context.load_verify_locations(config.ca_file)
+        context.verify_mode = ssl.CERT_REQUIRED
+        await web.TCPSite(self._runner, config.address, config.port, ssl_context=context, reuse_address=True).start()
+
+    async def close(self) -> None:
+        """Stop serving."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _list_pods(self, _: web.Request) -> web.Response:
+        body = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": list(self._pods.pods())}
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        text = await asyncio.to_thread(generate_latest, self._registry)
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _summary(self, _: web.Request) -> web.Response:
+        found: dict[str, dict[str, Any]] = {}
+        for one in await self._runtime.stats():
+            labels = one.attributes.labels
+            reference = {
+                "name": labels.get("io.kubernetes.pod.name", ""), "uid": labels.get("io.kubernetes.pod.uid", ""),
+                "namespace": labels.get("io.kubernetes.pod.namespace", ""),
+            }  # fmt: skip
+            pod = found.setdefault(reference["uid"], {"podRef": reference, "containers": []})
+            pod["containers"].append(
+                {
+                    "name": labels.get("io.kubernetes.container.name", ""),
+                    "cpu": {"usageCoreNanoSeconds": one.cpu.usage_core_nano_seconds.value},
+                    "memory": {"workingSetBytes": one.memory.working_set_bytes.value},
+                }
+            )
+        body = {"node": {"nodeName": self._services.config.node_name}, "pods": list(found.values())}
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    def _container(self, request: web.Request, *, previous: bool = False) -> tuple[Mapping[str, Any], ContainerSeen]:
+        """Return pod and container. Raises: HTTPNotFound, HTTPBadRequest in the words kubectl shows."""
+        info = request.match_info
+        name = info["container"]
+        found = self._pods.find(info["namespace"], info["pod"])
+        if found is None:
+            raise web.HTTPNotFound(text=f'pod "{info["pod"]}" is not on this node')
+        attempts = found.seen.containers.get(name) or ()
+        at = 1 if previous else 0
+        if len(attempts) <= at:
+            if previous:
+                raise web.HTTPBadRequest(
+                    text=f'previous terminated container "{name}" in pod "{info["pod"]}" not found'
+                )
+            why = self._waiting_reason(found.pod, name)
+            raise web.HTTPBadRequest(text=f'container "{name}" in pod "{info["pod"]}" is waiting to start: {why}')
+        return found.pod, attempts[at]
+
+    @staticmethod
+    def _waiting_reason(pod: Mapping[str, Any], name: str) -> str:
+        statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+        state = next((one.get("state") or {} for one in statuses if one["name"] == name), {})
+        reason = (state.get("waiting") or {}).get("reason", "ContainerCreating")
+        return {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}.get(
+            reason, reason
+        )
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        options = LogOptions(
+            follow=query.get("follow") in ("true", "1"), tail_lines=_number(query, "tailLines"),
+            since_seconds=_number(query, "sinceSeconds"), since_time=query.get("sinceTime", ""),
+            timestamps=query.get("timestamps") in ("true", "1"), limit_bytes=_number(query, "limitBytes"),
+        )  # fmt: skip
+        pod, seen = self._container(request, previous=query.get("previous") in ("true", "1"))
+        path = log_folder(self._services.config.logs_dir, pod) / seen.name / f"{seen.attempt}.log"
+        if not path.exists():
+            raise web.HTTPNotFound(text=f"the log of {seen.name} is gone")
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        namespace, name = request.match_info["namespace"], request.match_info["pod"]
+
+        def is_running() -> bool:
+            found = self._pods.find(namespace, name)
+            attempts = found.seen.containers.get(seen.name) if found is not None else None
+            return any(one.id == seen.id and one.state in ("running", "created") for one in attempts or ())
+
+        with contextlib.suppress(ConnectionResetError):
+            async for piece in read_log(path, options, is_running):
+                await response.write(piece)
+            await response.write_eof()
+        return response
+
+    def _streams(self, request: web.Request, seen: ContainerSeen) -> dict[str, Any]:
+        query = request.query
+        tty = query.get("tty") in ("true", "1")
+        wanted = {name: query.get(name) in ("true", "1") for name in ("stdin", "stdout", "stderr")}
+        if tty:
+            wanted["stderr"] = False
+        return {"container_id": seen.id, "tty": tty, **wanted}
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        _, seen = self._container(request)
+        if seen.state != "running":
+            raise web.HTTPBadRequest(text=f"container {seen.name} is not running")
+        command = request.query.getall("command", [])
+        call = cri.ExecRequest(cmd=command, **self._streams(request, seen))
+        return await self._proxy(request, self._runtime.exec_url(call))
+
+    async def _attach(self, request: web.Request) -> web.StreamResponse:
+        _, seen = self._container(request)
+        call = cri.AttachRequest(**self._streams(request, seen))
+        return await self._proxy(request, self._runtime.attach_url(call))
+
+    async def _port_forward(self, request: web.Request) -> web.StreamResponse:
+        found = self._pods.find(request.match_info["namespace"], request.match_info["pod"])
+        if found is None or not found.seen.sandbox_ready:
+            raise web.HTTPNotFound(text="the pod does not run on this node")
+        ports = [int(port) for text in request.query.getall("ports", []) for port in text.split(",")]
+        call = cri.PortForwardRequest(pod_sandbox_id=found.seen.sandbox_id, port=ports)
+        return await self._proxy(request, self._runtime.port_forward_url(call))
+
+    async def _proxy(self, request: web.Request, getting_url: Any) -> web.StreamResponse:
+        """Join the client's WebSocket with the runtime's."""
+        try:
+            url = await getting_url
+        except RuntimeFailure as error:
+            raise web.HTTPInternalServerError(
+                text=str(error), headers={"X-Wherry-Error": _header(str(error))}
+            ) from error
+        offered = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        protocols = [one for one in offered if one in _PROTOCOLS]
+        if self._session is None:
+            raise web.HTTPServiceUnavailable
+        async with self._session.ws_connect(url, protocols=protocols, max_msg_size=_MAX_MESSAGE) as backend:
+            client = web.WebSocketResponse(
+                protocols=[backend.protocol] if backend.protocol else (), max_msg_size=_MAX_MESSAGE
+            )
+            await client.prepare(request)
+            tasks = [asyncio.create_task(_copy(client, backend)), asyncio.create_task(_copy(backend, client))]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await client.close()
+            return client
+
+
+async def _copy(source: Any, target: Any) -> None:
+    async for message in source:
+        if message.type == aiohttp.WSMsgType.BINARY:
+            await target.send_bytes(message.data)
+        elif message.type == aiohttp.WSMsgType.TEXT:
+            await target.send_str(message.data)
+
+
+def _header(text: str) -> str:
+    return text.replace("\n", " ").replace("\r", " ")[:1024]
+
+
+def _number(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name, "")
+    if text and not text.isdigit():
+        raise web.HTTPBadRequest(text=f"{name} is no number: {text}")
+    return int(text) if text else None
+
+
+async def _healthy(_: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+@web.middleware
+async def _allowed(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Let through whom the cluster's CA calls a master; the API server's certificate does."""
+    peer = request.transport.get_extra_info("peercert") if request.transport is not None else None
+    pairs = [pair for part in (peer or {}).get("subject", ()) for pair in part]
+    groups = {value for key, value in pairs if key == "organizationName"}
+    if not groups & ALLOWED_GROUPS:
+        raise web.HTTPForbidden(text="Forbidden")
+    return await handler(request)

@@ -1,0 +1,71 @@
+"""The commands that run a node's agent, and simulated nodes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster.components import (
+    POD_CIDR,
+    SERVICE_CIDR,
+    client_config,
+    config_option,
+    data_dir_option,
+    kubeconfig_option,
+    node_address,
+    run_component,
+    verbose_option,
+)
+from cluster.layout import Layout
+
+
+@click.command("agent")
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
+@click.option("--node-name", default="", help="This machine's name in the cluster.")
+@click.option("--node-ip", default="", help="The address this node is reached at.")
+@click.option("--port", default=10250, show_default=True)
+@click.option("--runtime-endpoint", type=click.Path(path_type=Path), help="The runtime's CRI socket.")
+@click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
+@click.option("--bridge", default="wherry0", show_default=True)
+@click.option("--cluster-dns", default="", help="The resolver pods use.")
+@click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
+@click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
+    """Run the pods of this node."""
+    from agent.app import run
+    from agent.config import AgentConfig
+    from cluster.pki import Pki
+    from cluster.up import agent_hosts, node_name
+
+    layout = Layout(data_dir)
+    layout.make()
+    pki = Pki(layout.pki)
+    name = given["node_name"] or node_name()
+    cert, key = pki.server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
+    static = given["static_pods"] or data_dir / "static-pods"
+    config = AgentConfig(
+        client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
+        data_dir=data_dir / "agent", runtime_socket=given["runtime_endpoint"] or layout.runtime_socket, cert_file=cert,
+        key_file=key, ca_file=pki.ca_file, port=given["port"], pod_cidr=given["pod_cidr"],
+        service_cidr=given["service_cidr"], bridge=given["bridge"], cluster_dns=given["cluster_dns"],
+        static_pod_dir=static, proxy=given["proxy"],
+    )  # fmt: skip
+    run_component(lambda: run(config), verbose=verbose)
+
+
+@click.command("simulated-nodes")
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
+@click.option("--count", default=1, show_default=True)
+def simulated_nodes(data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool) -> None:
+    """Be nodes that only say they run what they are given."""
+    from agent.simulated import run_simulated_nodes
+
+    config = client_config(Layout(data_dir), "simulated-nodes", kubeconfig)
+    run_component(lambda: run_simulated_nodes(config, count), verbose=verbose)

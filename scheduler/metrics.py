@@ -1,0 +1,13 @@
+"""What the scheduler counts, under kube-scheduler's names."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+ATTEMPTS = Counter(
+    "scheduler_schedule_attempts_total", "Attempts to place pods, by result.", ["result"], registry=REGISTRY
+)
+DURATION = Histogram(
+    "scheduler_scheduling_algorithm_duration_seconds", "Time to choose a node, in seconds.", registry=REGISTRY,
+    buckets=(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1),
+)  # fmt: skip
+PENDING = Gauge("scheduler_pending_pods", "Pods that wait for a node.", registry=REGISTRY)
