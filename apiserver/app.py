@@ -47,6 +47,7 @@ _WRITES = {
     "deletecollection": writing.delete_collection,
 }
 COMPACT_SECONDS = 300.0
+_BOOTSTRAP_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ class APIServer:
         try:
             peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
             user = self._authenticator.authenticate(peer, http.headers.get("Authorization", ""))
+            if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
+                await self._until_bootstrapped()  # the roles that say what they may are being written
             self._authorizer.authorize(user, info)
             response = await self._dispatch(Call(http, info, query, user))
         except errors.APIError as error:
@@ -112,6 +115,13 @@ class APIServer:
             if info.verb != "watch":
                 DURATION.labels(info.verb, info.resource).observe(time.perf_counter() - started)
         return response
+
+    async def _until_bootstrapped(self) -> None:
+        try:
+            async with asyncio.timeout(_BOOTSTRAP_SECONDS):
+                await self.health.bootstrapped.wait()
+        except TimeoutError as error:
+            raise errors.ServiceUnavailable("the server is starting", retry_after_seconds=1) from error
 
     async def _dispatch(self, call: Call) -> web.StreamResponse:
         info = call.info

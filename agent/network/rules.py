@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TABLE = "wherry"
-_MARK = "0x4000"
+_PORT_TO_TARGET = "meta l4proto . th dport : ip daddr . th dport"
 _PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 
 
@@ -127,14 +127,14 @@ def _maps(size: int, ports: Sequence[Port]) -> list[str]:
             ]
             if port.node_port:
                 by_node.append(f"{number} . {port.protocol} . {port.node_port} : {target}")
-    kind = "inet_proto . inet_service : ipv4_addr . inet_service"
-    lines = _map(f"services-{size}", f"mark . ipv4_addr . {kind}", by_address)
-    return lines + (_map(f"nodeports-{size}", f"mark . {kind}", by_node) if by_node else [])
+    pick = f"numgen random mod {size}"
+    lines = _map(f"services-{size}", f"{pick} . ip daddr . {_PORT_TO_TARGET}", by_address)
+    return lines + (_map(f"nodeports-{size}", f"{pick} . {_PORT_TO_TARGET}", by_node) if by_node else [])
 
 
 def _map(name: str, kind: str, elements: Sequence[str]) -> list[str]:
     body = f"    elements = {{ {', '.join(elements)} }}" if elements else ""
-    return [f"  map {name} {{", f"    type {kind}", *([body] if body else []), "  }"]
+    return [f"  map {name} {{", f"    typeof {kind}", *([body] if body else []), "  }"]
 
 
 def _refused(network: Network) -> list[str]:
@@ -151,10 +151,11 @@ def _refused(network: Network) -> list[str]:
 def _host_ports(network: Network) -> list[str]:
     everywhere = [one for one in network.host_ports if one.host_ip in ("", "0.0.0.0")]  # noqa: S104 - a comparison
     bound = [one for one in network.host_ports if one not in everywhere]
-    kind = "inet_proto . inet_service : ipv4_addr . inet_service"
     first = dict.fromkeys(f"{one.protocol} . {one.host_port} : {one.ip} . {one.port}" for one in everywhere)
     second = dict.fromkeys(f"{one.host_ip} . {one.protocol} . {one.host_port} : {one.ip} . {one.port}" for one in bound)
-    return _map("hostports", kind, list(first)) + _map("hostports-bound", f"ipv4_addr . {kind}", list(second))
+    return _map("hostports", _PORT_TO_TARGET, list(first)) + _map(
+        "hostports-bound", f"ip daddr . {_PORT_TO_TARGET}", list(second)
+    )
 
 
 def _chains(network: Network, sizes: Sequence[int]) -> list[str]:
@@ -184,7 +185,7 @@ def _chains(network: Network, sizes: Sequence[int]) -> list[str]:
     return [
         "  chain dispatch {", *dispatch, *to_host, "  }",
         "  chain prerouting {", f"{hook} prerouting priority dstnat; policy accept;", "    jump dispatch", "  }",
-        "  chain output {", f"{hook} output priority dstnat; policy accept;", "    jump dispatch", "  }",
+        "  chain output {", f"{hook} output priority -100; policy accept;", "    jump dispatch", "  }",
         "  chain postrouting {", f"{hook} postrouting priority srcnat; policy accept;", *leave, "  }",
         *_filters(),
     ]  # fmt: skip
