@@ -90,7 +90,7 @@ class GarbageCollector(Controller[str]):
             if new is not None:
                 self._look_at(self._graph.put(vertex(resource, new.metadata)))
             else:
-                self._absent[old.metadata.uid] = None
+                self._note_absent(old.metadata.uid)
                 self._look_at(self._graph.remove(old.metadata.uid))
 
         return changed
@@ -160,6 +160,10 @@ class GarbageCollector(Controller[str]):
     async def _sort(self, found: Vertex, references: Sequence[Mapping[str, Any]]) -> _Owners:
         owners = _Owners()
         for owner in references:
+            if self._is_impossible(found, owner):
+                await self._report_impossible(found, owner)
+                owners.unknown.append(owner)
+                continue
             known = self._graph.get(owner["uid"])
             if known is not None:
                 (owners.waiting if known.awaits_dependents else owners.solid).append(owner)
@@ -167,6 +171,11 @@ class GarbageCollector(Controller[str]):
             is_there = await self._is_there(found, owner)
             {True: owners.solid, False: owners.dangling, None: owners.unknown}[is_there].append(owner)
         return owners
+
+    def _is_impossible(self, found: Vertex, owner: Mapping[str, Any]) -> bool:
+        """Say whether a reference leads nowhere: an object outside namespaces can't be owned by one inside."""
+        resource = self._by_kind.get((owner["apiVersion"], owner["kind"]))
+        return resource is not None and resource.namespaced and not found.key.namespace
 
     async def _is_there(self, found: Vertex, owner: Mapping[str, Any]) -> bool | None:
         """Ask the server for an owner the watches have not shown. None: its kind is not served (now)."""
@@ -176,19 +185,19 @@ class GarbageCollector(Controller[str]):
         resource = self._by_kind.get((owner["apiVersion"], owner["kind"]))
         if resource is None:
             return None
-        if resource.namespaced and not found.key.namespace:
-            await self._report_impossible(found, owner)
-            return None
         try:
             live = await self._client.get(resource, owner["name"], found.key.namespace)
         except NotFound:
             live = None
         if live is not None and live["metadata"]["uid"] == uid:
             return True
+        self._note_absent(uid)
+        return False
+
+    def _note_absent(self, uid: str) -> None:
         self._absent[uid] = None
         if len(self._absent) > MAX_ABSENT:
             self._absent.popitem(last=False)
-        return False
 
     async def _report_impossible(self, found: Vertex, owner: Mapping[str, Any]) -> None:
         involved = {

@@ -38,6 +38,8 @@ class Options:
     """How long a node may be silent before it is called Unknown."""
     terminated_pod_threshold: int = 12_500
     """How many ended pods are kept; 0 keeps all."""
+    vanished_node_seconds: float = 40.0
+    """How long the pods of a Node that was deleted wait for it to register anew."""
 
 
 async def run(config: ClientConfig, *, leader_elect: bool = True, options: Options | None = None) -> None:
@@ -79,7 +81,12 @@ def make_controllers(
         NodeLifecycleController(
             client, informers, recorder("node-controller"), grace_seconds=options.node_monitor_grace_seconds
         ),
-        PodGCController(client, informers, terminated_threshold=options.terminated_pod_threshold),
+        PodGCController(
+            client,
+            informers,
+            terminated_threshold=options.terminated_pod_threshold,
+            quarantine_seconds=options.vanished_node_seconds,
+        ),
         ReplicaSetController(client, informers, recorder("replicaset-controller")),
         RootCAController(client, config, informers),
         ServiceAccountController(client, informers),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,9 @@ async def client(config: ClientConfig) -> AsyncIterator[Client]:
 
 
 @contextlib.asynccontextmanager
-async def running_controllers(config: ClientConfig) -> AsyncIterator[None]:
+async def running_controllers(config: ClientConfig, **options: Any) -> AsyncIterator[None]:
     """Run the controller manager while the block lasts."""
-    task = asyncio.create_task(manager.run(config, leader_elect=False))
+    task = asyncio.create_task(manager.run(config, leader_elect=False, options=manager.Options(**options)))
     try:
         yield
     finally:

@@ -1,0 +1,150 @@
+"""Nodes that fall silent and come back, and what becomes of their pods; on a real API server."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from machinery.api.meta import ObjectKey, now, now_micro
+from machinery.api.resources import EVENTS, LEASES, NODES, PODS, SERVICE_ACCOUNTS
+from machinery.client.kubeconfig import ClientConfig
+from machinery.client.rest import Client
+from tests.integration.controllers.conftest import running_controllers
+from tests.support.agent import set_running
+from tests.support.waiting import until, until_gone, until_one
+
+pytestmark = pytest.mark.slow
+
+NOT_READY, UNREACHABLE = "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"
+LEASE_NAMESPACE = "kube-node-lease"
+
+
+def ready(status: str = "True") -> dict[str, Any]:
+    time = now()
+    condition = {"type": "Ready", "status": status, "lastHeartbeatTime": time, "lastTransitionTime": time}
+    return {"conditions": [{**condition, "reason": "KubeletReady", "message": "kubelet is posting ready status"}]}
+
+
+async def register(client: Client, name: str, *, status: str = "True") -> None:
+    taint = {"key": NOT_READY, "effect": "NoSchedule"}
+    await client.create(NODES, {"metadata": {"name": name}, "spec": {"taints": [taint]}})
+    await client.patch(NODES, name, {"status": ready(status)}, subresource="status")
+    lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "renewTime": now_micro()}}
+    await client.create(LEASES, lease, LEASE_NAMESPACE)
+
+
+@contextlib.asynccontextmanager
+async def alive(client: Client, name: str) -> AsyncIterator[None]:
+    """Renew a node's lease while the block lasts."""
+
+    async def renew() -> None:
+        while True:
+            await client.patch(LEASES, name, {"spec": {"renewTime": now_micro()}}, LEASE_NAMESPACE)
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def taints(node: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(taint["key"], taint["effect"]) for taint in node["spec"].get("taints", ())}
+
+
+def condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next((one for one in obj["status"].get("conditions", ()) if one["type"] == kind), {})
+
+
+async def make_pod(client: Client, name: str, node: str, *, seconds: int | None = None) -> None:
+    spec: dict[str, Any] = {"containers": [{"name": "m", "image": "i"}], "nodeName": node}
+    if seconds is not None:
+        both = [{"key": key, "operator": "Exists", "effect": "NoExecute"} for key in (NOT_READY, UNREACHABLE)]
+        spec["tolerations"] = [{**toleration, "tolerationSeconds": seconds} for toleration in both]
+    await until_one(client, SERVICE_ACCOUNTS, "default", lambda _: True, namespace="default")
+    await client.create(PODS, {"metadata": {"name": name}, "spec": spec}, "default")
+    await set_running(client, ObjectKey("default", name))
+
+
+async def test_a_silent_node_is_called_unknown_tainted_and_its_pods_leave(config: ClientConfig, client: Client) -> None:
+    await register(client, "silent")
+    await register(client, "lively")
+    async with running_controllers(config, node_monitor_grace_seconds=0.5), alive(client, "lively"):
+        await make_pod(client, "impatient", "silent", seconds=0)
+        await make_pod(client, "patient", "silent", seconds=3600)
+        node = await until_one(
+            client, NODES, "silent", lambda node: (UNREACHABLE, "NoExecute") in taints(node), deadline_seconds=5
+        )
+        assert taints(node) == {(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")}
+        unknown = condition(node, "Ready")
+        assert (unknown["status"], unknown["reason"]) == ("Unknown", "NodeStatusUnknown")
+        assert unknown["message"] == "Kubelet stopped posting node status."
+        patient = await until_one(
+            client, PODS, "patient", lambda pod: condition(pod, "Ready")["status"] == "False", namespace="default"
+        )
+        assert "deletionTimestamp" not in patient["metadata"]
+        leaving = await until_one(
+            client, PODS, "impatient", lambda pod: pod["metadata"].get("deletionTimestamp"), namespace="default"
+        )
+        assert condition(leaving, "DisruptionTarget")["reason"] == "DeletionByTaintManager"
+        lively = await client.get(NODES, "lively")
+        assert taints(lively) == set()
+        reasons = {event["reason"] for event in (await client.list(EVENTS))["items"]}
+        assert {"NodeNotReady", "RegisteredNode", "TaintManagerEviction"} <= reasons
+
+
+async def test_a_node_that_comes_back_loses_its_taints(config: ClientConfig, client: Client) -> None:
+    await register(client, "away", status="Unknown")
+    await register(client, "lively")
+    async with running_controllers(config, node_monitor_grace_seconds=5):
+        await until_one(client, NODES, "away", lambda node: (UNREACHABLE, "NoExecute") in taints(node))
+        await client.patch(NODES, "away", {"status": ready()}, subresource="status")
+        await until_one(client, NODES, "away", lambda node: not taints(node))
+
+
+async def test_a_node_that_says_it_is_not_ready_is_tainted_as_such(config: ClientConfig, client: Client) -> None:
+    await register(client, "sick", status="False")
+    await register(client, "lively")
+    async with running_controllers(config):
+        node = await until_one(client, NODES, "sick", lambda node: (NOT_READY, "NoExecute") in taints(node))
+        assert taints(node) == {(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")}
+
+
+async def test_while_no_node_is_ready_nobody_is_evicted(config: ClientConfig, client: Client) -> None:
+    await register(client, "only", status="False")
+    async with running_controllers(config):
+        await until_one(client, NODES, "only", lambda node: taints(node) == {(NOT_READY, "NoSchedule")})
+        await register(client, "second")
+        await until_one(client, NODES, "only", lambda node: (NOT_READY, "NoExecute") in taints(node))
+
+
+async def test_a_cordoned_node_is_tainted_until_it_is_uncordoned(config: ClientConfig, client: Client) -> None:
+    await register(client, "n1")
+    async with running_controllers(config):
+        await until_one(client, NODES, "n1", lambda node: not taints(node))
+        await client.patch(NODES, "n1", {"spec": {"unschedulable": True}})
+        await until_one(
+            client, NODES, "n1", lambda node: taints(node) == {("node.kubernetes.io/unschedulable", "NoSchedule")}
+        )
+        await client.patch(NODES, "n1", {"spec": {"unschedulable": None}})
+        await until_one(client, NODES, "n1", lambda node: not taints(node))
+
+
+async def test_ended_pods_beyond_the_threshold_go_oldest_first(config: ClientConfig, client: Client) -> None:
+    await register(client, "n1")
+    async with running_controllers(config, terminated_pod_threshold=2):
+        for name in ("a", "b", "c"):
+            await make_pod(client, name, "n1")
+            await client.patch(PODS, name, {"status": {"phase": "Succeeded"}}, "default", subresource="status")
+        await until(client, PODS, lambda pods: len(pods) == 2, namespace="default")
+
+
+async def test_pods_of_a_node_that_is_gone_are_deleted(config: ClientConfig, client: Client) -> None:
+    async with running_controllers(config, vanished_node_seconds=0.2):
+        await make_pod(client, "left", "gone")
+        await until_gone(client, PODS, "left", namespace="default")
