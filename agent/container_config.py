@@ -133,7 +133,7 @@ def container_config(
         stdin_once=container.get("stdinOnce", False), tty=container.get("tty", False),
     )  # fmt: skip
     if signal := (container.get("lifecycle") or {}).get("stopSignal"):
-        config.stop_signal = cri.Signal.Value(signal)
+        config.stop_signal = cri.Signal.Value(signal)  # type: ignore[assignment]
     config.linux.resources.CopyFrom(linux_resources(pod, container, allocatable))
     config.linux.security_context.CopyFrom(_security(pod, container))
     return config

@@ -11,7 +11,19 @@ from typing import Any
 
 import click
 
-COMMANDS: Mapping[str, str] = {}
+from machinery.errors import APIError
+
+COMMANDS: Mapping[str, str] = {
+    "apply": "cli.commands.apply:apply",
+    "create": "cli.commands.change:create",
+    "delete": "cli.commands.change:delete",
+    "describe": "cli.commands.describe:describe",
+    "exec": "cli.commands.pods:exec_",
+    "get": "cli.commands.get:get",
+    "logs": "cli.commands.pods:logs",
+    "rollout": "cli.commands.rollout:rollout",
+    "scale": "cli.commands.change:scale",
+}
 
 
 class LazyGroup(click.Group):
@@ -50,8 +62,18 @@ def run_cli(extra: Mapping[str, str]) -> int:
     except click.exceptions.Abort:
         return 130
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        if isinstance(error, click.UsageError):
+            error.show()
+        else:
+            text = error.format_message()
+            is_plain = text.startswith(("The connection to", "Unable to connect", "error:"))
+            click.echo(text if is_plain else f"error: {text}", err=True)
+        return 1
+    except APIError as error:
+        click.echo(f"Error from server ({error.reason}): {error}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

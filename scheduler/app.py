@@ -179,7 +179,8 @@ class Scheduler:
     async def _bind(self, pod: Mapping[str, Any], node: str) -> None:
         key, uid = key_of(pod), pod["metadata"]["uid"]
         binding = {
-            "kind": "Binding", "apiVersion": "v1", "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
+            "kind": "Binding", "apiVersion": "v1",
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
             "target": {"kind": "Node", "apiVersion": "v1", "name": node},
         }  # fmt: skip
         try:

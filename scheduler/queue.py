@@ -42,7 +42,7 @@ class SchedulingQueue:
     def remove(self, key: ObjectKey) -> None:
         """Forget a pod: placed, or gone."""
         for known in (self._pods, self._backoff, self._aside, self._attempts):
-            known.pop(key, None)  # type: ignore[attr-defined]
+            known.pop(key, None)
 
     def pop(self, now: float) -> Object | None:
         """Return the next pod to try, taken out until `put_aside`, `back_off` or `remove`; None when there is none."""

@@ -1,7 +1,7 @@
 """All nodes as arrays: what they can hold, what is on them, and what pods of one shape may think of them.
 
-A pod's *shape* is what its placement depends on. What depends on nodes alone (taints, selectors, affinity) is worked out
-once a shape and kept until a node changes; what depends on other pods is looked at each time, in numpy.
+A pod's *shape* is what its placement depends on. What depends on nodes alone (taints, selectors, affinity) is worked
+out once a shape and kept until a node changes; what depends on other pods is looked at each time, in numpy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

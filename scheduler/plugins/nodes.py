@@ -118,7 +118,8 @@ def _requirement(rule: Object, value: str | None) -> bool:
             return value is None
     if value is None or not value.lstrip("-").isdigit():
         return False
-    return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
+    bound = int(next(iter(values), "0"))
+    return int(value) > bound if operator == "Gt" else int(value) < bound
 
 
 def matches_term(term: Object, node: Object) -> bool:

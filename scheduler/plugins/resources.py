@@ -22,7 +22,8 @@ class NodeResourcesFit:
         asked = table.vector(cycle.requests)
         used = np.flatnonzero(asked)
         free = table.allocatable[:, used] - table.requested[:, used]
-        return (free >= asked[used]).all(axis=1)  # type: ignore[no-any-return]
+        passes: Mask = np.all(free >= asked[used], axis=1)
+        return passes
 
     def reasons(self, cycle: Cycle, table: NodeTable, index: int) -> list[str]:
         """See Plugin."""
@@ -34,7 +35,8 @@ class NodeResourcesFit:
     def score(self, cycle: Cycle, table: NodeTable) -> Floats | None:
         """See Plugin."""
         left = 1.0 - _shares(cycle, table)
-        return MAX_SCORE * np.clip(left, 0.0, 1.0).mean(axis=1)  # type: ignore[no-any-return]
+        scores: Floats = MAX_SCORE * np.clip(left, 0.0, 1.0).mean(axis=1)
+        return scores
 
 
 class BalancedAllocation:
@@ -53,14 +55,15 @@ class BalancedAllocation:
     def score(self, cycle: Cycle, table: NodeTable) -> Floats | None:
         """See Plugin."""
         shares = np.clip(_shares(cycle, table), 0.0, 1.0)
-        return MAX_SCORE * (1.0 - np.abs(shares[:, 0] - shares[:, 1]) / 2)  # type: ignore[no-any-return]
+        scores: Floats = MAX_SCORE * (1.0 - np.abs(shares[:, 0] - shares[:, 1]) / 2)
+        return scores
 
 
 def _shares(cycle: Cycle, table: NodeTable) -> Floats:
     """Return for each node which part of its cpu and memory would be taken with the pod on it."""
-    known = cycle.memo.get("shares")
+    known: Floats | None = cycle.memo.get("shares")
     if known is not None:
-        return known  # type: ignore[no-any-return]
+        return known
     count = len(cycle.pod["spec"].get("containers") or ())
     asked = np.array(
         [cycle.requests.get("cpu") or _DEFAULT_CPU * count, cycle.requests.get("memory") or _DEFAULT_MEMORY * count]

@@ -38,12 +38,13 @@ class PodTopologySpread:
         domains, counts = _counted(cycle, table, constraint)
         eligible = _eligible(cycle, table) & np.array([domain is not None for domain in domains], dtype=bool)
         present = {domain for domain, is_in in zip(domains, eligible, strict=True) if is_in}
-        least = min((counts.get(domain, 0) for domain in present), default=0)
+        least = min((counts.get(domain or "", 0) for domain in present), default=0)
         if len(present) < constraint.get("minDomains", 1):
             least = 0
+        known = [domain or "" for domain in domains]
         own = from_label_selector(constraint.get("labelSelector")).matches(cycle.pod["metadata"].get("labels") or {})
         most = constraint["maxSkew"] + least - int(own)
-        return np.array([domain is not None and counts.get(domain, 0) <= most for domain in domains], dtype=bool)
+        return np.array([bool(domain) and counts.get(domain, 0) <= most for domain in known], dtype=bool)
 
     def reasons(self, cycle: Cycle, table: NodeTable, index: int) -> list[str]:
         """See Plugin."""
