@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TABLE = "wherry"
 _PORT_TO_TARGET = "meta l4proto . th dport : ip daddr . th dport"
 _PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 
@@ -106,7 +105,8 @@ def compile_rules(network: Network) -> str:
     for port in network.ports:
         if port.backends:
             groups[len(port.backends)].append(port)
-    lines = [f"add table ip {TABLE}", f"delete table ip {TABLE}", f"table ip {TABLE} {{"]
+    table = f"ip {network.bridge}"  # named by the bridge: several clusters may share a machine
+    lines = [f"add table {table}", f"delete table {table}", f"table {table} {{"]
     for size, ports in sorted(groups.items()):
         lines += _maps(size, ports)
     lines += _refused(network)
