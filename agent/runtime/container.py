@@ -19,7 +19,7 @@ from agent.runtime.images.store import Image, ImageStore
 from agent.runtime.monitor import Monitor, Stdio, was_oom_killed
 from agent.runtime.oci import OciRuntime
 from agent.runtime.rootfs import RootFilesystems
-from agent.runtime.sandbox import cgroup_parent, config_of
+from agent.runtime.sandbox import config_of
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class ContainerManager:
             layers=image.layers,
             resources=config.linux.resources.SerializeToString(),
             stop_signal=stop_signal(config, image.config.get("StopSignal", "")),
-            cgroup=f"{cgroup_parent(sandbox)}/{container_id}",
+            cgroup=f"{sandbox.cgroup}/{container_id}",
         )
         if sandbox_config.log_directory and config.log_path:
             record.log_path = str(Path(sandbox_config.log_directory) / config.log_path)
@@ -295,15 +295,17 @@ class ContainerManager:
             _log.warning("the monitor of container %s is gone; its output is lost", record.id)
             self._watch(record)
             return
-        record.state, record.pid = "exited", 0
+        record.state = "exited"
         if ended:
             record.exit_code, record.finished_at = ended.code, ended.at
             record.reason = "OOMKilled" if ended.oom else "Completed" if ended.code == 0 else "Error"
         else:
+            processes.reap(record.pid)  # orphaned with its monitor, it fell to us
             record.exit_code, record.finished_at, record.reason = UNKNOWN_CODE, time.time_ns(), "Unknown"
             record.message = "the container's monitor was killed, so its exit code is lost"
             if was_oom_killed(self.folder(record.id)):
                 record.reason = "OOMKilled"
+        record.pid = 0
         self._records.save(record)
         self._ended.setdefault(record.id, asyncio.Event()).set()
         self._publish(record, cri.CONTAINER_STOPPED_EVENT)

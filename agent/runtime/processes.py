@@ -93,7 +93,7 @@ def find_by_argument(pid: int, argument: str) -> ProcessHandle | None:
     return None
 
 
-async def reap_strays(seconds: float = 30) -> None:
+async def reap_strays(seconds: float = 10) -> None:
     """Reap orphans that fell to us as the subreaper, for ever.
 
     Whoever waits for a child does so in far less time than passes between two looks, so a child that is dead at both
@@ -103,14 +103,15 @@ async def reap_strays(seconds: float = 30) -> None:
     while True:
         await asyncio.sleep(seconds)
         children = await asyncio.to_thread(_dead_children)
-        _reap(dead & children)
+        for pid in dead & children:
+            reap(pid)
         dead = children - dead
 
 
-def _reap(pids: set[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+def reap(pid: int) -> None:
+    """Reap a child if it is dead; one that is no child of ours is left alone."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def _dead_children() -> set[int]:

@@ -37,11 +37,6 @@ def config_of(record: SandboxRecord) -> cri.PodSandboxConfig:
     return cri.PodSandboxConfig.FromString(record.config)
 
 
-def cgroup_parent(record: SandboxRecord) -> str:
-    """The cgroup that holds the pod's containers."""
-    return config_of(record).linux.cgroup_parent or f"/wherry/{record.id}"
-
-
 class SandboxManager:
     """Makes, stops and removes sandboxes."""
 
@@ -50,6 +45,7 @@ class SandboxManager:
         records: Records[SandboxRecord],
         network: cni.Network,
         remove_containers: Callable[[str, bool], Awaitable[None]],
+        cgroup_root: str,
     ) -> None:
         """Make a manager.
 
@@ -57,10 +53,12 @@ class SandboxManager:
             records: where sandboxes are remembered.
             network: connects them.
             remove_containers: stops the containers of a sandbox, and removes them too if told so.
+            cgroup_root: the cgroup for sandboxes that name none.
         """
         self._records = records
         self._network = network
         self._remove_containers = remove_containers
+        self._cgroup_root = cgroup_root
         self._locks: dict[str, asyncio.Lock] = {}
 
     def folder(self, sandbox_id: str) -> Path:
@@ -94,14 +92,16 @@ class SandboxManager:
             raise InvalidArgument("sandbox config must include metadata with name and uid")
         if handler not in HANDLERS:
             raise InvalidArgument(f'no runtime for "{handler}" is configured')
+        sandbox_id = secrets.token_hex(32)
         record = SandboxRecord(
-            id=secrets.token_hex(32),
+            id=sandbox_id,
+            cgroup=config.linux.cgroup_parent or f"{self._cgroup_root}/{sandbox_id}",
             config=config.SerializeToString(),
             created_at=time.time_ns(),
             boot_id=kernel.boot_id(),
             runtime_handler=handler,
         )
-        record.made_cgroup = not await asyncio.to_thread(cgroups.exists, cgroup_parent(record))
+        record.made_cgroup = not await asyncio.to_thread(cgroups.exists, record.cgroup)
         async with self._lock(record.id):
             self._records.save(record)
             try:
@@ -141,7 +141,7 @@ class SandboxManager:
         pid = await kernel.in_own_thread(lambda: start_pid_holder(folder))
         record.pause_pid, record.pause_start_ticks = pid, kernel.process_start_ticks(pid)
         self._records.save(record)
-        await asyncio.to_thread(cgroups.join, f"{cgroup_parent(record)}/{record.id}", pid)
+        await asyncio.to_thread(cgroups.join, f"{record.cgroup}/{record.id}", pid)
 
     def _attachment(self, record: SandboxRecord, config: cri.PodSandboxConfig) -> cni.Attachment:
         path = self.folder(record.id) / "net"
@@ -194,9 +194,8 @@ class SandboxManager:
     async def _forget(self, record: SandboxRecord) -> None:
         def remove() -> None:
             if record.made_cgroup:
-                cgroups.remove(cgroup_parent(record))
-                if not config_of(record).linux.cgroup_parent:
-                    cgroups.remove_if_empty("/wherry")
+                cgroups.remove(record.cgroup)
+                cgroups.remove_if_empty(self._cgroup_root)
             self._records.remove(record.id)
 
         await asyncio.to_thread(remove)

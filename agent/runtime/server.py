@@ -91,7 +91,7 @@ async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
     network = cni.Network(config.network_dir, config.cni_bin_dirs, config.bridge, state / "cni")
     if config.pod_cidr and not (config.network_dir / cni.OWN_FILE).exists():
         network.write_bridge_list(config.pod_cidr)
-    sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox)
+    sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox, config.cgroup_root)
     await container_manager.recover()
     await sandbox_manager.recover()
     if config.import_busybox:

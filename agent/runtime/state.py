@@ -22,6 +22,7 @@ class SandboxRecord:
 
     Attributes:
         config: the PodSandboxConfig it was made from, serialized.
+        cgroup: the cgroup that holds the pod's containers.
         state: "creating", "ready", "stopping" or "notready".
         network: the CNI result (JSON), None without a network of its own.
         made_cgroup: the pod's cgroup was not there before, so it goes with the sandbox.
@@ -32,6 +33,7 @@ class SandboxRecord:
     config: bytes
     created_at: int
     boot_id: str
+    cgroup: str
     runtime_handler: str = ""
     state: str = "creating"
     ips: list[str] = field(default_factory=list)

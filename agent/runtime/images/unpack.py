@@ -86,7 +86,8 @@ class LayerWriter:
         _remove(path)
 
     def _write(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # Resolved first: the parent may be a link to a folder that is yet to come.
+        os.makedirs(os.path.realpath(os.path.dirname(path)), exist_ok=True)
         try:
             there: os.stat_result | None = os.lstat(path)
         except FileNotFoundError:

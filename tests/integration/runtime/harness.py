@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,14 @@ import grpc.aio
 
 from agent.cri import api_pb2 as cri
 from agent.cri import api_pb2_grpc
+from agent.runtime import kernel
 
 BUSYBOX = "wherry.local/busybox:latest"
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    # The socket may not be there yet; gRPC would wait a second before it looks again.
+    *((f"grpc.{which}_reconnect_backoff_ms", 50) for which in ("initial", "min", "max")),
+]
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -30,6 +36,7 @@ class RuntimeProcess:
         self.folder = folder
         self.socket = folder / "s.sock"
         token = uuid.uuid4()
+        self.cgroup_root = f"/wrt-{token.hex[:8]}"
         self.bridge = f"wt{token.hex[:8]}"
         self.pod_cidr = f"10.{200 + token.bytes[0] % 50}.{token.bytes[1]}.0/24"
         self._extra = extra
@@ -51,6 +58,7 @@ class RuntimeProcess:
                     *(sys.executable, "-m", "agent.runtime", "--root", self.folder / "root", *self._extra),
                     *("--state", self.folder / "state", "--socket", self.socket),
                     *("--bridge", self.bridge, "--pod-cidr", self.pod_cidr),
+                    *("--cgroup-root", self.cgroup_root),
                 ],
                 cwd=REPOSITORY,
                 stdout=log,
@@ -62,12 +70,52 @@ class RuntimeProcess:
         self._process.send_signal(number)
         self._process.wait(10)
 
+    def wait(self) -> int:
+        """The exit code of a process that ends by itself."""
+        assert self._process
+        return self._process.wait(10)
+
     def close(self) -> None:
-        """Remove all pods, end the process and delete the bridge that it shares with none."""
-        if self._process and self._process.poll() is None:
-            asyncio.run(self._remove_pods())
-            self.kill(signal.SIGTERM)
-        subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
+        """Remove all pods, end the process and delete its bridge; what is left of them then is an error."""
+        zombies = []
+        try:
+            if self._process and self._process.poll() is None:
+                asyncio.run(self._remove_pods())
+                zombies = self._zombies()
+        finally:
+            if self._process and self._process.poll() is None:
+                self.kill(signal.SIGTERM)
+            subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
+        assert zombies == []
+        assert self.traces() == Traces()
+
+    def _zombies(self) -> list[str]:
+        """Children that ended but were not reaped within a second."""
+        deadline = time.monotonic() + 1
+        while found := [pid for pid in _children(self.pid) if kernel.process_start_ticks(pid) == 0]:
+            if time.monotonic() > deadline:
+                return [Path(f"/proc/{pid}/stat").read_text() for pid in found]
+            time.sleep(0.02)
+        return []
+
+    def traces(self) -> "Traces":
+        """What there is of this runtime's containers on the machine, which others use too."""
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounts = {line.split()[4] for line in lines if line.split()[4].startswith(str(self.folder))}
+        cgroups = {base for base, _, _ in os.walk("/sys/fs/cgroup") if f"{self.cgroup_root}/" in base}
+        links = {path.name for path in Path("/sys/class/net").glob("*") if self.bridge in _names(path)}
+        return Traces(frozenset(mounts), frozenset(cgroups), frozenset(links), frozenset(self._processes()))
+
+    def _processes(self) -> set[str]:
+        """Its containers' processes and their monitors; those that are dead and only unreaped don't count."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                about = (path / "cgroup").read_text() + (path / "cmdline").read_text()
+                mine = self.cgroup_root in about or str(self.folder) in about
+                if mine and path.name != str(self.pid) and kernel.process_start_ticks(int(path.name)):
+                    found.add(f"{path.name} {(path / 'comm').read_text().strip()}")
+        return found
 
     async def _remove_pods(self) -> None:
         async with connect(self) as client:
@@ -76,9 +124,7 @@ class RuntimeProcess:
 
 @contextlib.asynccontextmanager
 async def connect(process: RuntimeProcess) -> AsyncIterator["CriClient"]:
-    async with grpc.aio.insecure_channel(
-        f"unix:{process.socket}", options=[("grpc.max_receive_message_length", -1)]
-    ) as channel:
+    async with grpc.aio.insecure_channel(f"unix:{process.socket}", options=CHANNEL_OPTIONS) as channel:
         client = CriClient(channel, process)
         await client.runtime.Version(cri.VersionRequest(), wait_for_ready=True, timeout=15)
         yield client
@@ -172,8 +218,7 @@ class CriClient:
         sandbox = await self.run_sandbox(sandbox_config)
         container = await self.run(sandbox, *command, config=config)
         status = await self.exited(container)
-        lines = (await self.log_of(sandbox_config)).splitlines()
-        return status, "\n".join(line.split(" ", 3)[3] for line in lines)
+        return status, log_text(await self.log_of(sandbox_config))
 
     async def stop(self, container: str, timeout: int = 0) -> None:
         await self.runtime.StopContainer(cri.StopContainerRequest(container_id=container, timeout=timeout))
@@ -193,36 +238,23 @@ class Traces:
     links: frozenset[str] = field(default=frozenset())
     processes: frozenset[str] = field(default=frozenset())
 
-    @classmethod
-    def now(cls) -> "Traces":
-        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        links = [path.name for path in Path("/sys/class/net").iterdir()]
-        return cls(frozenset(mounts), frozenset(_cgroups()), frozenset(links), frozenset(_processes()))
 
-    def __sub__(self, other: "Traces") -> "Traces":
-        return Traces(
-            self.mounts - other.mounts,
-            self.cgroups - other.cgroups,
-            self.links - other.links,
-            self.processes - other.processes,
-        )
+def _names(link: Path) -> set[str]:
+    """The name of a network link and that of the bridge it is in."""
+    with contextlib.suppress(OSError):
+        return {link.name, (link / "master").resolve(strict=True).name}
+    return {link.name}
 
 
-def _cgroups() -> list[str]:
-    return [base for base, names, _ in os.walk("/sys/fs/cgroup") if "wherry" in base or "wrtest" in base]
-
-
-def _processes() -> list[str]:
-    """Those that a runtime starts; other people's tests start others."""
-    names = ("conmon", "runc", "catatonit", "sleep", "skopeo", "docker-registry")
+def _children(pid: int) -> list[int]:
     found = []
-    for path in Path("/proc").glob("[0-9]*"):
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            if (path / "comm").read_text().strip() in names:
-                found.append(path.name)
+            found += map(int, path.read_text().split())
     return found
 
 
-def log_lines(text: str) -> Sequence[str]:
-    """The text of a CRI log's lines."""
-    return [line.split(" ", 3)[3] for line in text.splitlines()]
+def log_text(text: str) -> str:
+    """What was written to a CRI log, less the last newline."""
+    records = [line.split(" ", 3)[2:] for line in text.splitlines()]
+    return "".join(words + ("" if tag == "P" else "\n") for tag, words in records).removesuffix("\n")
