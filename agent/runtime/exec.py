@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from agent.runtime.processes import ProcessHandle
 from agent.runtime.state import ContainerRecord, write_atomically
 
 OUTPUT_LIMIT = 16 << 20  # CRI: more is discarded, and the command goes on
-_DRAIN_SECONDS = 2.0  # how long output is awaited after the end: a child in the background may hold it open
+_CONSOLE_SECONDS = 10.0  # runc sends the terminal before it returns
+DRAIN_SECONDS = 2.0  # how long output is awaited after the end: a child in the background may hold it open
 
 
 class Capture:
@@ -53,8 +55,15 @@ class Capture:
 class Executor:
     """Starts processes in running containers."""
 
-    def __init__(self, runtime: OciRuntime) -> None:
+    def __init__(self, runtime: OciRuntime, sockets: Path) -> None:
+        """Make one.
+
+        Args:
+            runtime: starts the processes.
+            sockets: a folder of a short name for sockets that live for a moment.
+        """
         self._runtime = runtime
+        self._sockets = sockets
 
     async def spawn(
         self,
@@ -62,8 +71,8 @@ class Executor:
         folder: Path,
         command: Sequence[str],
         *,
-        stdio: Sequence[int | None],
-        terminal: bool = False,
+        stdio: Sequence[int | None] = (None, None, None),
+        console: Path | None = None,
     ) -> ProcessHandle:
         """Start a command with the container's own user, environment and rights.
 
@@ -71,26 +80,56 @@ class Executor:
             record: a running container.
             folder: its bundle.
             command: program and arguments.
-            stdio: file descriptors for standard input, output and error; for a terminal its other side, thrice.
-            terminal: make it the process's controlling terminal.
+            stdio: file descriptors for standard input, output and error.
+            console: instead, a socket that is sent the command's terminal.
 
         Raises: FailedPrecondition, RuntimeFailure with the OCI runtime's message.
         """
         if record.state != "running":
-            raise FailedPrecondition(f"container is in {_cri_state(record)} state")
+            raise FailedPrecondition(f"container is in CONTAINER_{record.state.upper()} state")
         process = await asyncio.to_thread(_container_process, folder)
-        process.update(args=list(command), terminal=terminal)
+        process.update(args=list(command), terminal=console is not None)
         token = secrets.token_hex(6)
-        process_file = folder / f"exec-{token}.json"
+        process_file, pid_file = folder / f"exec-{token}.json", folder / f"exec-{token}.pid"
         write_atomically(process_file, json.dumps(process).encode())
         try:
-            pid = await self._runtime.spawn(record.id, process_file, folder / f"exec-{token}.pid", stdio=stdio)
-            return ProcessHandle(pid)
+            return ProcessHandle(
+                await self._runtime.spawn(record.id, process_file, pid_file, stdio=stdio, console=console)
+            )
         except OciError as error:
             what = f"failed to exec in container: failed to start exec: OCI runtime exec failed: {error}: unknown"
             raise RuntimeFailure(what) from error
         finally:
             process_file.unlink(missing_ok=True)
+
+    async def spawn_with_terminal(
+        self, record: ContainerRecord, folder: Path, command: Sequence[str]
+    ) -> tuple[ProcessHandle, int]:
+        """As `spawn`, on a terminal of its own: return the process and the terminal's master side.
+
+        Raises: FailedPrecondition, RuntimeFailure with the OCI runtime's message.
+        """
+        # A short path: socket addresses hold 107 bytes.
+        path = self._sockets / secrets.token_hex(6)
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
+            listener.bind(str(path))
+            try:
+                listener.listen(1)
+                accepting = asyncio.create_task(loop.sock_accept(listener))
+                try:
+                    process = await self.spawn(record, folder, command, console=path)
+                    async with asyncio.timeout(_CONSOLE_SECONDS):
+                        connection, _ = await accepting
+                finally:
+                    accepting.cancel()
+            finally:
+                path.unlink(missing_ok=True)
+        with connection:
+            connection.settimeout(_CONSOLE_SECONDS)
+            _, (terminal,), _, _ = await asyncio.to_thread(socket.recv_fds, connection, 4096, 1)
+        os.set_blocking(terminal, False)
+        return process, terminal
 
     async def run(
         self, record: ContainerRecord, folder: Path, command: Sequence[str], timeout_seconds: float
@@ -120,7 +159,7 @@ class Executor:
                     f"failed to exec in container: timeout {timeout_seconds:g}s exceeded: context deadline exceeded"
                 )
             try:
-                async with asyncio.timeout(_DRAIN_SECONDS):
+                async with asyncio.timeout(DRAIN_SECONDS):
                     for capture in captures:
                         await capture.ended.wait()
             except TimeoutError:
@@ -155,7 +194,3 @@ def _container_process(folder: Path) -> dict[str, Any]:
     spec: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
     process: dict[str, Any] = spec["process"]
     return process
-
-
-def _cri_state(record: ContainerRecord) -> str:
-    return f"CONTAINER_{record.state.upper()}"

@@ -82,7 +82,15 @@ class OciRuntime:
         """Change the limits of a running container; what isn't named stays."""
         await self.call("update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
 
-    async def spawn(self, container_id: str, process_file: Path, pid_file: Path, *, stdio: Sequence[int | None]) -> int:
+    async def spawn(
+        self,
+        container_id: str,
+        process_file: Path,
+        pid_file: Path,
+        *,
+        stdio: Sequence[int | None] = (None, None, None),
+        console: Path | None = None,
+    ) -> int:
         """Start another process in a container and return its pid; it becomes our child (see kernel.become_subreaper).
 
         Args:
@@ -90,14 +98,16 @@ class OciRuntime:
             process_file: `process` of an OCI spec, as JSON.
             pid_file: a free path, removed before this returns.
             stdio: file descriptors for standard input, output and error; None is /dev/null.
+            console: instead, a listening socket to which the master side of the process's new terminal is sent.
 
         Raises: OciError.
         """
         log = pid_file.with_suffix(".log")
+        terminal = ["--tty", f"--console-socket={console}"] if console else []
         process = await asyncio.create_subprocess_exec(
             self.program,
             *self.global_options(log),
-            *("exec", "--detach", f"--process={process_file}", f"--pid-file={pid_file}", container_id),
+            *("exec", "--detach", f"--process={process_file}", f"--pid-file={pid_file}", *terminal, container_id),
             stdin=asyncio.subprocess.DEVNULL if stdio[0] is None else stdio[0],
             stdout=asyncio.subprocess.DEVNULL if stdio[1] is None else stdio[1],
             stderr=asyncio.subprocess.DEVNULL if stdio[2] is None else stdio[2],

@@ -12,11 +12,13 @@ from agent.cri import api_pb2_grpc
 from agent.runtime import cni, views
 from agent.runtime.answers import stream, unary
 from agent.runtime.container import ContainerManager
-from agent.runtime.errors import FailedPrecondition, Unimplemented
+from agent.runtime.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from agent.runtime.exec import Executor
 from agent.runtime.monitor import Monitor
 from agent.runtime.sandbox import HANDLERS, SandboxManager
+from agent.runtime.sessions import AttachSession, ExecSession, PortForwardSession, Wanted
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord
+from agent.runtime.streaming import StreamingServer
 
 NAME = "wherry"
 VERSION = "0.1.0"
@@ -36,6 +38,7 @@ class Parts:
     container_manager: ContainerManager
     executor: Executor
     network: cni.Network
+    streaming: StreamingServer
     warnings: list[str]
 
 
@@ -234,6 +237,28 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
         output, errors, code = await self._parts.executor.run(record, folder, list(request.cmd), request.timeout)
         return cri.ExecSyncResponse(stdout=output, stderr=errors, exit_code=code)
 
+    @unary
+    async def Exec(self, request: cri.ExecRequest) -> cri.ExecResponse:
+        record, wanted = self._running(request.container_id), _wanted(request)
+        folder = self._parts.container_manager.folder(record.id)
+        session = ExecSession(self._parts.executor, record, folder, list(request.cmd), wanted)
+        return cri.ExecResponse(url=await self._parts.streaming.url_for("exec", session))
+
+    @unary
+    async def Attach(self, request: cri.AttachRequest) -> cri.AttachResponse:
+        record, wanted = self._running(request.container_id), _wanted(request)
+        session = AttachSession(self._parts.container_manager.folder(record.id), wanted)
+        return cri.AttachResponse(url=await self._parts.streaming.url_for("attach", session))
+
+    @unary
+    async def PortForward(self, request: cri.PortForwardRequest) -> cri.PortForwardResponse:
+        record = self._parts.sandboxes.get(request.pod_sandbox_id)
+        if record.state != "ready":
+            raise FailedPrecondition(f'sandbox container "{record.id}" is not running')
+        netns = self._parts.sandbox_manager.network_namespace(record)
+        session = PortForwardSession(netns, request.port)
+        return cri.PortForwardResponse(url=await self._parts.streaming.url_for("portforward", session))
+
     def _running(self, container_id: str) -> ContainerRecord:
         record = self._parts.containers.get(container_id)
         if record.state != "running":
@@ -259,6 +284,18 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
             event.pod_sandbox_status.CopyFrom(views.sandbox_status(sandbox))
             event.containers_statuses.extend(self._statuses_of(sandbox.id))
         return event
+
+
+def _wanted(request: cri.ExecRequest | cri.AttachRequest) -> Wanted:
+    """The streams asked for.
+
+    Raises: InvalidArgument for a combination that CRI forbids.
+    """
+    if not (request.stdin or request.stdout or request.stderr):
+        raise InvalidArgument("one of stdin, stdout, or stderr must be set")
+    if request.tty and request.stderr:
+        raise InvalidArgument("tty and stderr cannot both be true")
+    return Wanted(request.stdin, request.stdout, request.stderr, request.tty)
 
 
 def _batches(items: list[Item]) -> Iterable[list[Item]]:

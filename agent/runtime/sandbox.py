@@ -65,6 +65,11 @@ class SandboxManager:
         """Where a sandbox's files and namespaces are."""
         return self._records.path(sandbox_id)
 
+    def network_namespace(self, record: SandboxRecord) -> Path | None:
+        """The sandbox's network namespace, None if it is the host's."""
+        path = self.folder(record.id) / "net"
+        return path if path.exists() else None
+
     async def recover(self) -> None:
         """Undo what was half made, and finish what was half stopped, when we were killed or the machine rebooted."""
         boot_id = kernel.boot_id()

@@ -31,6 +31,7 @@ from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.runtime_service import Parts, RuntimeService
 from agent.runtime.sandbox import SandboxManager
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord
+from agent.runtime.streaming import StreamingServer
 
 _log = logging.getLogger(__name__)
 # ExecSync answers with up to twice 16 MiB, and lists of a full node pass gRPC's usual 4 MiB.
@@ -92,11 +93,22 @@ async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
     if config.pod_cidr and not (config.network_dir / cni.OWN_FILE).exists():
         network.write_bridge_list(config.pod_cidr)
     sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox, config.cgroup_root)
+    (state / "tty").mkdir(mode=0o700, exist_ok=True)
     await container_manager.recover()
     await sandbox_manager.recover()
     if config.import_busybox:
         await import_busybox(images)
-    parts = Parts(sandboxes, containers, sandbox_manager, container_manager, Executor(runtime), network, [])
+    streaming = StreamingServer()
+    parts = Parts(
+        sandboxes,
+        containers,
+        sandbox_manager,
+        container_manager,
+        Executor(runtime, state / "tty"),
+        network,
+        streaming,
+        [],
+    )
     server = grpc.aio.server(
         options=[("grpc.max_send_message_length", _MESSAGE_BYTES), ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
     )
@@ -112,6 +124,7 @@ async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
         for task in background:
             task.cancel()
         await server.stop(grace=None)
+        await streaming.close()
 
 
 def _program(name: str) -> str:
