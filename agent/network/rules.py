@@ -187,14 +187,20 @@ def _chains(network: Network, sizes: Sequence[int]) -> list[str]:
         "  chain prerouting {", f"{hook} prerouting priority dstnat; policy accept;", "    jump dispatch", "  }",
         "  chain output {", f"{hook} output priority -100; policy accept;", "    jump dispatch", "  }",
         "  chain postrouting {", f"{hook} postrouting priority srcnat; policy accept;", *leave, "  }",
-        *_filters(),
+        *_filters(network),
     ]  # fmt: skip
 
 
-def _filters() -> list[str]:
+def _filters(network: Network) -> list[str]:
+    """Refuse what is still on its way to a service address after dispatch: nobody is behind it.
+
+    Left alone it would be lost without a word, and its connection remembered without a translation.
+    """
     refuse = [
         "    ip daddr . meta l4proto . th dport @no-endpoints meta l4proto tcp reject with tcp reset",
         "    ip daddr . meta l4proto . th dport @no-endpoints reject",
+        f"    ip daddr {network.service_cidr} meta l4proto tcp reject with tcp reset",
+        f"    ip daddr {network.service_cidr} reject",
     ]
     return [
         "  chain forward {", "    type filter hook forward priority filter; policy accept;", *refuse, "  }",

@@ -37,11 +37,19 @@ def fetch(url: str) -> str:
         return response.read().decode()
 
 
+def reachable(address: str) -> bool:
+    try:
+        return bool(fetch(f"http://{address}/"))
+    except OSError:
+        return False
+
+
 def test_hello_answers_through_its_service(cluster: Cluster) -> None:
     cluster.kubectl("apply", "-f", str(ROOT / "manifests/hello.yaml"))
     cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
     address = cluster.kubectl("get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}")
     assert address.startswith(SERVICE_CIDR.removesuffix("0.0/16"))
+    cluster.until(lambda: reachable(address), "the service to answer", 5)
     answers = {fetch(f"http://{address}/") for _ in range(30)}
     assert len(answers) == 2  # both pods answer
     assert all(answer.startswith("Hello from hello-") for answer in answers)
