@@ -8,6 +8,8 @@ import click
 import orjson
 
 _GAP = "   "
+# Where the YAML of kubectl breaks long lines.
+_WIDTH = 80
 
 
 def rows_text(headers: Sequence[str], rows: Sequence[Sequence[str]], *, show_headers: bool = True) -> str:
@@ -125,7 +127,7 @@ def yaml_text(obj: Any) -> str:
 
     Dumper.add_representer(str, text)
     return yaml.dump(
-        _plain(obj), Dumper=Dumper, sort_keys=True, default_flow_style=False, allow_unicode=True, width=1 << 30
+        _plain(obj), Dumper=Dumper, sort_keys=True, default_flow_style=False, allow_unicode=True, width=_WIDTH
     )
 
 
