@@ -42,7 +42,8 @@ class Wire:
 
     async def ask(self, method: str, path: str, body: bytes = b"", media: str = "application/json") -> int:
         """Send a request, read the whole answer, return its status."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {media}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {media}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
         at = answer.index(b"Content-Length: ") + 16

@@ -23,7 +23,8 @@ def main() -> dict[str, object]:
         plain = _time(config, "application/json")
         table = _time(config, TABLE)
     return {
-        "bytes": size, "list": {**milliseconds(plain), "budget_ms": 20}, "table": {**milliseconds(table), "budget_ms": 40}
+        "bytes": size, "list": {**milliseconds(plain), "budget_ms": 20},
+        "table": {**milliseconds(table), "budget_ms": 40},
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""How long from a pod's creation to its Running status, with the image on the machine; and what each container costs."""
+"""How long from a pod's creation to its Running status, the image being there; and what each container costs."""
 
 import asyncio
 import os

@@ -78,9 +78,9 @@ async def _make_nodes(client: Client) -> None:
 
     async def make(number: int) -> None:
         async with limit:
-            metadata = {"name": f"n{number:04}", "labels": {"kubernetes.io/hostname": f"n{number:04}"}}
-            await client.create(NODES, {"metadata": metadata})
+            name = f"n{number:04}"
+            await client.create(NODES, {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}})
             status = {"capacity": room, "allocatable": room, "conditions": [ready]}
-            await client.patch(NODES, metadata["name"], {"status": status}, subresource="status")
+            await client.patch(NODES, name, {"status": status}, subresource="status")
 
     await asyncio.gather(*(make(number) for number in range(NODE_COUNT)))

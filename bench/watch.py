@@ -21,7 +21,8 @@ def main() -> dict[str, object]:
         one = uvloop.run(_measure(config, 1))
         many = uvloop.run(_measure(config, 100))
     return {
-        "watchers_1": {**milliseconds(one), "budget_p50_ms": 2}, "watchers_100": {**milliseconds(many), "budget_p50_ms": 3}
+        "watchers_1": {**milliseconds(one), "budget_p50_ms": 2},
+        "watchers_100": {**milliseconds(many), "budget_p50_ms": 3},
     }  # fmt: skip
 
 

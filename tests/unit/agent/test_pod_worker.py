@@ -1,0 +1,161 @@
+"""What is decided for a pod, step by step.
+
+Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
+"""
+
+from typing import Any
+
+import pytest
+
+from agent.pod_status import make_status
+from agent.pod_worker import (
+    ContainerSeen,
+    KillContainer,
+    MakeSandbox,
+    Memory,
+    Seen,
+    StartContainer,
+    StopSandbox,
+    backoff_seconds,
+    decide,
+)
+
+NOW = 10_000.0
+
+
+def pod(
+    *names: str, init: tuple[str, ...] = (), sidecars: tuple[str, ...] = (), policy: str = "Always"
+) -> dict[str, Any]:
+    inits = [{"name": name, "image": "i"} for name in init]
+    inits += [{"name": name, "image": "i", "restartPolicy": "Always"} for name in sidecars]
+    spec = {
+        "containers": [{"name": name, "image": "i"} for name in names],
+        "initContainers": inits,
+        "restartPolicy": policy,
+    }
+    return {"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}
+
+
+def one(name: str, state: str, **given: Any) -> ContainerSeen:
+    values: dict[str, Any] = {
+        "attempt": 0,
+        "started_at": NOW - 100,
+        "finished_at": NOW - 50 if state == "exited" else 0.0,
+    }
+    return ContainerSeen(f"id-{name}", name, state, **{**values, **given})
+
+
+def seen(*containers: ContainerSeen, ready: bool = True) -> Seen:
+    return Seen("sandbox", sandbox_ready=ready, containers={c.name: [c] for c in containers})
+
+
+def step(pod_: dict[str, Any], seen_: Seen, memory: Memory | None = None) -> list[Any]:
+    return list(decide(pod_, seen_, memory or Memory(), NOW, {}).actions)
+
+
+def test_a_new_pod_begins_with_its_sandbox() -> None:
+    assert step(pod("a"), Seen()) == [MakeSandbox(0)]
+
+
+def test_a_sandbox_that_ended_is_made_anew() -> None:
+    assert step(pod("a"), seen(ready=False)) == [StopSandbox("sandbox"), MakeSandbox(1)]
+
+
+def test_containers_start_together_once_there_is_a_sandbox() -> None:
+    assert step(pod("a", "b"), seen()) == [StartContainer("a", 0), StartContainer("b", 0)]
+
+
+def test_init_containers_run_one_by_one_before_the_others() -> None:
+    waiting = pod("a", init=("x", "y"))
+    assert step(waiting, seen()) == [StartContainer("x", 0)]
+    assert step(waiting, seen(one("x", "running"))) == []
+    assert step(waiting, seen(one("x", "exited"))) == [StartContainer("y", 0)]
+    assert step(waiting, seen(one("x", "exited"), one("y", "exited"))) == [StartContainer("a", 0)]
+
+
+def test_a_failed_init_container_is_tried_again_unless_never() -> None:
+    failed = one("x", "exited", exit_code=1)
+    assert step(pod("a", init=("x",)), seen(failed)) == [StartContainer("x", 1)]
+    assert step(pod("a", init=("x",), policy="Never"), seen(failed)) == [StopSandbox("sandbox")]
+
+
+def test_a_sidecar_lets_the_others_start_once_it_runs() -> None:
+    waiting = pod("a", sidecars=("s",))
+    assert step(waiting, seen()) == [StartContainer("s", 0)]
+    assert step(waiting, seen(one("s", "running"))) == [StartContainer("a", 0)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "restarts"),
+    [("Always", 0, True), ("Always", 1, True), ("OnFailure", 0, False), ("OnFailure", 1, True), ("Never", 1, False)],
+)
+def test_the_restart_policy_decides_what_comes_again(policy: str, code: int, restarts: bool) -> None:
+    actions = step(pod("a", policy=policy), seen(one("a", "exited", exit_code=code)))
+    assert actions == ([StartContainer("a", 1)] if restarts else [StopSandbox("sandbox")])
+
+
+@pytest.mark.parametrize(
+    ("attempt", "ran", "pause"), [(0, 1, 0), (1, 1, 10), (2, 1, 20), (3, 1, 40), (9, 1, 300), (5, 700, 0)]
+)
+def test_back_off_doubles_up_to_five_minutes_and_a_long_run_ends_it(attempt: int, ran: float, pause: float) -> None:
+    assert backoff_seconds(one("a", "exited", attempt=attempt, started_at=100.0, finished_at=100.0 + ran)) == pause
+
+
+def test_a_container_in_back_off_is_started_when_that_is_over() -> None:
+    ended = one("a", "exited", attempt=1, exit_code=1, started_at=NOW - 4, finished_at=NOW - 3)
+    decision = decide(pod("a"), seen(ended), Memory(), NOW, {})
+    assert (decision.actions, decision.look_again_at) == ([], NOW + 7)
+
+
+def test_an_unhealthy_container_is_killed_with_its_reason() -> None:
+    memory = Memory(unhealthy={"id-a": "why"})
+    assert step(pod("a"), seen(one("a", "running")), memory) == [KillContainer("id-a", "a", "why")]
+
+
+def test_a_container_whose_image_changed_is_replaced() -> None:
+    running = one("a", "running", spec_hash="old")
+    (kill,) = decide(pod("a"), seen(running), Memory(), NOW, {"a": "new"}).actions
+    assert isinstance(kill, KillContainer)
+
+
+def status(pod_: dict[str, Any], seen_: Seen, memory: Memory | None = None) -> dict[str, Any]:
+    return make_status(pod_, seen_, memory or Memory(), NOW, "192.0.2.1", "wherry://")
+
+
+@pytest.mark.parametrize(
+    ("states", "policy", "phase"),
+    [
+        ([], "Always", "Pending"), ([("running", 0)], "Always", "Running"), ([("exited", 1)], "Always", "Running"),
+        ([("exited", 0)], "Never", "Succeeded"), ([("exited", 2)], "Never", "Failed"), ([("exited", 0)], "OnFailure", "Succeeded"),
+    ],
+)  # fmt: skip
+def test_the_phase_follows_the_containers(states: list[tuple[str, int]], policy: str, phase: str) -> None:
+    containers = [one("a", state, exit_code=code) for state, code in states]
+    assert status(pod("a", policy=policy), seen(*containers))["phase"] == phase
+
+
+def test_back_off_is_told_in_the_words_users_know() -> None:
+    ended = one("a", "exited", attempt=2, exit_code=1, started_at=NOW - 4, finished_at=NOW - 3)
+    state = status(pod("a"), seen(ended))["containerStatuses"][0]
+    text = "back-off 20s restarting failed container=a pod=p_n(u)"
+    assert state["state"] == {"waiting": {"reason": "CrashLoopBackOff", "message": text}}
+    assert state["lastState"]["terminated"]["exitCode"] == 1
+    assert state["restartCount"] == 2
+
+
+def test_a_container_with_a_probe_is_ready_when_that_says_so() -> None:
+    probed = pod("a")
+    probed["spec"]["containers"][0]["readinessProbe"] = {}
+    running = seen(one("a", "running"))
+    assert status(probed, running)["containerStatuses"][0]["ready"] is False
+    conditions = {c["type"]: c["status"] for c in status(probed, running, Memory(ready={"id-a": True}))["conditions"]}
+    assert (conditions["Ready"], conditions["ContainersReady"], conditions["Initialized"]) == ("True", "True", "True")
+
+
+def test_a_condition_keeps_its_time_while_its_value_stays() -> None:
+    running = pod("a")
+    old = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
+    running["status"] = {"conditions": [old]}
+    conditions = {c["type"]: c for c in status(running, seen(one("a", "running")))["conditions"]}
+    assert conditions["Ready"]["lastTransitionTime"] == "2020-01-01T00:00:00Z"
+    assert conditions["PodReadyToStartContainers"]["lastTransitionTime"] != "2020-01-01T00:00:00Z"
