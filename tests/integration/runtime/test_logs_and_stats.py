@@ -71,7 +71,7 @@ async def test_short_and_missing_logs_are_left_alone(tmp_path: Path, size: int) 
         (tmp_path / "0.log").write_text("x" * size)
     record = ContainerRecord("id", "", b"", 0, "", log_path=str(tmp_path / "0.log"))
     await LogRotator(lambda: [record], refuse, max_bytes=100, max_files=3).look()
-    assert len(list(tmp_path.iterdir())) == bool(size)
+    assert len(os.listdir(tmp_path)) == bool(size)
 
 
 async def test_statistics_grow_with_use(cri: CriClient) -> None:
