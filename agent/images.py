@@ -70,7 +70,7 @@ class ImagePuller:
                 started = time.monotonic()
                 reference = await self._runtime.pull(name, await _credentials(pod, name, fetch), sandbox_config)
         except RuntimeFailure as error:
-            if error.is_away:
+            if error.is_away and not str(error).startswith("failed to pull"):  # else the registry is away
                 raise
             count = self._failures.get(key, (0, 0.0, ""))[0] + 1
             pause = min(_FIRST_SECONDS * 2 ** (count - 1), _MAX_SECONDS)

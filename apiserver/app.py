@@ -236,12 +236,14 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
     """Serve until the block ends; the server is ready when the block begins."""
     server = APIServer(store, config, sole_writer=sole_writer)
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.cache.run()), asyncio.create_task(server.compact())]
-    runner = web.ServerRunner(web.Server(server.handle, access_log=None, keepalive_timeout=3600))
+    runner = web.ServerRunner(
+        web.Server(server.handle, access_log=None, keepalive_timeout=3600, handler_cancellation=True),
+        shutdown_timeout=0.1,
+    )
     try:
         await runner.setup()
         await web.TCPSite(
-            runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True,
-            shutdown_timeout=1.0,
+            runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True
         ).start()  # fmt: skip
         tasks.append(asyncio.create_task(bootstrap.run(server)))
         yield server

@@ -94,6 +94,11 @@ class Connection:
         except (OSError, http.client.HTTPException) as error:
             raise click.ClickException(f"Unable to connect to the server: {error}") from error
 
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
     def json(self, method: str, path: str, **given: Any) -> dict[str, Any]:
         """Send a request and return the object of its answer."""
         found: dict[str, Any] = orjson.loads(self.request(method, path, **given))

@@ -8,6 +8,8 @@ import click
 import orjson
 
 _GAP = "   "
+# Where the YAML of kubectl breaks long lines.
+_WIDTH = 80
 
 
 def rows_text(headers: Sequence[str], rows: Sequence[Sequence[str]], *, show_headers: bool = True) -> str:
@@ -119,11 +121,13 @@ def yaml_text(obj: Any) -> str:
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         style = "|" if "\n" in value else None
+        if style is None and dumper.resolve(yaml.ScalarNode, value, (True, False)) != "tag:yaml.org,2002:str":
+            style = '"'  # text that would be read as a number, a date or a truth value
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
     return yaml.dump(
-        _plain(obj), Dumper=Dumper, sort_keys=True, default_flow_style=False, allow_unicode=True, width=1 << 30
+        _plain(obj), Dumper=Dumper, sort_keys=True, default_flow_style=False, allow_unicode=True, width=_WIDTH
     )
 
 

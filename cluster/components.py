@@ -155,19 +155,28 @@ def client_config(layout: Layout, component: str, kubeconfig: Path | None) -> An
 kubeconfig_option = click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path))
 
 
+# One that was killed and comes back under its old name holds its lease still, and need not wait for its end.
+identity_option = click.option(
+    "--identity",
+    default=socket.gethostname,
+    help="Our name among several that wait for one lease; no two may share it.",
+)
+
+
 @click.command("scheduler")
 @config_option
 @data_dir_option
 @verbose_option
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
-def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool) -> None:
+@identity_option
+def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, verbose: bool) -> None:
     """Put pods on nodes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.app import run
 
     config = client_config(Layout(data_dir), "scheduler", kubeconfig)
-    run_component(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
+    run_component(lambda: run(config, leader_elect=leader_elect, identity=identity), verbose=verbose)
 
 
 @click.command("controller-manager")
@@ -176,12 +185,16 @@ def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbo
 @verbose_option
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
-def controller_manager(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool) -> None:
+@identity_option
+def controller_manager(
+    data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, verbose: bool
+) -> None:
     """Run the controllers."""
-    from controllers.manager import run
+    from controllers.manager import Options, run
 
     config = client_config(Layout(data_dir), "controller-manager", kubeconfig)
-    run_component(lambda: run(config, leader_elect=leader_elect), verbose=verbose)
+    options = Options(identity=identity)
+    run_component(lambda: run(config, leader_elect=leader_elect, options=options), verbose=verbose)
 
 
 @click.command("runtime")

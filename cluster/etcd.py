@@ -25,4 +25,4 @@ def component(layout: Layout) -> Component:
         "--quota-backend-bytes", str(_QUOTA_BYTES), "--max-request-bytes", str(4 * 1024**2), "--log-level", "warn",
         "--logger", "zap",
     ]  # fmt: skip
-    return Component("etcd", argv, cwd=layout.run)
+    return Component("etcd", argv, cwd=layout.run, stale=[layout.etcd_socket, layout.run / "etcd-peer:1"])

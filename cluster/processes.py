@@ -34,6 +34,12 @@ class Component:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    stale: Sequence[Path] = ()  # sockets that one killed before leaves behind, and that the next can't bind
+
+    def clear(self) -> None:
+        """Remove what a killed predecessor left in the way."""
+        for path in self.stale:
+            path.unlink(missing_ok=True)
 
 
 def identity(pid: int) -> str:
@@ -91,6 +97,7 @@ class Supervisor:
         delay = _FIRST_DELAY
         while True:
             started = time.monotonic()
+            component.clear()
             with self._layout.log_file(component.name).open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *component.argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,

@@ -28,7 +28,7 @@ def leave_network(bridge: str, service_cidr: str) -> None:
     """Remove our nftables tables and the pods' bridge; absent ones are no error."""
     from agent.network.cleanup import cleanup
 
-    cleanup(service_cidr)
+    cleanup(bridge, service_cidr)
     subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
 
 

@@ -99,7 +99,8 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     if settings.agent:
         found.append(_wherry(layout, "runtime", "--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge))
         agent = [
-            "--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr, "--port", str(settings.agent_port)
+            "--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr, "--port", str(settings.agent_port),
+            "--bridge", settings.bridge,
         ]  # fmt: skip
         if settings.node_name:
             agent += ["--node-name", settings.node_name]

@@ -32,13 +32,15 @@ _BINDERS = 64
 _BURST = 16
 
 
-async def run(config: ClientConfig, *, leader_elect: bool = True, scheduler_name: str = NAME) -> None:
+async def run(
+    config: ClientConfig, *, leader_elect: bool = True, identity: str = "", scheduler_name: str = NAME
+) -> None:
     """Place pods until cancelled; with `leader_elect`, only while we hold the lease."""
     async with Client(config, user_agent="wherry-scheduler") as client:
         if not leader_elect:
             await Scheduler(client, scheduler_name).run()
             return
-        await LeaderElector(client, LEASE_NAME).run(lambda: Scheduler(client, scheduler_name).run())
+        await LeaderElector(client, LEASE_NAME, identity=identity).run(lambda: Scheduler(client, scheduler_name).run())
 
 
 class Scheduler:

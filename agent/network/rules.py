@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TABLE = "wherry"
 _PORT_TO_TARGET = "meta l4proto . th dport : ip daddr . th dport"
 _PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 
@@ -106,7 +105,8 @@ def compile_rules(network: Network) -> str:
     for port in network.ports:
         if port.backends:
             groups[len(port.backends)].append(port)
-    lines = [f"add table ip {TABLE}", f"delete table ip {TABLE}", f"table ip {TABLE} {{"]
+    table = f"ip {network.bridge}"  # named by the bridge: several clusters may share a machine
+    lines = [f"add table {table}", f"delete table {table}", f"table {table} {{"]
     for size, ports in sorted(groups.items()):
         lines += _maps(size, ports)
     lines += _refused(network)
@@ -187,14 +187,20 @@ def _chains(network: Network, sizes: Sequence[int]) -> list[str]:
         "  chain prerouting {", f"{hook} prerouting priority dstnat; policy accept;", "    jump dispatch", "  }",
         "  chain output {", f"{hook} output priority -100; policy accept;", "    jump dispatch", "  }",
         "  chain postrouting {", f"{hook} postrouting priority srcnat; policy accept;", *leave, "  }",
-        *_filters(),
+        *_filters(network),
     ]  # fmt: skip
 
 
-def _filters() -> list[str]:
+def _filters(network: Network) -> list[str]:
+    """Refuse what is still on its way to a service address after dispatch: nobody is behind it.
+
+    Left alone it would be lost without a word, and its connection remembered without a translation.
+    """
     refuse = [
         "    ip daddr . meta l4proto . th dport @no-endpoints meta l4proto tcp reject with tcp reset",
         "    ip daddr . meta l4proto . th dport @no-endpoints reject",
+        f"    ip daddr {network.service_cidr} meta l4proto tcp reject with tcp reset",
+        f"    ip daddr {network.service_cidr} reject",
     ]
     return [
         "  chain forward {", "    type filter hook forward priority filter; policy accept;", *refuse, "  }",

@@ -95,7 +95,7 @@ class EtcdStore:
         return grpc.aio.secure_channel(_target(endpoint), credentials, options=options)
 
     async def _call(self, method: Callable[[int], Awaitable[T]], *, repeat: bool = False) -> T:
-        """Call one endpoint; reads go on to the next when it is away. Raises: StoreError."""
+        """Call one endpoint; what may be repeated goes on to the next when it is away. Raises: StoreError."""
         deadline = asyncio.get_running_loop().time() + CALL_SECONDS
         while True:
             try:
@@ -109,7 +109,7 @@ class EtcdStore:
                 if not isinstance(failure, StoreUnavailable):
                     raise failure from error
                 self._at += 1
-                if not repeat:
+                if not repeat and not _was_never_sent(error):
                     raise failure from error
                 await asyncio.sleep(_RETRY_SECONDS)
                 if asyncio.get_running_loop().time() >= deadline - _RETRY_SECONDS:
@@ -312,6 +312,11 @@ def _key_value(kv: Any) -> KeyValue:
 def _prefix_end(prefix: bytes) -> bytes:
     """Return the first key behind all that begin with `prefix`, which ends in a slash."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _was_never_sent(error: grpc.aio.AioRpcError) -> bool:
+    """Whether there was no connection to send a request over: a write then has surely not happened."""
+    return error.code() == grpc.StatusCode.UNAVAILABLE and "failed to connect" in (error.details() or "")
 
 
 def _shown(error: BaseException) -> str:

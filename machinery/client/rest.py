@@ -7,6 +7,7 @@ quickly imports it late.
 import asyncio
 import contextlib
 import errno
+import io
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ REQUEST_TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_THROTTLED_TRIES = 10
 """How often a request answered with Retry-After is sent again; client-go's figure."""
+
+
+_LONG_BODY = 512 * 1024
 
 
 class ConnectionFailed(ConnectionError):
@@ -323,7 +327,7 @@ class Client:
         sent = {**await self._authorization(), **(headers or {})}
         with self._connection_errors():
             async with session.request(
-                method, url, data=body, headers=sent, timeout=timeout, server_hostname=self._tls_name()
+                method, url, data=_streamed(body), headers=sent, timeout=timeout, server_hostname=self._tls_name()
             ) as response:
                 if response.status >= 400:
                     raise _refusal(response, await response.read())
@@ -357,6 +361,11 @@ class Client:
             yield
         except aiohttp.ClientError as error:
             raise ConnectionFailed(_describe(error, self._host)) from error
+
+
+def _streamed(body: bytes | None) -> io.BytesIO | bytes | None:
+    """Return a body in the form aiohttp sends piece by piece when it is long."""
+    return io.BytesIO(body) if body is not None and len(body) > _LONG_BODY else body
 
 
 def _params(**given: str | int) -> dict[str, str]:

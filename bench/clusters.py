@@ -1,0 +1,69 @@
+"""Clusters to be measured: real processes in a folder of their own, ended afterwards."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cluster.layout import Layout
+from machinery.client.kubeconfig import ClientConfig, load_config
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wherry(*arguments: str) -> str:
+    """Run a command of ours and return its output."""
+    argv = [sys.executable, "-m", "cluster.main", *arguments]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def running(*options: str) -> Iterator[tuple[Layout, ClientConfig, float]]:
+    """Run a cluster while the block lasts; yields its folder, a client's settings, and how long `up` took (seconds)."""
+    folder = Path(tempfile.mkdtemp(prefix="wherry-bench-", dir="/var/tmp"))
+    layout = Layout(folder)
+    given = ["--api-port", str(free_port()), "--agent-port", str(free_port()), "--bridge", "whbench0"]
+    given += ["--pod-cidr", "10.246.0.0/24", "--service-cidr", "10.98.0.0/16", *options]
+    try:
+        began = time.perf_counter()
+        wherry("up", "--data-dir", str(folder), "--detach", *given)
+        took = time.perf_counter() - began
+        yield layout, load_config(str(layout.kubeconfig)), took
+    finally:
+        wherry("reset", "--yes", "--data-dir", str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return a percentile (0 to 1) of measured values."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * part), len(ordered) - 1)]
+
+
+def milliseconds(values: Sequence[float]) -> dict[str, float]:
+    """Return p50 and p99 of seconds, in milliseconds."""
+    return {"p50_ms": round(percentile(values, 0.5) * 1000, 2), "p99_ms": round(percentile(values, 0.99) * 1000, 2)}
+
+
+def memory_mb(pid: int) -> float:
+    """Return a process's resident memory (its own part of what is shared counted in full) in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return round(int(line.split()[1]) / 1000, 1)
+    return 0.0
+
+
+def cores() -> int:
+    """Return how many cores there are."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,61 @@
+"""How long a list of 5,000 pods takes, as objects and as a table; median of several."""
+
+import asyncio
+import ssl
+import time
+
+from bench.api import Wire, pod_body
+from bench.clusters import milliseconds, running
+from cli.connection import TABLE, Connection
+from machinery.client.kubeconfig import ClientConfig
+
+PODS = 5000
+RUNS = 15
+PATH = "/api/v1/namespaces/default/pods"
+# What agents add to a pod makes it as long as those of a real cluster.
+ANNOTATION = "a" * 1200
+
+
+def main() -> dict[str, object]:
+    """Return milliseconds from request to the last byte of the answer."""
+    with running("--no-agent") as (_, config, _):
+        size = asyncio.run(_fill(config))
+        plain = _time(config, "application/json")
+        table = _time(config, TABLE)
+    return {
+        "bytes": size, "list": {**milliseconds(plain), "budget_ms": 20}, "table": {**milliseconds(table), "budget_ms": 40}
+    }  # fmt: skip
+
+
+async def _fill(config: ClientConfig) -> int:
+    connection = Connection(config)
+    context: ssl.SSLContext = connection._tls()
+    wires = [Wire(config, context) for _ in range(16)]
+    await asyncio.gather(*(wire.open() for wire in wires))
+    while await wires[0].ask("GET", "/api/v1/namespaces/default/serviceaccounts/default") != 200:
+        await asyncio.sleep(0.05)
+    numbers = iter(range(PODS))
+
+    async def work(wire: Wire) -> None:
+        for number in numbers:
+            body = pod_body(f"p{number}").replace(
+                b'"labels"', b'"annotations":{"n":"%s"},"labels"' % ANNOTATION.encode()
+            )
+            if await wire.ask("POST", PATH, body) != 201:
+                raise RuntimeError("a pod was refused")
+
+    await asyncio.gather(*(work(wire) for wire in wires))
+    for wire in wires:
+        wire.close()
+    return len(await asyncio.to_thread(connection.request, "GET", PATH))
+
+
+def _time(config: ClientConfig, accept: str) -> list[float]:
+    connection = Connection(config)
+    connection.request("GET", PATH, accept=accept)
+    found = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        connection.request("GET", PATH, accept=accept)
+        found.append(time.perf_counter() - began)
+    return found

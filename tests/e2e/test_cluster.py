@@ -1,0 +1,303 @@
+"""What a person does with a cluster, with the real kubectl and real containers."""
+
+import json
+import re
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+from cluster.processes import identity
+from tests.e2e.conftest import IMAGE, ROOT, SERVICE_CIDR, Cluster
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def pod(name: str, command: str, extra: str = "", container: str = "", policy: str = "Never") -> str:
+    return f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: {policy}
+  terminationGracePeriodSeconds: 2
+  {extra}
+  containers:
+  - name: main
+    image: {IMAGE}
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, {json.dumps(command)}]
+    {container}
+"""
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return response.read().decode()
+
+
+def reachable(address: str) -> bool:
+    try:
+        return bool(fetch(f"http://{address}/"))
+    except OSError:
+        return False
+
+
+def test_hello_answers_through_its_service(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", str(ROOT / "manifests/hello.yaml"))
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
+    address = cluster.kubectl("get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}")
+    assert address.startswith(SERVICE_CIDR.removesuffix("0.0/16"))
+    cluster.until(lambda: reachable(address), "the service to answer", 5)
+    answers = {fetch(f"http://{address}/") for _ in range(30)}
+    assert len(answers) == 2  # both pods answer
+    assert all(answer.startswith("Hello from hello-") for answer in answers)
+    wide = cluster.kubectl("get", "nodes,pods", "-A", "-o", "wide")
+    assert re.search(r"node/\S+\s+Ready", wide)
+    assert len(re.findall(r"pod/hello-\S+\s+1/1\s+Running\s+0", wide)) == 2
+
+
+def test_a_pod_reaches_the_service_and_the_api(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", str(ROOT / "manifests/hello.yaml"))
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
+    address = cluster.kubectl("get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}")
+    command = f"nc {address} 80 </dev/null; printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {address} 80; echo $KUBERNETES_SERVICE_HOST; ls {'/var/run/secrets/kubernetes.io/serviceaccount'}"
+    cluster.kubectl("apply", "-f", "-", stdin=pod("asker", command))
+    cluster.kubectl("wait", "pod/asker", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s")
+    out = cluster.kubectl("logs", "asker")
+    assert "Hello from hello-" in out
+    assert SERVICE_CIDR.replace("0.0/16", "0.1") in out
+    assert {"ca.crt", "namespace", "token"} <= set(out.split())
+
+
+def test_scale_restart_and_undo(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", str(ROOT / "manifests/hello.yaml"))
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
+    cluster.kubectl("scale", "deployment/hello", "--replicas=4")
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
+    assert cluster.kubectl("get", "deploy", "hello", "-o", "jsonpath={.status.readyReplicas}") == "4"
+    before = set(cluster.kubectl("get", "pods", "-l", "app=hello", "-o", "name").split())
+    cluster.kubectl("rollout", "restart", "deployment/hello")
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=60s")
+    cluster.until(lambda: not before & set(cluster.kubectl("get", "pods", "-o", "name").split()), "old pods to go", 45)
+    cluster.kubectl("set", "env", "deployment/hello", "GREETING=x")
+    cluster.kubectl("rollout", "undo", "deployment/hello")
+    assert "x" not in cluster.kubectl(
+        "get", "deploy", "hello", "-o", "jsonpath={.spec.template.spec.containers[0].env}"
+    )
+    cluster.kubectl("scale", "deployment/hello", "--replicas=2")
+    cluster.kubectl("rollout", "status", "deployment/hello", "--timeout=60s")
+
+
+def test_logs_follow_until_the_container_ends(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", "-", stdin=pod("talker", "for i in 1 2 3 4 5; do echo line $i; sleep 0.2; done"))
+    cluster.kubectl("wait", "pod/talker", "--for=jsonpath={.status.startTime}", "--timeout=10s", check=False)
+    cluster.until(lambda: cluster.path("talker", "{.status.phase}") in ("Running", "Succeeded"), "talker to run")
+    assert cluster.kubectl("logs", "-f", "talker") == "".join(f"line {n}\n" for n in range(1, 6))
+    assert cluster.kubectl("logs", "--tail=2", "talker") == "line 4\nline 5\n"
+    cluster.until(lambda: cluster.path("talker", "{.status.phase}") == "Succeeded", "talker to succeed")
+
+
+def test_a_failing_container_is_restarted_with_back_off(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", "-", stdin=pod("crasher", "echo dying; exit 3", policy="Always"))
+    reason = "{.status.containerStatuses[0].state.waiting.reason}"
+    cluster.until(lambda: cluster.path("crasher", reason) == "CrashLoopBackOff", "a back-off", 30)
+    assert cluster.path("crasher", "{.status.containerStatuses[0].lastState.terminated.exitCode}") == "3"
+    assert int(cluster.path("crasher", "{.status.containerStatuses[0].restartCount}")) >= 1
+    assert cluster.kubectl("logs", "crasher") == "dying\n"
+    cluster.kubectl("delete", "pod", "crasher", "--now")
+
+
+def test_an_image_or_a_command_that_is_not_there_is_told(cluster: Cluster) -> None:
+    missing = pod("noimage", "true").replace(IMAGE, "127.0.0.1:1/none:latest")
+    cluster.kubectl("apply", "-f", "-", stdin=missing)
+    reason = "{.status.containerStatuses[0].state.waiting.reason}"
+    seen: set[str] = set()
+    cluster.until(
+        lambda: bool(seen.add(cluster.path("noimage", reason)) or "ImagePullBackOff" in seen), f"a back-off; {seen}", 30
+    )
+    bad = pod("nocommand", "true").replace('[sh, -c, "true"]', "[nonsense]")
+    cluster.kubectl("apply", "-f", "-", stdin=bad)
+    ended = "{.status.containerStatuses[0].state.terminated.reason}"
+    cluster.until(lambda: cluster.path("nocommand", ended) == "StartError", "a start error", 15)
+    text = cluster.path("nocommand", "{.status.containerStatuses[0].state.terminated.message}")
+    assert "nonsense" in text
+    assert "executable file not found in $PATH" in text
+    cluster.kubectl("delete", "pod", "noimage", "nocommand", "--now")
+
+
+def test_configuration_reaches_a_container_as_variables_and_files(cluster: Cluster) -> None:
+    manifest = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: conf}
+data: {colour: blue, file.txt: "from the map"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: sec}
+stringData: {password: hunter2}
+---
+""" + pod(
+        "configured",
+        "echo $COLOUR $PASSWORD $MY_NAME $LIMIT; cat /conf/file.txt; echo; cat /sec/password; echo; cat /info/labels; echo; "
+        "echo shared > /scratch/x; cat /scratch/x; id -u",
+        extra="volumes: [{name: conf, configMap: {name: conf}}, {name: sec, secret: {secretName: sec}}, "
+        "{name: scratch, emptyDir: {}}, {name: info, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.name}}]}}]",
+        container="""env:
+    - {name: COLOUR, valueFrom: {configMapKeyRef: {name: conf, key: colour}}}
+    - {name: PASSWORD, valueFrom: {secretKeyRef: {name: sec, key: password}}}
+    - {name: MY_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: LIMIT, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}
+    resources: {limits: {memory: 64Mi, cpu: 200m}}
+    securityContext: {runAsUser: 1000}
+    volumeMounts:
+    - {name: conf, mountPath: /conf}
+    - {name: sec, mountPath: /sec}
+    - {name: scratch, mountPath: /scratch}
+    - {name: info, mountPath: /info}""",
+    )
+    cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    cluster.kubectl("wait", "pod/configured", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s")
+    lines = cluster.kubectl("logs", "configured").split("\n")
+    assert lines[:6] == ["blue hunter2 configured 64", "from the map", "hunter2", "configured", "shared", "1000"]
+    assert cluster.path("configured", "{.status.qosClass}") == "Guaranteed"
+
+
+def test_init_containers_run_in_order_before_the_others(cluster: Cluster) -> None:
+    init = f"""volumes: [{{name: w, emptyDir: {{}}}}]
+  initContainers:
+  - {{name: one, image: "{IMAGE}", imagePullPolicy: IfNotPresent, command: [sh, -c, "echo 1 >> /w/f"], volumeMounts: [{{name: w, mountPath: /w}}]}}
+  - {{name: two, image: "{IMAGE}", imagePullPolicy: IfNotPresent, command: [sh, -c, "echo 2 >> /w/f"], volumeMounts: [{{name: w, mountPath: /w}}]}}"""
+    manifest = pod(
+        "ordered", "echo 3 >> /w/f; cat /w/f", extra=init, container="volumeMounts: [{name: w, mountPath: /w}]"
+    )
+    cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    cluster.kubectl("wait", "pod/ordered", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s")
+    assert cluster.kubectl("logs", "ordered") == "1\n2\n3\n"
+
+
+def test_probes_decide_readiness_and_restarts(cluster: Cluster) -> None:
+    manifest = pod(
+        "probed", "touch /tmp/live; sleep 2; touch /tmp/ready; sleep 3600", policy="Always",
+        container="""readinessProbe: {exec: {command: [cat, /tmp/ready]}, periodSeconds: 1}
+    livenessProbe: {exec: {command: [cat, /tmp/live]}, periodSeconds: 1, failureThreshold: 2}""",
+    )  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    ready = '{.status.conditions[?(@.type=="Ready")].status}'
+    cluster.until(lambda: cluster.path("probed", "{.status.phase}") == "Running", "probed to run")
+    assert cluster.path("probed", ready) == "False"
+    cluster.until(lambda: cluster.path("probed", ready) == "True", "probed to be ready")
+    cluster.kubectl("exec", "probed", "--", "rm", "/tmp/live")
+    restarts = "{.status.containerStatuses[0].restartCount}"
+    cluster.until(lambda: cluster.path("probed", restarts) == "1", "a restart by the liveness probe", 30)
+    assert "Liveness probe failed" in cluster.kubectl("describe", "pod", "probed")
+    cluster.kubectl("delete", "pod", "probed", "--now")
+
+
+def test_exec_carries_input_output_and_exit_code(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", "-", stdin=pod("shell", "sleep 3600"))
+    cluster.kubectl("wait", "pod/shell", "--for=condition=Ready", "--timeout=20s")
+    assert cluster.kubectl("exec", "shell", "--", "hostname") == "shell\n"
+    assert cluster.kubectl("exec", "-i", "shell", "--", "cat", stdin="through\n") == "through\n"
+    answer = cluster.kubectl("exec", "shell", "--", "sh", "-c", "echo bad >&2; exit 7", check=False)
+    assert answer.startswith("7\n")
+    assert "bad" in answer
+    assert cluster.wherry("exec", "shell", "--", "hostname") == "shell\n"
+    script = "kubectl exec -it shell -- sh -c 'test -t 0 && tty && echo is-a-terminal'"
+    out = cluster.run("script", "-qec", script, "/dev/null")
+    assert "is-a-terminal" in out
+    cluster.kubectl("delete", "pod", "shell", "--now")
+
+
+def test_a_pod_ends_gracefully_after_its_hook(cluster: Cluster) -> None:
+    command = "trap 'echo got-term; exit 0' TERM; echo up; while true; do sleep 0.1; done"
+    hook = "lifecycle: {preStop: {exec: {command: [sh, -c, 'echo hook > /proc/1/fd/1']}}}"
+    manifest = pod("graceful", command, container=hook).replace(
+        "terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 20"
+    )
+    cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    cluster.kubectl("wait", "pod/graceful", "--for=condition=Ready", "--timeout=20s")
+    with subprocess.Popen(
+        ["kubectl", "logs", "-f", "graceful"], stdout=subprocess.PIPE, text=True, env=cluster.environment()
+    ) as logs:
+        began = time.monotonic()
+        cluster.kubectl("delete", "pod", "graceful")
+        assert time.monotonic() - began < 10
+        out, _ = logs.communicate(timeout=10)
+    assert out.split() == ["up", "hook", "got-term"]
+
+
+def test_host_ports_lead_into_the_pod(cluster: Cluster) -> None:
+    manifest = pod(
+        "hosted",
+        "echo hosted > /tmp/index.html; httpd -f -p 8080 -h /tmp",
+        container="ports: [{containerPort: 8080, hostPort: 18099}]",
+    )
+    cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    cluster.kubectl("wait", "pod/hosted", "--for=condition=Ready", "--timeout=20s")
+    address = cluster.path("hosted", "{.status.hostIP}")
+
+    def answers() -> bool:
+        try:
+            return fetch(f"http://{address}:18099/") == "hosted\n"
+        except OSError:
+            return False
+
+    cluster.until(answers, "the host port to answer", 10)
+    cluster.kubectl("delete", "pod", "hosted", "--now")
+
+
+def test_a_pod_nobody_can_take_says_why(cluster: Cluster) -> None:
+    manifest = pod("huge", "true", container="resources: {requests: {cpu: '1000'}}")
+    cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    told = "0/1 nodes are available: 1 Insufficient cpu."
+    cluster.until(lambda: told in cluster.kubectl("describe", "pod", "huge"), "the reason", 10)
+    cluster.kubectl("delete", "pod", "huge", "--now")
+
+
+@pytest.mark.parametrize("component", ["apiserver", "scheduler", "controller-manager", "agent", "runtime", "etcd"])
+def test_containers_outlive_the_kill_of_any_component(cluster: Cluster, component: str) -> None:
+    name = f"survivor-{component}"
+    cluster.kubectl("apply", "-f", "-", stdin=pod(name, "sleep 7201", policy="Always"))
+    cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=20s")
+    started = cluster.path(name, "{.status.containerStatuses[0].state.running.startedAt}")
+    container = cluster.path(name, "{.status.containerStatuses[0].containerID}").rpartition("/")[2]
+    pid = int((next(cluster.layout.root.glob(f"**/{container}/pid"))).read_text())
+    before = identity(pid)
+    killed = cluster.pid(component)
+    subprocess.run(["kill", "-KILL", str(killed)], check=True)
+
+    def is_back() -> bool:
+        try:
+            return cluster.pid(component) != killed and "Running" in cluster.kubectl("get", "pod", name, check=False)
+        except AssertionError:
+            return False
+
+    cluster.until(is_back, f"{component} to come back", 30)
+    cluster.kubectl("apply", "-f", "-", stdin=pod(f"after-{component}", "true"))
+    cluster.kubectl("wait", f"pod/after-{component}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=40s")
+    assert identity(pid) == before
+    assert cluster.path(name, "{.status.containerStatuses[0].state.running.startedAt}") == started
+    assert cluster.path(name, "{.status.containerStatuses[0].restartCount}") == "0"
+    cluster.kubectl("delete", "pod", name, f"after-{component}", "--now")
+
+
+def test_wherry_prints_what_kubectl_prints(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", str(ROOT / "manifests/hello.yaml"))
+    for arguments in (
+        ["get", "svc,deploy", "-o", "wide"], ["get", "pods", "-A"], ["get", "deploy", "hello", "-o", "yaml"],
+        ["get", "svc", "-o", "name"], ["get", "cm", "none"], ["get", "deploy", "hello", "-o", "jsonpath={.spec.replicas}"],
+    ):  # fmt: skip
+        ages = re.compile(r"\b\d+[smh](\d+s)?\b")
+        ours, theirs = (
+            ages.sub("AGE", re.sub(r" +", " ", run(*arguments, check=False)))
+            for run in (cluster.wherry, cluster.kubectl)
+        )
+        assert ours == theirs
+
+
+def test_up_says_when_it_runs_already(cluster: Cluster) -> None:
+    assert "is running already" in cluster.wherry("up", "--data-dir", str(cluster.layout.root))
+    assert "The API server is ready" in cluster.wherry("status", "--data-dir", str(cluster.layout.root))

@@ -1,0 +1,140 @@
+"""What bad input gets: an error that says what is wrong, soon, and nothing stored."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+
+from cli.connection import Connection
+from machinery import errors
+from machinery.client.kubeconfig import ClientConfig
+from machinery.client.rest import Client
+
+MAPS = "/api/v1/namespaces/default/configmaps"
+PODS = "/api/v1/namespaces/default/pods"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
+JSON, YAML = "application/json", "application/yaml"
+
+
+async def post(client: Client, path: str, body: bytes, media: str = JSON, **params: str) -> Any:
+    return json.loads(await client.request("POST", path, body=body, headers={"Content-Type": media}, params=params))
+
+
+def of(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "media", "text"),
+    [
+        (b'{"metadata": {', JSON, "json parse error"),
+        (b"metadata: [", YAML, "error converting YAML to JSON"),
+        (b"[1, 2]", JSON, "the body is no object but array"),
+        (b'{"kind": "Pod", "metadata": {"name": "a"}}', JSON, "cannot be handled as a ConfigMap"),
+        (b'{"apiVersion": "v2", "metadata": {"name": "a"}}', JSON, "does not match the expected API version"),
+        (b'{"metadata": {"name": "a"}, "data": {"k": 1}}', JSON, "cannot unmarshal number into Go struct field ConfigMap"),
+        (b'{"metadata": {"name": "a"}, "data": []}', JSON, "of type map\\[string\\]string"),
+        (b'{"metadata": {"name": "a", "labels": "x"}}', JSON, "cannot unmarshal string into Go struct field ObjectMeta"),
+        (b'{"metadata": {"name": "a", "namespace": "b"}}', JSON, "does not match the namespace sent on the request"),
+        (b"[" * 100_000, JSON, "json parse error"),
+        (b"a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\n" + b"".join(
+            b"k%d: &k%d [*k%d,*k%d,*k%d,*k%d]\n" % (n, n, n - 1, n - 1, n - 1, n - 1) if n else b"k0: &k0 [*c,*c]\n"
+            for n in range(12)), YAML, "excessive aliasing"),
+    ],
+    ids=["json", "yaml", "array", "kind", "version", "number", "map", "labels", "namespace", "deep", "aliases"],
+)  # fmt: skip
+async def test_a_body_that_makes_no_sense_is_a_bad_request(client: Client, body: bytes, media: str, text: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(errors.BadRequest, match=text):
+        await post(client, MAPS, body, media)
+    assert time.monotonic() - began < 5
+    assert json.loads(await client.request("GET", MAPS))["items"] == []
+
+
+async def test_unknown_fields_are_refused_warned_of_or_dropped_as_asked(client: Client) -> None:
+    body = of(metadata={"name": "a"}, spce={"x": 1}, data={"k": "v"})
+    with pytest.raises(errors.BadRequest, match='strict decoding error: unknown field "spce"'):
+        await post(client, MAPS, body, fieldValidation="Strict")
+    made = await post(client, MAPS, body, fieldValidation="Ignore")
+    assert "spce" not in made
+
+
+async def test_duplicate_fields_are_refused_under_strict(client: Client) -> None:
+    with pytest.raises(errors.BadRequest, match='strict decoding error: duplicate field "k"'):
+        await post(client, MAPS, b'{"metadata":{"name":"a"},"data":{"k":"1","k":"2"}}', fieldValidation="Strict")
+
+
+async def test_a_body_over_three_mebibytes_is_too_large(client: Client) -> None:
+    with pytest.raises(errors.RequestEntityTooLarge, match="limit is 3145728"):
+        await post(client, MAPS, of(metadata={"name": "a"}, data={"k": "x" * (3 * 1024 * 1024)}))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "text"),
+    [
+        (MAPS, of(metadata={"name": "Not_A_Name"}), r'ConfigMap "Not_A_Name" is invalid: metadata.name: Invalid value'),
+        (MAPS, of(metadata={}), "metadata.name: Required value: name or generateName is required"),
+        (MAPS, of(metadata={"name": "a", "labels": {"-": "x"}}), "metadata.labels: Invalid value"),
+        (PODS, of(metadata={"name": "a"}, spec={}), 'Pod "a" is invalid: spec.containers: Required value'),
+        (PODS, of(metadata={"name": "a"}, spec={"containers": [{"name": "c"}]}), r"spec.containers\[0\].image: Required"),
+        (PODS, of(metadata={"name": "a"}, spec={"containers": [{"name": "c", "image": "i"}] * 2}), "Duplicate value"),
+        (PODS, of(metadata={"name": "a"}, spec={"containers": [{"name": "c", "image": "i"}], "restartPolicy": "No"}),
+         'spec.restartPolicy: Unsupported value: "No": supported values: "Always", "Never", "OnFailure"'),
+        (DEPLOYMENTS, of(metadata={"name": "a"}, spec={
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+        }), 'Deployment.apps "a" is invalid: spec.template.metadata.labels: Invalid value: .* `selector` does not match'),
+    ],
+    ids=["name", "nameless", "label", "containers", "image", "twice", "policy", "selector"],
+)  # fmt: skip
+async def test_an_object_that_breaks_rules_is_invalid_and_the_fields_are_named(
+    client: Client, path: str, body: bytes, text: str
+) -> None:
+    with pytest.raises(errors.Invalid, match=text) as caught:
+        await post(client, path, body)
+    assert caught.value.causes
+    assert caught.value.code == 422
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/nonsense", "/apis/none.example/v1/things", "/nowhere", "/api/v1/pods/x/none/y"]
+)
+async def test_what_is_not_served_is_a_status_not_found(client: Client, path: str) -> None:
+    with pytest.raises(errors.NotFound, match="could not find the requested resource"):
+        await client.request("GET", path)
+
+
+async def test_a_method_the_resource_does_not_take_is_told(client: Client) -> None:
+    with pytest.raises(errors.MethodNotAllowed):
+        await client.request("DELETE", "/api/v1/namespaces")
+
+
+async def test_a_patch_of_an_unknown_type_is_told(client: Client) -> None:
+    await post(client, MAPS, of(metadata={"name": "a"}))
+    with pytest.raises(errors.UnsupportedMediaType):
+        await client.request("PATCH", f"{MAPS}/a", body=b"{}", headers={"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        ({"labelSelector": "a in"}, errors.BadRequest),
+        ({"fieldSelector": "spec.nothing=x"}, errors.BadRequest),
+        ({"limit": "many"}, errors.BadRequest),
+        ({"resourceVersion": "x"}, errors.BadRequest),
+        ({"continue": "%%%"}, errors.BadRequest),
+    ],
+    ids=["label", "field", "limit", "version", "token"],
+)
+async def test_a_list_with_a_bad_parameter_is_refused(client: Client, params: dict[str, str], error: Any) -> None:
+    with pytest.raises(error):
+        await client.request("GET", PODS, params=params)
+
+
+async def test_a_version_of_the_future_is_waited_for_and_then_refused(client: Client, config: ClientConfig) -> None:
+    connection = Connection(config)  # this one does not try again by itself
+    with pytest.raises(errors.Timeout, match="Too large resource version: 99999999"):
+        await asyncio.to_thread(connection.request, "GET", PODS, params={"resourceVersion": "99999999"})
+    await asyncio.to_thread(connection.close)

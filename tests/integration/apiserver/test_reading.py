@@ -1,0 +1,183 @@
+"""Get, list and watch: selectors, pages, versions, tables, bookmarks.
+
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from apiserver.app import APIServer
+from machinery import errors
+from machinery.api.resources import CONFIG_MAPS, NODES, PODS
+from machinery.client.rest import Client
+from tests.integration.apiserver.conftest import pod
+
+TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
+
+
+async def make_maps(client: Client, count: int) -> None:
+    await asyncio.gather(
+        *(
+            client.create(CONFIG_MAPS, {"metadata": {"name": f"m{n:02}", "labels": {"odd": str(n % 2)}}}, "default")
+            for n in range(count)
+        )
+    )
+
+
+def names(listing: dict[str, Any]) -> list[str]:
+    return [one["metadata"]["name"] for one in listing["items"]]
+
+
+async def test_a_list_is_in_order_and_of_one_version(client: Client) -> None:
+    await make_maps(client, 5)
+    listing = await client.list(CONFIG_MAPS, "default")
+    assert names(listing) == ["m00", "m01", "m02", "m03", "m04"]
+    assert listing["kind"] == "ConfigMapList"
+    assert int(listing["metadata"]["resourceVersion"]) >= max(
+        int(one["metadata"]["resourceVersion"]) for one in listing["items"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "count"), [("odd=1", 2), ("odd!=1", 3), ("odd in (0,1)", 5), ("!odd", 0), ("odd,odd notin (0)", 2)]
+)
+async def test_label_selectors_choose(client: Client, selector: str, count: int) -> None:
+    await make_maps(client, 5)
+    assert len((await client.list(CONFIG_MAPS, "default", label_selector=selector))["items"]) == count
+
+
+async def test_field_selectors_choose(client: Client) -> None:
+    await client.create(PODS, pod("a", nodeName="n1"), "default")
+    await client.create(PODS, pod("b"), "default")
+    assert names(await client.list(PODS, field_selector="spec.nodeName=n1")) == ["a"]
+    assert names(await client.list(PODS, field_selector="spec.nodeName!=n1,status.phase=Pending")) == ["b"]
+    assert names(await client.list(PODS, field_selector="metadata.name=b")) == ["b"]
+
+
+async def test_pages_are_stable_though_writes_go_on(client: Client) -> None:
+    await make_maps(client, 5)
+    path = CONFIG_MAPS.path("default")
+    first = json.loads(await client.request("GET", path, params={"limit": "2"}))
+    assert (names(first), first["metadata"]["remainingItemCount"]) == (["m00", "m01"], 3)
+    await client.delete(CONFIG_MAPS, "m03", "default")
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "m02b"}}, "default")
+    token = first["metadata"]["continue"]
+    rest = json.loads(await client.request("GET", path, params={"limit": "10", "continue": token}))
+    assert names(rest) == ["m02", "m03", "m04"]
+    assert "continue" not in rest["metadata"]
+
+
+async def test_pages_of_a_selection_hold_only_what_is_selected(client: Client) -> None:
+    await make_maps(client, 9)
+    path = CONFIG_MAPS.path("default")
+    found: list[str] = []
+    token = ""
+    while True:
+        params = {"limit": "2", "labelSelector": "odd=1"} | ({"continue": token} if token else {})
+        page = json.loads(await client.request("GET", path, params=params))
+        found += names(page)
+        token = page["metadata"].get("continue", "")
+        if not token:
+            break
+    assert found == ["m01", "m03", "m05", "m07"]
+
+
+async def test_an_exact_version_shows_the_past(client: Client) -> None:
+    made = await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"n": "1"}}, "default")
+    await client.patch(CONFIG_MAPS, "a", {"data": {"n": "2"}}, "default")
+    params = {"resourceVersion": made["metadata"]["resourceVersion"], "resourceVersionMatch": "Exact"}
+    past = json.loads(await client.request("GET", CONFIG_MAPS.path("default"), params=params))
+    assert past["items"][0]["data"] == {"n": "1"}
+
+
+async def test_a_read_shows_every_write_that_was_answered(client: Client) -> None:
+    for number in range(30):
+        await client.create(CONFIG_MAPS, {"metadata": {"name": f"m{number}"}}, "default")
+        assert (await client.get(CONFIG_MAPS, f"m{number}", "default"))["metadata"]["name"] == f"m{number}"
+
+
+async def watched(client: Client, count: int, **given: Any) -> list[tuple[str, str]]:
+    found = []
+    async with asyncio.timeout(5):
+        async for event in client.watch(CONFIG_MAPS, "default", **given):
+            if event.type != "BOOKMARK":
+                found.append((event.type, event.decode()["metadata"]["name"]))
+            if len(found) == count:
+                return found
+    raise AssertionError(f"the watch ended after {found}")
+
+
+async def test_a_watch_tells_of_changes_after_its_version_once_and_in_order(client: Client) -> None:
+    first = await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, "default")
+    await client.patch(CONFIG_MAPS, "a", {"data": {"n": "1"}}, "default")
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "b"}}, "default")
+    await client.delete(CONFIG_MAPS, "a", "default")
+    events = await watched(client, 3, resource_version=first["metadata"]["resourceVersion"])
+    assert events == [("MODIFIED", "a"), ("ADDED", "b"), ("DELETED", "a")]
+
+
+async def test_a_watch_without_version_begins_with_what_is_there(client: Client) -> None:
+    await make_maps(client, 2)
+    assert await watched(client, 2) == [("ADDED", "m00"), ("ADDED", "m01")]
+
+
+async def test_an_object_that_begins_or_ceases_to_match_comes_or_goes(client: Client) -> None:
+    made = await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, "default")
+    await client.patch(CONFIG_MAPS, "a", {"metadata": {"labels": {"x": "y"}}}, "default")
+    await client.patch(CONFIG_MAPS, "a", {"metadata": {"labels": None}}, "default")
+    version = made["metadata"]["resourceVersion"]
+    assert await watched(client, 2, resource_version=version, label_selector="x=y") == [
+        ("ADDED", "a"),
+        ("DELETED", "a"),
+    ]
+
+
+async def test_a_watch_from_too_long_ago_is_gone(client: Client, server: APIServer) -> None:
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, "default")
+    server.cache.collection("configmaps")._forgotten = server.cache.revision  # as after many changes
+    with pytest.raises(errors.Expired, match="too old resource version: 1"):
+        await watched(client, 1, resource_version="1")
+
+
+async def test_a_streaming_list_ends_its_first_part_with_a_marked_bookmark(client: Client) -> None:
+    await make_maps(client, 2)
+    params = {
+        "watch": "true", "sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan",
+        "allowWatchBookmarks": "true", "timeoutSeconds": "1",
+    }  # fmt: skip
+    body = await client.request("GET", CONFIG_MAPS.path("default"), params=params)
+    events = [json.loads(line) for line in body.splitlines()]
+    assert [event["type"] for event in events[:3]] == ["ADDED", "ADDED", "BOOKMARK"]
+    assert events[2]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_a_watch_ends_after_its_time_with_a_bookmark(client: Client) -> None:
+    params = {"watch": "true", "timeoutSeconds": "1", "allowWatchBookmarks": "true", "resourceVersion": "0"}
+    body = await client.request("GET", NODES.path(), params=params)
+    assert [json.loads(line)["type"] for line in body.splitlines()] == ["BOOKMARK"]
+
+
+async def test_a_table_has_the_columns_kubectl_prints(client: Client) -> None:
+    await client.create(PODS, pod("web"), "default")
+    table = json.loads(await client.request("GET", PODS.path("default"), headers=TABLE))
+    shown = [column["name"] for column in table["columnDefinitions"] if not column["priority"]]
+    assert shown == ["Name", "Ready", "Status", "Restarts", "Age"]
+    (row,) = table["rows"]
+    assert row["cells"][:4] == ["web", "0/1", "Pending", "0"]
+    assert row["object"]["kind"] == "PartialObjectMetadata"
+
+
+async def test_metadata_alone_may_be_asked_for(client: Client) -> None:
+    await client.create(PODS, pod("web"), "default")
+    accept = {"Accept": "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"}
+    listing = json.loads(await client.request("GET", PODS.path("default"), headers=accept))
+    assert listing["kind"] == "PartialObjectMetadataList"
+    assert set(listing["items"][0]) == {"kind", "apiVersion", "metadata"}
+
+
+async def test_a_form_nobody_has_is_not_acceptable(client: Client) -> None:
+    with pytest.raises(errors.NotAcceptable):
+        await client.request("GET", PODS.path("default"), headers={"Accept": "text/html"})
