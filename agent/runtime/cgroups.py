@@ -7,9 +7,14 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 
 
+def is_v2() -> bool:
+    """Whether the pure version 2 hierarchy is mounted."""
+    return (ROOT / "cgroup.controllers").exists()
+
+
 def hierarchies() -> list[Path]:
     """The mounted hierarchies: one for version 2, one for each controller of version 1."""
-    if (ROOT / "cgroup.controllers").exists():
+    if is_v2():
         return [ROOT]
     return [path for path in ROOT.iterdir() if path.is_dir() and not path.is_symlink()]
 
@@ -17,7 +22,7 @@ def hierarchies() -> list[Path]:
 def folder(controller: str, path: str) -> Path:
     """The folder that holds `controller`'s files for the cgroup `path`."""
     relative = path.lstrip("/")
-    return ROOT / relative if (ROOT / "cgroup.controllers").exists() else ROOT / controller / relative
+    return ROOT / relative if is_v2() else ROOT / controller / relative
 
 
 def exists(path: str) -> bool:

@@ -16,7 +16,7 @@ from agent.runtime.errors import FailedPrecondition, InvalidArgument, RuntimeFai
 from agent.runtime.events import Broadcaster
 from agent.runtime.host import HostLimits
 from agent.runtime.images.store import Image, ImageStore
-from agent.runtime.monitor import Monitor, Stdio, was_oom_killed
+from agent.runtime.monitor import REOPEN_LOG, Monitor, Stdio, was_oom_killed
 from agent.runtime.oci import OciRuntime
 from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.sandbox import config_of
@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 START_ERROR_CODE = 128  # what containerd reports for a process that could not be started
 UNKNOWN_CODE = 255  # … and for one of which nobody knows how it ended
 _KILL_SECONDS = 30
+_REOPEN_SECONDS = 5
 
 
 def container_config(record: ContainerRecord) -> cri.ContainerConfig:
@@ -418,6 +419,20 @@ class ContainerManager:
             write_atomically(path, json.dumps(spec).encode())
             record.resources = merged.SerializeToString()
             self._records.save(record)
+
+    async def reopen_log(self, record: ContainerRecord) -> None:
+        """Have a running container's output go to a new file at its log's path, after that was renamed.
+
+        Raises: RuntimeFailure if that file doesn't come.
+        """
+        await self._monitor.control(self.folder(record.id), REOPEN_LOG)
+        async with asyncio.timeout(_REOPEN_SECONDS):
+            while not await asyncio.to_thread(os.path.exists, record.log_path):  # noqa: ASYNC110 - conmon doesn't answer
+                await asyncio.sleep(0.005)
+
+    def running(self) -> list[ContainerRecord]:
+        """The containers that run."""
+        return [record for record in self._records.all() if record.state == "running"]
 
     def _publish(self, record: ContainerRecord, kind: cri.ContainerEventType) -> None:
         self.events.publish((record.id, kind))

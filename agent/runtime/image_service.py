@@ -3,10 +3,7 @@
 
 import asyncio
 import json
-import os
-import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from agent.cri import api_pb2 as cri
 from agent.cri import api_pb2_grpc
@@ -15,6 +12,7 @@ from agent.runtime.answers import stream, unary
 from agent.runtime.errors import InvalidArgument
 from agent.runtime.images.pull import Credentials, Puller
 from agent.runtime.images.store import Image, ImageStore
+from agent.runtime.stats import Sampler
 
 
 class ImageService(api_pb2_grpc.ImageServiceServicer):
@@ -22,6 +20,7 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
 
     def __init__(self, store: ImageStore, puller: Puller) -> None:
         self._store = store
+        self._sampler = Sampler()
         self._puller = puller
 
     @unary
@@ -64,25 +63,11 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
 
     @unary
     async def ImageFsInfo(self, request: cri.ImageFsInfoRequest) -> cri.ImageFsInfoResponse:
-        used, inodes = await asyncio.to_thread(_usage, [self._store.blobs, self._store.root / "l"])
-        usage = cri.FilesystemUsage(
-            timestamp=time.time_ns(),
-            fs_id=cri.FilesystemIdentifier(mountpoint=str(self._store.root)),
-            used_bytes=cri.UInt64Value(value=used),
-            inodes_used=cri.UInt64Value(value=inodes),
+        images, containers = await asyncio.to_thread(self._disk_usage)
+        return cri.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[containers])
+
+    def _disk_usage(self) -> tuple[cri.FilesystemUsage, cri.FilesystemUsage]:
+        root = self._store.root
+        return self._sampler.disk("images", [self._store.blobs, root / "l"]), self._sampler.disk(
+            "containers", [root / "containers"]
         )
-        return cri.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
-
-
-def _usage(folders: list[Path]) -> tuple[int, int]:
-    """Bytes and inodes below some folders."""
-    used = inodes = 0
-    for folder in folders:
-        for base, names, files in os.walk(folder):
-            inodes += len(names) + len(files)
-            for name in files:
-                try:
-                    used += os.lstat(os.path.join(base, name)).st_blocks * 512
-                except FileNotFoundError:
-                    continue
-    return used, inodes

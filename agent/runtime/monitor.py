@@ -17,6 +17,7 @@ from agent.runtime import processes
 from agent.runtime.errors import RuntimeFailure
 from agent.runtime.oci import OciRuntime
 
+RESIZE_TERMINAL, REOPEN_LOG = 1, 2  # commands for `control`
 _START_SECONDS = 60  # far beyond what creating a container takes; then conmon is given up
 
 
@@ -121,7 +122,7 @@ class Monitor:
 
     @staticmethod
     async def control(folder: Path, kind: int, first: int = 0, second: int = 0) -> None:
-        """Send conmon a command: 1 sets the terminal's rows and columns, 2 opens the log file anew.
+        """Send conmon a command: RESIZE_TERMINAL to rows and columns, or REOPEN_LOG.
 
         Raises: RuntimeFailure if nobody listens.
         """

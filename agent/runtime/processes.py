@@ -93,19 +93,24 @@ def find_by_argument(pid: int, argument: str) -> ProcessHandle | None:
     return None
 
 
-async def reap_strays(seconds: float = 10) -> None:
-    """Reap orphans that fell to us as the subreaper, for ever.
+async def reap_strays(seconds: float = 1) -> None:
+    """Reap orphans that fell to us as the subreaper, for ever: such as what a failed `runc create` leaves behind.
 
-    Whoever waits for a child does so in far less time than passes between two looks, so a child that is dead at both
-    is nobody's.
+    Whoever waits for a child of his own does so in far less time than passes between two looks, so a child that is
+    dead at both is nobody's. Looks only after SIGCHLD.
     """
-    dead: set[int] = set()
+    some_ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, some_ended.set)
     while True:
-        await asyncio.sleep(seconds)
-        children = await asyncio.to_thread(_dead_children)
-        for pid in dead & children:
-            reap(pid)
-        dead = children - dead
+        await some_ended.wait()
+        some_ended.clear()
+        dead = await asyncio.to_thread(_dead_children)
+        while dead:
+            await asyncio.sleep(seconds)
+            still = await asyncio.to_thread(_dead_children)
+            for pid in dead & still:
+                reap(pid)
+            dead = still - dead
 
 
 def reap(pid: int) -> None:

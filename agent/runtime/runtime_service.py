@@ -14,15 +14,14 @@ from agent.runtime.answers import stream, unary
 from agent.runtime.container import ContainerManager
 from agent.runtime.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from agent.runtime.exec import Executor
-from agent.runtime.monitor import Monitor
 from agent.runtime.sandbox import HANDLERS, SandboxManager
 from agent.runtime.sessions import AttachSession, ExecSession, PortForwardSession, Wanted
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord
+from agent.runtime.stats_service import Statistics
 from agent.runtime.streaming import StreamingServer
 
 NAME = "wherry"
 VERSION = "0.1.0"
-_OPEN_LOG = 2  # conmon's command
 # How many items the Stream… calls send at a time: far from gRPC's usual limit of 4 MiB.
 _BATCH = 100
 Item = TypeVar("Item")
@@ -39,6 +38,7 @@ class Parts:
     executor: Executor
     network: cni.Network
     streaming: StreamingServer
+    statistics: Statistics
     warnings: list[str]
 
 
@@ -226,8 +226,7 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
 
     @unary
     async def ReopenContainerLog(self, request: cri.ReopenContainerLogRequest) -> cri.ReopenContainerLogResponse:
-        record = self._running(request.container_id)
-        await Monitor.control(self._parts.container_manager.folder(record.id), _OPEN_LOG)
+        await self._parts.container_manager.reopen_log(self._running(request.container_id))
         return cri.ReopenContainerLogResponse()
 
     @unary
@@ -264,6 +263,60 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
         if record.state != "running":
             raise FailedPrecondition("container is not running")
         return record
+
+    # --- statistics ---
+
+    @unary
+    async def ContainerStats(self, request: cri.ContainerStatsRequest) -> cri.ContainerStatsResponse:
+        return cri.ContainerStatsResponse(stats=await self._parts.statistics.container(request.container_id))
+
+    @unary
+    async def ListContainerStats(self, request: cri.ListContainerStatsRequest) -> cri.ListContainerStatsResponse:
+        return cri.ListContainerStatsResponse(stats=await self._parts.statistics.containers(request.filter))
+
+    @stream
+    async def StreamContainerStats(
+        self, request: cri.StreamContainerStatsRequest
+    ) -> AsyncIterator[cri.StreamContainerStatsResponse]:
+        for batch in _batches(await self._parts.statistics.containers(request.filter)):
+            yield cri.StreamContainerStatsResponse(container_stats=batch)
+
+    @unary
+    async def PodSandboxStats(self, request: cri.PodSandboxStatsRequest) -> cri.PodSandboxStatsResponse:
+        return cri.PodSandboxStatsResponse(stats=await self._parts.statistics.sandbox(request.pod_sandbox_id))
+
+    @unary
+    async def ListPodSandboxStats(self, request: cri.ListPodSandboxStatsRequest) -> cri.ListPodSandboxStatsResponse:
+        return cri.ListPodSandboxStatsResponse(stats=await self._parts.statistics.sandboxes(request.filter))
+
+    @stream
+    async def StreamPodSandboxStats(
+        self, request: cri.StreamPodSandboxStatsRequest
+    ) -> AsyncIterator[cri.StreamPodSandboxStatsResponse]:
+        for batch in _batches(await self._parts.statistics.sandboxes(request.filter)):
+            yield cri.StreamPodSandboxStatsResponse(pod_sandbox_stats=batch)
+
+    # Metrics in CRI's own form are optional; a runtime without descriptors promises none, and has none.
+
+    @unary
+    async def ListMetricDescriptors(
+        self, request: cri.ListMetricDescriptorsRequest
+    ) -> cri.ListMetricDescriptorsResponse:
+        return cri.ListMetricDescriptorsResponse()
+
+    @unary
+    async def ListPodSandboxMetrics(
+        self, request: cri.ListPodSandboxMetricsRequest
+    ) -> cri.ListPodSandboxMetricsResponse:
+        return cri.ListPodSandboxMetricsResponse()
+
+    @stream
+    async def StreamPodSandboxMetrics(
+        self, request: cri.StreamPodSandboxMetricsRequest
+    ) -> AsyncIterator[cri.StreamPodSandboxMetricsResponse]:
+        none: list[cri.StreamPodSandboxMetricsResponse] = []
+        for answer in none:
+            yield answer
 
     @unary
     async def CheckpointContainer(self, request: cri.CheckpointContainerRequest) -> cri.CheckpointContainerResponse:

@@ -17,6 +17,7 @@ import grpc.aio
 
 from agent.cri import api_pb2_grpc
 from agent.runtime import cni, host, kernel, processes
+from agent.runtime import root as root_folder
 from agent.runtime.config import RuntimeConfig
 from agent.runtime.container import ContainerManager
 from agent.runtime.errors import RuntimeFailure
@@ -25,12 +26,14 @@ from agent.runtime.image_service import ImageService
 from agent.runtime.images.busybox import import_busybox
 from agent.runtime.images.pull import Puller
 from agent.runtime.images.store import ImageStore
+from agent.runtime.logs import LogRotator
 from agent.runtime.monitor import Monitor
 from agent.runtime.oci import OciRuntime
 from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.runtime_service import Parts, RuntimeService
 from agent.runtime.sandbox import SandboxManager
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord
+from agent.runtime.stats_service import Statistics
 from agent.runtime.streaming import StreamingServer
 
 _log = logging.getLogger(__name__)
@@ -73,42 +76,11 @@ async def run(config: RuntimeConfig) -> None:
 
 
 async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
-    sandboxes = Records(state / "sandboxes", SandboxRecord, "sandbox")
-    containers = Records(state / "containers", ContainerRecord, "container")
-    sandboxes.load()
-    containers.load()
-    images = ImageStore(root, lambda: (layer for record in containers.all() for layer in record.layers))
-    images.load()
-    runtime = OciRuntime(_program(config.oci_runtime), state / "oci")
-    container_manager = ContainerManager(
-        containers,
-        sandboxes,
-        images,
-        RootFilesystems(root / "containers"),
-        runtime,
-        Monitor(_program(config.conmon), runtime),
-        host.probe(),
-    )
-    network = cni.Network(config.network_dir, config.cni_bin_dirs, config.bridge, state / "cni")
-    if config.pod_cidr and not (config.network_dir / cni.OWN_FILE).exists():
-        network.write_bridge_list(config.pod_cidr)
-    sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox, config.cgroup_root)
-    (state / "tty").mkdir(mode=0o700, exist_ok=True)
-    await container_manager.recover()
-    await sandbox_manager.recover()
-    if config.import_busybox:
-        await import_busybox(images)
-    streaming = StreamingServer()
-    parts = Parts(
-        sandboxes,
-        containers,
-        sandbox_manager,
-        container_manager,
-        Executor(runtime, state / "tty"),
-        network,
-        streaming,
-        [],
-    )
+    complaint = await asyncio.to_thread(root_folder.prepare, root)
+    if complaint:
+        _log.warning(complaint)
+    parts, images = await _assemble(config, root, state, [complaint] if complaint else [])
+    manager = parts.container_manager
     server = grpc.aio.server(
         options=[("grpc.max_send_message_length", _MESSAGE_BYTES), ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
     )
@@ -118,13 +90,54 @@ async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
     await server.start()
     _log.info("serving CRI at %s", config.socket)
     background = [asyncio.create_task(processes.reap_strays())]
+    if config.log_max_bytes > 0:
+        rotator = LogRotator(
+            manager.running, manager.reopen_log, max_bytes=config.log_max_bytes, max_files=config.log_max_files
+        )
+        background.append(asyncio.create_task(rotator.run()))
     try:
         await server.wait_for_termination()
     finally:
         for task in background:
             task.cancel()
         await server.stop(grace=None)
-        await streaming.close()
+        await parts.streaming.close()
+
+
+async def _assemble(config: RuntimeConfig, root: Path, state: Path, warnings: list[str]) -> tuple[Parts, ImageStore]:
+    """Make the parts, and have them take up what a former process left."""
+    sandboxes = Records(state / "sandboxes", SandboxRecord, "sandbox")
+    containers = Records(state / "containers", ContainerRecord, "container")
+    sandboxes.load()
+    containers.load()
+    images = ImageStore(root, lambda: (layer for record in containers.all() for layer in record.layers))
+    images.load()
+    runtime = OciRuntime(_program(config.oci_runtime), state / "oci")
+    filesystems = RootFilesystems(root / "containers")
+    filesystems.folder.mkdir(mode=0o700, exist_ok=True)
+    monitor = Monitor(_program(config.conmon), runtime)
+    container_manager = ContainerManager(containers, sandboxes, images, filesystems, runtime, monitor, host.probe())
+    network = cni.Network(config.network_dir, config.cni_bin_dirs, config.bridge, state / "cni")
+    if config.pod_cidr and not (config.network_dir / cni.OWN_FILE).exists():
+        network.write_bridge_list(config.pod_cidr)
+    sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox, config.cgroup_root)
+    (state / "tty").mkdir(mode=0o700, exist_ok=True)
+    await container_manager.recover()
+    await sandbox_manager.recover()
+    if config.import_busybox:
+        await import_busybox(images)
+    parts = Parts(
+        sandboxes,
+        containers,
+        sandbox_manager,
+        container_manager,
+        Executor(runtime, state / "tty"),
+        network,
+        StreamingServer(),
+        Statistics(sandboxes, containers, sandbox_manager, filesystems),
+        warnings,
+    )
+    return parts, images
 
 
 def _program(name: str) -> str:

@@ -16,12 +16,11 @@ from pathlib import Path
 from agent.runtime import fdio, kernel, streaming
 from agent.runtime.errors import RuntimeFailure
 from agent.runtime.exec import DRAIN_SECONDS, Executor, wait_for_exit
-from agent.runtime.monitor import Monitor
+from agent.runtime.monitor import RESIZE_TERMINAL, Monitor
 from agent.runtime.processes import ProcessHandle
 from agent.runtime.state import ContainerRecord
 from agent.runtime.streaming import Channels
 
-_RESIZE_TERMINAL = 1  # conmon's command
 _PACKET = 32 << 10  # conmon sends at most 8 KiB and one byte
 
 
@@ -208,7 +207,7 @@ class AttachSession:
                     await loop.sock_sendall(connection, data[start : start + _PACKET // 4])
             elif channel == streaming.RESIZE and self._wanted.tty and (size := window_size(data)):
                 with contextlib.suppress(RuntimeFailure):  # it has just ended
-                    await Monitor.control(self._folder, _RESIZE_TERMINAL, *size)
+                    await Monitor.control(self._folder, RESIZE_TERMINAL, *size)
             elif _closes_stdin(channel, data) and not self._wanted.tty:
                 connection.shutdown(socket.SHUT_WR)
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -107,6 +107,7 @@ class Records(Generic[R]):
     def __init__(self, folder: Path, kind: type[R], noun: str) -> None:
         self.folder = folder
         self._kind = kind
+        self._fields = {field.name for field in fields(kind)}
         self._noun = noun
         self._by_id: dict[str, R] = {}
 
@@ -115,11 +116,12 @@ class Records(Generic[R]):
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in self.folder.iterdir():
             try:
-                fields = json.loads((path / "record.json").read_bytes(), object_hook=_decode)
+                stored = json.loads((path / "record.json").read_bytes(), object_hook=_decode)
             except FileNotFoundError:
                 shutil.rmtree(path, ignore_errors=True)
                 continue
-            record = self._kind(**fields)
+            # Fields of a later version are left out: it may be gone back from.
+            record = self._kind(**{key: value for key, value in stored.items() if key in self._fields})
             self._by_id[record.id] = record
 
     def path(self, record_id: str) -> Path:

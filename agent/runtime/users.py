@@ -68,7 +68,9 @@ def resolve(wanted: WantedUser, image_user: str, passwd: str, group: str) -> Use
         gid = _find_group(group_text, group)
     groups = {gid, *wanted.groups}
     if wanted.merge_image_groups and entry:
-        groups.update(int(fields[2]) for fields in _entries(group, 4) if entry[0] in fields[3].split(","))
+        groups.update(
+            int(fields[2]) for fields in _entries(group, 4) if fields[2].isdigit() and entry[0] in fields[3].split(",")
+        )
     return User(uid, gid, tuple(sorted(groups)))
 
 

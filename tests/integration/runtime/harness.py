@@ -86,12 +86,12 @@ class RuntimeProcess:
             if self._process and self._process.poll() is None:
                 self.kill(signal.SIGTERM)
             subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
-        assert zombies == []
+        assert zombies == [], (zombies, self.log)
         assert self.traces() == Traces()
 
     def _zombies(self) -> list[str]:
-        """Children that ended but were not reaped within a second."""
-        deadline = time.monotonic() + 1
+        """Children that ended but were not reaped within a few seconds."""
+        deadline = time.monotonic() + 4
         while found := [pid for pid in _children(self.pid) if kernel.process_start_ticks(pid) == 0]:
             if time.monotonic() > deadline:
                 return [Path(f"/proc/{pid}/stat").read_text() for pid in found]
@@ -101,7 +101,7 @@ class RuntimeProcess:
     def traces(self) -> "Traces":
         """What there is of this runtime's containers on the machine, which others use too."""
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        mounts = {line.split()[4] for line in lines if line.split()[4].startswith(str(self.folder))}
+        mounts = {line.split()[4] for line in lines if line.split()[4].startswith(f"{self.folder}/")}
         cgroups = {base for base, _, _ in os.walk("/sys/fs/cgroup") if f"{self.cgroup_root}/" in base}
         links = {path.name for path in Path("/sys/class/net").glob("*") if self.bridge in _names(path)}
         return Traces(frozenset(mounts), frozenset(cgroups), frozenset(links), frozenset(self._processes()))

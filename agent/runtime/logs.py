@@ -1,0 +1,101 @@
+"""Keeps container logs within bounds: a log that is too long is put aside and conmon begins a new one.
+
+The files are named as Kubernetes nodes name them: `0.log` is written to, `0.log.20260131-235959` was put aside last,
+and older ones are compressed (`.gz`).
+"""
+
+import asyncio
+import contextlib
+import gzip
+import logging
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from agent.runtime.errors import RuntimeFailure
+from agent.runtime.state import ContainerRecord
+
+_log = logging.getLogger(__name__)
+_INTERVAL_SECONDS = 10.0  # as often as Kubernetes' containerLogMonitorInterval
+
+
+class LogRotator:
+    """Looks after the logs of running containers."""
+
+    def __init__(
+        self,
+        running: Callable[[], Iterable[ContainerRecord]],
+        reopen: Callable[[ContainerRecord], Awaitable[None]],
+        *,
+        max_bytes: int,
+        max_files: int,
+    ) -> None:
+        """Make one.
+
+        Args:
+            running: the containers whose logs grow.
+            reopen: has a container's monitor begin a new file at the log's path.
+            max_bytes: a log longer than this is put aside.
+            max_files: how many files of a log are kept, the current one included; at least 2.
+        """
+        self._running = running
+        self._reopen = reopen
+        self._max_bytes = max_bytes
+        self._max_files = max(max_files, 2)
+
+    async def run(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            await asyncio.sleep(_INTERVAL_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look at all logs once."""
+        for record in list(self._running()):
+            if record.log_path and await asyncio.to_thread(_size, record.log_path) > self._max_bytes:
+                try:
+                    await self._rotate(record)
+                except (OSError, RuntimeFailure) as error:
+                    _log.warning("rotating %s: %s", record.log_path, error)
+
+    async def _rotate(self, record: ContainerRecord) -> None:
+        path = Path(record.log_path)
+        aside = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+        await asyncio.to_thread(_tidy, path, self._max_files - 2)  # with the two to come there will be max_files
+        await asyncio.to_thread(path.rename, aside)
+        try:
+            await self._reopen(record)
+        except RuntimeFailure:
+            # It goes on writing to the file it has open, so that one must have its name back.
+            await asyncio.to_thread(aside.rename, path)
+            raise
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _tidy(path: Path, keep: int) -> None:
+    """Compress what was put aside, and delete the oldest but `keep` of it."""
+    for stale in path.parent.glob(f"{path.name}.*.tmp"):
+        stale.unlink()  # we were killed while compressing
+    aside = sorted(path.parent.glob(f"{path.name}.*"), reverse=True)  # the names hold times: newest first
+    for old in aside[keep:]:
+        old.unlink()
+    for kept in aside[:keep]:
+        if kept.suffix != ".gz":
+            _compress(kept)
+
+
+def _compress(path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with path.open("rb") as source, gzip.open(temporary, "wb") as target:
+        shutil.copyfileobj(source, target)
+    temporary.rename(path.with_name(f"{path.name}.gz"))
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
