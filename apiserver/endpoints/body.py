@@ -9,6 +9,7 @@ from aiohttp import web
 from machinery import errors
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
+PROTOBUF = "application/vnd.kubernetes.protobuf"
 # A YAML document may say much with few bytes by aliases; it may not become larger than this many values.
 MAX_YAML_VALUES = 1_000_000
 
@@ -46,11 +47,13 @@ def decode(body: bytes, content_type: str, *, strict: bool = False) -> Any:
     media = media_type(content_type)
     if media in ("application/yaml", "application/apply-patch+yaml", "application/x-yaml"):
         return _decode_yaml(body)
+    if media == PROTOBUF:
+        return _decode_protobuf(body)
     if media.endswith("json") or media in ("text/plain", "application/octet-stream"):
         return _decode_json(body, strict=strict)
     raise errors.UnsupportedMediaType(
         f"the body of the request was in an unknown format - accepted media types include: application/json, "
-        f"application/yaml, got {media}"
+        f"application/yaml, {PROTOBUF}, got {media}"
     )
 
 
@@ -78,6 +81,15 @@ def _refuse_duplicates(body: bytes) -> None:
     if found:
         listed = ", ".join(f'duplicate field "{key}"' for key in dict.fromkeys(found))
         raise errors.BadRequest(f"strict decoding error: {listed}")
+
+
+def _decode_protobuf(body: bytes) -> Any:
+    from machinery.api import protobuf  # what most clients never send
+
+    try:
+        return protobuf.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise errors.BadRequest(f"unable to decode protobuf: {error}") from error
 
 
 def _decode_yaml(body: bytes) -> Any:

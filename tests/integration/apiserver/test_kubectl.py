@@ -74,3 +74,38 @@ async def test_describe_tells_of_a_deployment(kubectl: Kubectl) -> None:
     await kubectl("apply", "-f", "-", stdin=MANIFEST)
     out = (await kubectl("describe", "deploy", "web"))[1]
     assert "Replicas:               2 desired | 0 updated | 0 total" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "value"),
+    [
+        (["create", "configmap", "a", "--from-literal=k=v"], "cm/a {.data}", '{"k":"v"}'),
+        (["create", "secret", "generic", "a", "--from-literal=k=v"], "secret/a {.data.k}", "dg=="),
+        (["create", "serviceaccount", "a"], "sa/a {.metadata.name}", "a"),
+        (["create", "namespace", "a"], "ns/a {.status.phase}", "Active"),
+        (["create", "deployment", "a", "--image=web:1", "--replicas=3", "--port=80"],
+         "deploy/a {.spec.replicas}{.spec.template.spec.containers[0].ports[0].containerPort}{.spec.strategy.type}",
+         "380RollingUpdate"),
+        (["create", "service", "nodeport", "a", "--tcp=80:8080"], "svc/a {.spec.ports[0].targetPort}{.spec.type}", "8080NodePort"),
+        (["create", "role", "a", "--verb=get,list", "--resource=pods"], "role/a {.rules[0].verbs}", '["get","list"]'),
+        (["create", "rolebinding", "a", "--clusterrole=view", "--user=jane"], "rolebinding/a {.subjects[0].name}", "jane"),
+        (["create", "clusterrole", "a", "--verb=get", "--non-resource-url=/x"], "clusterrole/a {.rules[0].nonResourceURLs}", '["/x"]'),
+        (["run", "a", "--image=web", "--restart=Never", "--env=A=1", "--", "sleep", "1"],
+         "pod/a {.spec.containers[0].args}{.spec.containers[0].env[0].value}{.spec.restartPolicy}", '["sleep","1"]1Never'),
+    ],
+    ids=lambda value: "-".join(value[:3]) if isinstance(value, list) else "",
+)  # fmt: skip
+async def test_typed_commands_send_protobuf_and_are_understood(
+    kubectl: Kubectl, arguments: list[str], path: str, value: str
+) -> None:
+    code, _, problem = await kubectl(*arguments)
+    assert (code, problem) == (0, "")
+    what, _, template = path.partition(" ")
+    assert (await kubectl("get", what, "-o", f"jsonpath={template}"))[1] == value
+
+
+async def test_reviews_and_evictions_are_understood(kubectl: Kubectl) -> None:
+    assert (await kubectl("auth", "can-i", "create", "pods"))[1] == "yes\n"
+    assert "system:masters" in (await kubectl("auth", "whoami"))[1]
+    await kubectl("run", "a", "--image=web")
+    assert (await kubectl("delete", "pod", "a", "--grace-period=0", "--force"))[1] == 'pod "a" force deleted\n'
