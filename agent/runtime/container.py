@@ -12,14 +12,14 @@ from pathlib import Path
 
 from agent.cri import api_pb2 as cri
 from agent.runtime import cgroups, kernel, oci_spec, processes, rootfs, users
-from agent.runtime.errors import FailedPrecondition, InvalidArgument, RuntimeFailure
+from agent.runtime.errors import FailedPrecondition, InvalidArgument, RuntimeFailure, Unimplemented
 from agent.runtime.events import Broadcaster
 from agent.runtime.host import HostLimits
 from agent.runtime.images.store import Image, ImageStore
 from agent.runtime.monitor import REOPEN_LOG, Monitor, Stdio, was_oom_killed
 from agent.runtime.oci import OciRuntime
 from agent.runtime.rootfs import RootFilesystems
-from agent.runtime.sandbox import config_of
+from agent.runtime.sandbox import config_of, refuse_user_namespace
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ class ContainerManager:
             raise FailedPrecondition(f'sandbox container "{sandbox.id}" is not running')
         if not config.metadata.name:
             raise InvalidArgument("container config must include metadata with name")
+        _refuse_what_we_lack(config)
         image = self._images.get(config.image.image)
         container_id = secrets.token_hex(32)
         sandbox_config = config_of(sandbox)
@@ -307,7 +308,10 @@ class ContainerManager:
             if was_oom_killed(self.folder(record.id)):
                 record.reason = "OOMKilled"
         record.pid = 0
-        self._records.save(record)
+        try:
+            self._records.save(record)
+        except OSError as error:  # a full disk; who waits for the end must hear of it all the same
+            _log.error("container %s has ended, which could not be written down: %s", record.id, error)
         self._ended.setdefault(record.id, asyncio.Event()).set()
         self._publish(record, cri.CONTAINER_STOPPED_EVENT)
         async with self._lock(record.id):
@@ -466,6 +470,18 @@ def _wanted_user(security: cri.LinuxContainerSecurityContext) -> users.WantedUse
         groups=tuple(security.supplemental_groups),
         merge_image_groups=security.supplemental_groups_policy != cri.Strict,
     )
+
+
+def _refuse_what_we_lack(config: cri.ContainerConfig) -> None:
+    """Say so rather than leave out what would be missed.
+
+    Raises: Unimplemented.
+    """
+    if any(mount.HasField("image") for mount in config.mounts):
+        raise Unimplemented("image volumes are not supported by this runtime")
+    if config.CDI_devices:
+        raise Unimplemented("CDI devices are not supported by this runtime")
+    refuse_user_namespace(config.linux.security_context.namespace_options)
 
 
 def _pod_files(folder: Path) -> dict[str, str]:

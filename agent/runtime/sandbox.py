@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent.cri import api_pb2 as cri
 from agent.runtime import cgroups, cni, kernel, processes
-from agent.runtime.errors import InvalidArgument, RuntimeFailure
+from agent.runtime.errors import InvalidArgument, RuntimeFailure, Unimplemented
 from agent.runtime.state import Records, SandboxRecord
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,15 @@ _IPC_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 def config_of(record: SandboxRecord) -> cri.PodSandboxConfig:
     """The configuration a sandbox was made from."""
     return cri.PodSandboxConfig.FromString(record.config)
+
+
+def refuse_user_namespace(options: cri.NamespaceOption) -> None:
+    """A pod that asks for a user namespace must not run without one.
+
+    Raises: Unimplemented.
+    """
+    if options.HasField("userns_options") and options.userns_options.mode == cri.POD:
+        raise Unimplemented("user namespaces are not supported by this runtime")
 
 
 class SandboxManager:
@@ -124,6 +133,7 @@ class SandboxManager:
     async def _set_up(self, record: SandboxRecord, config: cri.PodSandboxConfig) -> None:
         folder = self.folder(record.id)
         options = config.linux.security_context.namespace_options
+        refuse_user_namespace(options)
         kinds = [] if options.network == cri.NODE else ["net", "uts"]
         if options.ipc != cri.NODE:
             kinds.append("ipc")

@@ -1,5 +1,6 @@
 """A real runtime process, and a client of it."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -27,30 +28,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
 
 
+@contextlib.contextmanager
+def running() -> Iterator[RuntimeProcess]:
+    """A runtime in a folder of its own; what it leaves behind when it is closed is an error."""
+    with tempfile.TemporaryDirectory(prefix="wr-", dir="/tmp") as folder:
+        process = RuntimeProcess(Path(folder))
+        process.start()
+        try:
+            yield process
+        finally:
+            process.close()
+
+
 @pytest.fixture(scope="session")
 def runtime_process() -> Iterator[RuntimeProcess]:
-    """One runtime for all tests that don't restart it. What it leaves behind is an error."""
-    folder = Path(tempfile.mkdtemp(prefix="wr-", dir="/tmp"))
-    process = RuntimeProcess(folder)
-    process.start()
-    try:
+    """One runtime for all tests that don't restart it."""
+    with running() as process:
         yield process
-    finally:
-        process.close()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
 def own_runtime() -> Iterator[RuntimeProcess]:
     """A runtime for one test, which may kill and restart it."""
-    folder = Path(tempfile.mkdtemp(prefix="wr-", dir="/tmp"))
-    process = RuntimeProcess(folder)
-    process.start()
-    try:
+    with running() as process:
         yield process
-    finally:
-        process.close()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from agent.cri import api_pb2 as cri_pb
 from agent.runtime import capabilities, cgroups, host
-from tests.integration.runtime.harness import CriClient
+from tests.integration.runtime.harness import BUSYBOX, CriClient
 
 
 def capability_names(status: str) -> set[str]:
@@ -168,6 +168,23 @@ async def test_limits_are_cgroups_under_the_pod_s_and_change_while_it_runs(cri: 
     await cri.runtime.RemovePodSandbox(cri_pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
     assert not cgroups.exists(parent)  # it was not there before the sandbox
     cgroups.remove(cri.process.cgroup_root)
+
+
+async def test_what_this_runtime_lacks_is_refused_and_not_left_out(cri: CriClient) -> None:
+    pod = cri.sandbox_config()
+    mapping = cri_pb.IDMapping(host_id=100000, container_id=0, length=65536)
+    options = pod.linux.security_context.namespace_options
+    options.userns_options.CopyFrom(cri_pb.UserNamespace(mode=cri_pb.POD, uids=[mapping], gids=[mapping]))
+    sandbox = await cri.run_sandbox()
+    with_image = cri.container_config("true")
+    with_image.mounts.append(cri_pb.Mount(container_path="/x", image=cri_pb.ImageSpec(image=BUSYBOX)))
+    with_device = cri.container_config("true")
+    with_device.CDI_devices.add(name="vendor.com/gpu=0")
+    calls = (cri.run_sandbox(pod), cri.create(sandbox, with_image), cri.create(sandbox, with_device))
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_an_oom_score_below_what_we_may_give_does_not_fail(cri: CriClient) -> None:
