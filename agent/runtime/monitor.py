@@ -73,13 +73,13 @@ class Monitor:
             argv.append("--stdin")
             if not stdio.stdin_once:
                 argv.append("--leave-stdin-open")
-        answer = await self._run(argv)
+        answer = await self._run(argv, folder)
         if answer.get("pid", -1) <= 0:
             await _bury(folder)
             raise RuntimeFailure(str(answer.get("message") or "conmon failed").strip())
         return int(answer["pid"])
 
-    async def _run(self, argv: list[str]) -> dict[str, Any]:
+    async def _run(self, argv: list[str], folder: Path) -> dict[str, Any]:
         start_read, start_write = os.pipe2(os.O_CLOEXEC)
         sync_read, sync_write = os.pipe2(os.O_CLOEXEC)
         try:
@@ -88,6 +88,7 @@ class Monitor:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 env=environment,
+                cwd=folder,  # it leaves a file there when the kernel kills for want of memory
                 pass_fds=(start_read, sync_write),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
