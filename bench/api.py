@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench.clusters import running
+from bench.clusters import serving
 from machinery.client.kubeconfig import ClientConfig, load_config
 
 CLIENTS = 32
@@ -22,7 +22,7 @@ BUDGETS = {"create": 3500, "get": 8000, "put": 3000, "patch": 2700, "create_pod"
 
 def main() -> dict[str, object]:
     """Return requests per second beside their budgets."""
-    with running("--no-agent") as (layout, _, _):
+    with serving() as (layout, _, _):
         argv = [sys.executable, "-m", "bench.api", str(layout.kubeconfig)]
         done = subprocess.run(argv, check=True, capture_output=True, text=True)
         figures: dict[str, float] = json.loads(done.stdout)
@@ -95,10 +95,6 @@ async def clients(path: str) -> dict[str, float]:
     wires = [Wire(config, context) for _ in range(CLIENTS)]
     await asyncio.gather(*(wire.open() for wire in wires))
     maps, pods = "/api/v1/namespaces/default/configmaps", "/api/v1/namespaces/default/pods"
-    for _ in range(200):
-        if await wires[0].ask("GET", "/api/v1/namespaces/default/serviceaccounts/default") == 200:
-            break
-        await asyncio.sleep(0.05)
     js = "application/json"
 
     def map_body(name: str, value: str = "") -> bytes:

@@ -9,9 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from cli.connection import Connection
 from cluster.layout import Layout
+from cluster.processes import write_pid
+from cluster.up import Settings, plan, settle, wait_ready, write_credentials
 from machinery.client.kubeconfig import ClientConfig, load_config
 
 
@@ -45,6 +49,35 @@ def running(*options: str) -> Iterator[tuple[Layout, ClientConfig, float]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def serving(*others: str) -> Iterator[tuple[Layout, ClientConfig, float]]:
+    """Run etcd, one API server, and of the other components those named; yields as `running`, up to /readyz."""
+    folder = Path(tempfile.mkdtemp(prefix="wherry-bench-", dir="/var/tmp"))
+    layout = Layout(folder)
+    layout.make()
+    settings, _ = settle(Settings(agent=False, api_port=free_port(), bind_address="127.0.0.1"))
+    write_credentials(layout, settings)
+    processes = []
+    try:
+        began = time.perf_counter()
+        for component in plan(layout, settings):
+            if component.name in ("etcd", "apiserver", *others):
+                with layout.log_file(component.name).open("ab") as log:
+                    processes.append(subprocess.Popen(component.argv, cwd=component.cwd, stdout=log, stderr=log))
+                write_pid(layout, component.name, processes[-1].pid)
+        wait_ready(layout, replace(settings, simulated_nodes=0))
+        took = time.perf_counter() - began
+        config = load_config(str(layout.kubeconfig))
+        account = b'{"metadata":{"name":"default"}}'  # no controller is there to make it, and pods ask for it
+        Connection(config).request("POST", "/api/v1/namespaces/default/serviceaccounts", body=account)
+        yield layout, config, took
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def percentile(values: Sequence[float], part: float) -> float:
     """Return a percentile (0 to 1) of measured values."""
     ordered = sorted(values)
@@ -60,6 +93,14 @@ def memory_mb(pid: int) -> float:
     """Return a process's resident memory (its own part of what is shared counted in full) in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
+            return round(int(line.split()[1]) / 1000, 1)
+    return 0.0
+
+
+def share_mb(pid: int) -> float:
+    """Return a process's part of the memory in MB, pages that several processes map counted in parts (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
             return round(int(line.split()[1]) / 1000, 1)
     return 0.0
 

@@ -5,7 +5,7 @@ import ssl
 import time
 
 from bench.api import Wire, pod_body
-from bench.clusters import milliseconds, running
+from bench.clusters import milliseconds, serving
 from cli.connection import TABLE, Connection
 from machinery.client.kubeconfig import ClientConfig
 
@@ -18,7 +18,7 @@ ANNOTATION = "a" * 1200
 
 def main() -> dict[str, object]:
     """Return milliseconds from request to the last byte of the answer."""
-    with running("--no-agent") as (_, config, _):
+    with serving() as (_, config, _):
         size = asyncio.run(_fill(config))
         plain = _time(config, "application/json")
         table = _time(config, TABLE)
@@ -33,8 +33,6 @@ async def _fill(config: ClientConfig) -> int:
     context: ssl.SSLContext = connection._tls()
     wires = [Wire(config, context) for _ in range(16)]
     await asyncio.gather(*(wire.open() for wire in wires))
-    while await wires[0].ask("GET", "/api/v1/namespaces/default/serviceaccounts/default") != 200:
-        await asyncio.sleep(0.05)
     numbers = iter(range(PODS))
 
     async def work(wire: Wire) -> None:

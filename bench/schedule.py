@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from bench.clusters import milliseconds, running
+from bench.clusters import milliseconds, serving
 from machinery.api.resources import NODES, PODS
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
@@ -16,7 +16,7 @@ def main() -> dict[str, object]:
     """Return latencies in milliseconds and pods per second."""
     import uvloop
 
-    with running("--no-agent") as (_, config, _):
+    with serving("scheduler") as (_, config, _):
         return uvloop.run(_measure(config))
 
 

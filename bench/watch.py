@@ -5,7 +5,7 @@ import contextlib
 import time
 from typing import Any
 
-from bench.clusters import milliseconds, running
+from bench.clusters import milliseconds, serving
 from machinery.api.resources import CONFIG_MAPS
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
@@ -17,7 +17,7 @@ def main() -> dict[str, object]:
     """Return milliseconds."""
     import uvloop
 
-    with running("--no-agent") as (_, config, _):
+    with serving() as (_, config, _):
         one = uvloop.run(_measure(config, 1))
         many = uvloop.run(_measure(config, 100))
     return {

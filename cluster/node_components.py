@@ -38,19 +38,21 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
     """Run the pods of this node."""
     from agent.app import run
     from agent.config import AgentConfig
-    from cluster.pki import Pki
     from cluster.up import agent_hosts, node_name
 
     layout = Layout(data_dir)
     layout.make()
-    pki = Pki(layout.pki)
     name = given["node_name"] or node_name()
-    cert, key = pki.server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
+    cert, key = layout.pki / "agent.crt", layout.pki / "agent.key"
+    if not (cert.exists() and key.exists()):  # `wherry up` makes them; reading certificates takes 10 MB for good
+        from cluster.pki import Pki
+
+        cert, key = Pki(layout.pki).server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
     static = given["static_pods"] or data_dir / "static-pods"
     config = AgentConfig(
         client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
         data_dir=data_dir / "agent", runtime_socket=given["runtime_endpoint"] or layout.runtime_socket, cert_file=cert,
-        key_file=key, ca_file=pki.ca_file, port=given["port"], pod_cidr=given["pod_cidr"],
+        key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
         service_cidr=given["service_cidr"], bridge=given["bridge"], cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"],
     )  # fmt: skip

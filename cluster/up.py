@@ -18,7 +18,6 @@ from cluster import etcd
 from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR, node_address
 from cluster.kubeconfig import write_kubeconfig
 from cluster.layout import Layout
-from cluster.pki import Pki
 from cluster.processes import Component, Supervisor, running_pid, stop_pid, write_pid
 
 log = logging.getLogger(__name__)
@@ -114,6 +113,8 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
 
 def write_credentials(layout: Layout, settings: Settings) -> None:
     """Make the certificates and kubeconfigs that the components and the administrator use."""
+    from cluster.pki import Pki
+
     pki = Pki(layout.pki)
     server = f"https://127.0.0.1:{settings.api_port}"
     users = {

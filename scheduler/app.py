@@ -11,7 +11,7 @@ from typing import Any
 
 from machinery.api.meta import ObjectKey, key_of, now
 from machinery.api.resources import NODES, PODS
-from machinery.client.events import EventRecorder
+from machinery.client.events import EventRecorder, EventType
 from machinery.client.informer import Informer
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.leaderelection import LeaderElector
@@ -28,6 +28,7 @@ Object = dict[str, Any]
 NAME = "default-scheduler"
 LEASE_NAME = "kube-scheduler"
 _BINDERS = 64
+_TELLERS = 4
 # The loop is given back after so many choices, so that bindings and news go on.
 _BURST = 16
 
@@ -59,6 +60,8 @@ class Scheduler:
         self._told: dict[ObjectKey, str] = {}
         self._binding = asyncio.Semaphore(_BINDERS)
         self._tasks: set[asyncio.Task[None]] = set()
+        # Events wait their turn: a pod that waits to be bound comes before the news of one that was.
+        self._said: asyncio.Queue[tuple[Mapping[str, Any], EventType, str, str]] = asyncio.Queue()
 
     async def run(self) -> None:
         """Place pods until cancelled."""
@@ -72,6 +75,8 @@ class Scheduler:
             group.create_task(pods.run())
             await pods.synced()
             group.create_task(self._place())
+            for _ in range(_TELLERS):
+                group.create_task(self._tell())
 
     # ---- news
 
@@ -178,6 +183,10 @@ class Scheduler:
         self._counted[uid] = node
         self._spawn(self._bind(pod, node))
 
+    async def _tell(self) -> None:
+        while True:
+            await self._recorder.event(*await self._said.get())
+
     async def _bind(self, pod: Mapping[str, Any], node: str) -> None:
         key, uid = key_of(pod), pod["metadata"]["uid"]
         binding = {
@@ -200,7 +209,7 @@ class Scheduler:
             ATTEMPTS.labels("scheduled").inc()
             self._told.pop(key, None)
             self._queue.remove(key)
-            await self._recorder.event(pod, "Normal", "Scheduled", f"Successfully assigned {key} to {node}")
+            self._said.put_nowait((pod, "Normal", "Scheduled", f"Successfully assigned {key} to {node}"))
         finally:
             self._binding.release()
 
@@ -211,7 +220,7 @@ class Scheduler:
 
     async def _tell_unschedulable(self, pod: Mapping[str, Any], text: str) -> None:
         key = key_of(pod)
-        await self._recorder.event(pod, "Warning", "FailedScheduling", text)
+        self._said.put_nowait((pod, "Warning", "FailedScheduling", text))
         if self._told.get(key) == text:
             return
         condition = {

@@ -1,7 +1,6 @@
 """Create, update, patch and delete: from body to stored object."""
 
 import asyncio
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,8 +99,9 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
     strict = options.field_validation == "Strict"
     obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
     try:
+        wanted_bytes = orjson.dumps(obj)  # each try changes what it is given
         entry = await rest.update(
-            kind, info.namespace, info.name, lambda _: copy.deepcopy(obj), options, subresource=subresource
+            kind, info.namespace, info.name, lambda _: orjson.loads(wanted_bytes), options, subresource=subresource
         )
     except errors.NotFound:
         if not kind.creates_on_update or subresource or obj["metadata"].get("resourceVersion"):
