@@ -44,11 +44,14 @@ config_option = click.option(
 )  # fmt: skip
 
 
-def run_component(main: Callable[[], Coroutine[Any, Any, None]], *, verbose: bool) -> None:
-    """Run a component until it is sent SIGTERM or SIGINT."""
-    import signal
+def run_component(
+    main: Callable[[], Coroutine[Any, Any, None]], *, verbose: bool, starts_processes: bool = False
+) -> None:
+    """Run a component until it is sent SIGTERM or SIGINT.
 
-    import uvloop
+    One that starts many processes runs on asyncio's own loop: uvloop now and then closes pipes it was handed for them.
+    """
+    import signal
 
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -63,6 +66,11 @@ def run_component(main: Callable[[], Coroutine[Any, Any, None]], *, verbose: boo
             await task
         except asyncio.CancelledError:
             return
+
+    if starts_processes:
+        asyncio.run(until_told())
+        return
+    import uvloop
 
     uvloop.run(until_told())
 
@@ -215,4 +223,4 @@ def runtime(data_dir: Path, socket_path: Path | None, pod_cidr: str, bridge: str
         root=data_dir / "runtime", state=layout.run / "runtime", socket=socket_path or layout.runtime_socket,
         pod_cidr=pod_cidr, bridge=bridge,
     )  # fmt: skip
-    run_component(lambda: run(config), verbose=verbose)
+    run_component(lambda: run(config), verbose=verbose, starts_processes=True)

@@ -86,12 +86,11 @@ def _host_port(port: Mapping[str, Any], ip: str) -> HostPort:
 
 async def apply(rules: str) -> None:
     """Hand rules to nft as one transaction. Raises: RuntimeError with what it says."""
-    process = await asyncio.create_subprocess_exec(
-        "nft", "-f", "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    done = await asyncio.to_thread(
+        subprocess.run, ["nft", "-f", "-"], input=rules, capture_output=True, text=True, check=False
     )
-    _, problem = await process.communicate(rules.encode())
-    if process.returncode != 0:
-        raise RuntimeError(problem.decode(errors="replace").strip())
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip())
 
 
 def prepare_host(service_cidr: str) -> None:

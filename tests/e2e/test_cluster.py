@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -301,3 +302,30 @@ def test_wherry_prints_what_kubectl_prints(cluster: Cluster) -> None:
 def test_up_says_when_it_runs_already(cluster: Cluster) -> None:
     assert "is running already" in cluster.wherry("up", "--data-dir", str(cluster.layout.root))
     assert "The API server is ready" in cluster.wherry("status", "--data-dir", str(cluster.layout.root))
+
+
+def test_a_static_pod_runs_is_shown_and_goes_with_its_file(cluster: Cluster) -> None:
+    folder = cluster.layout.root / "static-pods"
+    folder.mkdir(exist_ok=True)
+    manifest = folder / "fixed.yaml"
+    manifest.write_text(pod("fixed", "sleep 3600", policy="Always"))
+    node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    cluster.until(lambda: "1/1" in cluster.kubectl("get", "pod", f"fixed-{node}", check=False), "the mirror to run", 20)
+    manifest.unlink()
+    cluster.until(
+        lambda: "NotFound" in cluster.kubectl("get", "pod", f"fixed-{node}", check=False), "the mirror to go", 20
+    )
+
+
+def test_bench_results_are_json(cluster: Cluster) -> None:
+    out = cluster.run(sys.executable, "-m", "bench", "nonsense", check=False)
+    assert "no such benchmark: nonsense; there are: api, list, memory" in out
+
+
+def test_memory_limits_hold_and_are_told(cluster: Cluster) -> None:
+    command = "x=a; while true; do x=$x$x$x$x; done"
+    manifest = pod("hungry", command, container="resources: {limits: {memory: 32Mi}}")
+    cluster.kubectl("apply", "-f", "-", stdin=manifest)
+    reason = "{.status.containerStatuses[0].state.terminated.reason}"
+    cluster.until(lambda: cluster.path("hungry", reason) == "OOMKilled", "the kernel to end it", 30)
+    assert cluster.path("hungry", "{.status.containerStatuses[0].state.terminated.exitCode}") == "137"

@@ -1,0 +1,94 @@
+"""A cluster without root and containers: the embedded store and nodes that only say they run what they are given."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.layout import Layout
+from tests.e2e.conftest import ROOT, Cluster
+from tests.support.server import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> Iterator[Cluster]:
+    found = Cluster(Layout(tmp_path / "data"))
+    options = [
+        "--no-agent",
+        "--simulated-nodes",
+        "3",
+        "--store",
+        "embedded",
+        "--detach",
+        "--api-port",
+        str(free_port()),
+    ]
+    try:
+        found.wherry("up", "--data-dir", str(found.layout.root), *options)
+        yield found
+    finally:
+        found.wherry("reset", "--yes", "--data-dir", str(found.layout.root))
+
+
+def test_a_deployment_comes_up_scales_and_goes(simulated: Cluster) -> None:
+    simulated.wherry("apply", "-f", str(ROOT / "manifests/hello.yaml"))
+    assert "successfully rolled out" in simulated.wherry("rollout", "status", "deployment/hello", "--timeout=30s")
+    assert simulated.kubectl("get", "nodes", "-o", "name").split() == ["node/sim-0", "node/sim-1", "node/sim-2"]
+    assert simulated.wherry("scale", "deployment/hello", "--replicas=9") == "deployment.apps/hello scaled\n"
+    simulated.wherry("rollout", "status", "deployment/hello", "--timeout=30s")
+    nodes = simulated.kubectl("get", "pods", "-o", "jsonpath={.items[*].spec.nodeName}").split()
+    assert {name: nodes.count(name) for name in set(nodes)} == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
+    assert simulated.wherry("delete", "-f", str(ROOT / "manifests/hello.yaml")).splitlines() == [
+        'deployment.apps "hello" deleted', 'service "hello" deleted'
+    ]  # fmt: skip
+    simulated.until(lambda: simulated.kubectl("get", "pods,rs", "-o", "name") == "", "everything it owned to go")
+
+
+def test_cordon_and_drain_empty_a_node(simulated: Cluster) -> None:
+    simulated.kubectl("apply", "-f", str(ROOT / "manifests/hello.yaml"))
+    simulated.kubectl("scale", "deployment/hello", "--replicas=6")
+    simulated.kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
+    simulated.kubectl("drain", "sim-1", "--timeout=30s")
+    simulated.kubectl("rollout", "status", "deployment/hello", "--timeout=30s")
+    nodes = simulated.kubectl("get", "pods", "-o", "jsonpath={.items[*].spec.nodeName}").split()
+    assert len(nodes) == 6
+    assert "sim-1" not in nodes
+
+
+def test_data_outlives_down_and_up(simulated: Cluster) -> None:
+    simulated.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+    folder = str(simulated.layout.root)
+    assert "stopped" in simulated.wherry("down", "--data-dir", folder)
+    assert "No cluster runs" in simulated.wherry("down", "--data-dir", folder)
+    port = str(free_port())
+    simulated.wherry("up", "--data-dir", folder, "--no-agent", "--store", "embedded", "--detach", "--api-port", port)
+    assert simulated.kubectl("get", "cm", "kept", "-o", "jsonpath={.data.a}") == "b"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_without_root_it_says_what_is_missing_and_starts_simulated_nodes(tmp_path: Path) -> None:
+    folder = Path("/var/tmp") / f"wherry-nobody-{os.getpid()}"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+import cluster.main, cluster.up, bench.clusters  # imported before the rights are gone: the sources may lie in root's home
+from cluster.up import Settings, settle
+os.setgid(65534); os.setuid(65534)
+settings, notes = settle(Settings())
+print(settings.agent, settings.simulated_nodes, *notes, sep="|")
+"""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+        agent, nodes, *notes = done.stdout.strip().split("|")
+        assert (agent, nodes) == ("False", "1")
+        assert "no containers on this machine, it lacks: root rights" in notes
+        assert "starting 1 simulated node(s) instead" in notes
+    finally:
+        os.rmdir(folder)
