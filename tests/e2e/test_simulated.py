@@ -92,3 +92,35 @@ print(settings.agent, settings.simulated_nodes, *notes, sep="|")
         assert "starting 1 simulated node(s) instead" in notes
     finally:
         os.rmdir(folder)
+
+
+OPERATOR = """
+import kopf
+
+@kopf.on.create("configmaps", labels={"watch": "me"})
+def made(patch, **_):
+    patch.setdefault("data", {})["seen"] = "yes"
+
+@kopf.on.delete("configmaps", labels={"watch": "me"})
+def gone(name, **_):
+    print("gone", name, flush=True)
+"""
+
+
+def test_an_operator_written_with_kopf_works(simulated: Cluster, tmp_path: Path) -> None:
+    script = tmp_path / "operator_under_test.py"
+    script.write_text(OPERATOR)
+    log = tmp_path / "kopf.log"
+    argv = [sys.executable, "-m", "kopf", "run", "--standalone", "-n", "default", str(script)]
+    with log.open("wb") as output:
+        operator = subprocess.Popen(argv, stdout=output, stderr=output, env=simulated.environment())
+    try:
+        simulated.kubectl("create", "configmap", "asked", "--from-literal=a=b")
+        simulated.kubectl("label", "configmap", "asked", "watch=me")
+        seen = ("get", "configmap", "asked", "-o", "jsonpath={.data.seen}")
+        simulated.until(lambda: simulated.kubectl(*seen) == "yes", "the operator to answer", 25)
+        simulated.kubectl("delete", "configmap", "asked", "--timeout=20s")
+        assert "gone asked" in log.read_text()
+    finally:
+        operator.terminate()
+        operator.wait(timeout=20)
