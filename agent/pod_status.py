@@ -89,12 +89,20 @@ def _container_status(
         if before is not None and before.state == "exited":
             status["lastState"] = {"terminated": _terminated(before, scheme)}
         if last.state == "running":
-            status["started"] = memory.started.get(last.id, "startupProbe" not in spec)
-            has_probe = "readinessProbe" in spec
-            status["ready"] = status["started"] and memory.ready.get(last.id, not has_probe)
+            told = _told_before(pod, name, status["containerID"])
+            status["started"] = memory.started.get(last.id, told.get("started") or "startupProbe" not in spec)
+            unprobed = told.get("ready", False) if "readinessProbe" in spec else True
+            status["ready"] = status["started"] and memory.ready.get(last.id, unprobed)
         elif init and not is_sidecar(spec):
             status["ready"] = last.exit_code == 0
     return status
+
+
+def _told_before(pod: Pod, name: str, container_id: str) -> Mapping[str, Any]:
+    """Return what was said of this very container last: an agent that starts anew does not know better at first."""
+    groups = ("containerStatuses", "initContainerStatuses")
+    statuses = [one for group in groups for one in (pod.get("status") or {}).get(group) or ()]
+    return next((one for one in statuses if (one["name"], one.get("containerID")) == (name, container_id)), {})
 
 
 def _waiting(

@@ -152,6 +152,18 @@ def test_a_container_with_a_probe_is_ready_when_that_says_so() -> None:
     assert (conditions["Ready"], conditions["ContainersReady"], conditions["Initialized"]) == ("True", "True", "True")
 
 
+def test_an_agent_that_starts_anew_takes_a_ready_container_for_ready_until_its_probe_says_otherwise() -> None:
+    probed = pod("a")
+    probed["spec"]["containers"][0]["readinessProbe"] = {}
+    told = {"name": "a", "containerID": "wherry://id-a", "ready": True, "started": True}
+    probed["status"] = {"containerStatuses": [told]}
+    running = seen(one("a", "running"))
+    assert status(probed, running)["containerStatuses"][0]["ready"] is True
+    assert status(probed, running, Memory(ready={"id-a": False}))["containerStatuses"][0]["ready"] is False
+    told["containerID"] = "wherry://another"
+    assert status(probed, running)["containerStatuses"][0]["ready"] is False
+
+
 def test_a_condition_keeps_its_time_while_its_value_stays() -> None:
     running = pod("a")
     old = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
