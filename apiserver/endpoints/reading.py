@@ -138,15 +138,20 @@ async def list_(call: Call, storage: ObjectStorage) -> web.Response:
     if want.as_kind == "Table":
         return respond(table.table_bytes(kind, entries, metadata, _include(call)), want)
     if want.as_kind.startswith("PartialObjectMetadata"):
-        items = b",".join([table.partial_bytes(entry) for entry in entries])
+        items = [table.partial_bytes(entry) for entry in entries]
         return respond(_list_bytes("PartialObjectMetadata", "meta.k8s.io/v1", metadata, items), want)
-    items = b",".join([entry.value for entry in entries])
+    items = [entry.value for entry in entries]
     return respond(_list_bytes(kind.resource.kind, kind.resource.api_version, metadata, items), want)
 
 
-def _list_bytes(kind: str, api_version: str, metadata: bytes, items: bytes) -> bytes:
-    head = f'{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":'.encode()
-    return b"".join((head, metadata, b',"items":[', items, b"]}"))
+def _list_bytes(kind: str, api_version: str, metadata: bytes, items: list[bytes]) -> bytes:
+    """Return a list's bytes; `items` is used up. What is large is copied once: head and tail go with an item."""
+    head = f'{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":'.encode() + metadata + b',"items":['
+    if not items:
+        return head + b"]}"
+    items[0] = head + items[0]
+    items[-1] += b"]}"
+    return b",".join(items)
 
 
 def _list_metadata(revision: int, token: str, remaining: int | None) -> bytes:
