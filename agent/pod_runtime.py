@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent import container_config, pod_worker
+from agent import cgroups, container_config, pod_worker
 from agent.cri import api_pb2 as cri
 from agent.cri.client import CONTAINER_NAME, RuntimeFailure
 from agent.environment import ConfigError, make_environment, service_variables
@@ -434,6 +434,7 @@ class PodRuntime:
                 await self._node.runtime.remove_sandbox(sandbox_id)
         if await self._node.runtime.sandboxes(self.uid):
             return False
+        await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
         await self._node.volumes.remove(self.uid)
         await self._node.remove_logs(self.pod)
         self._node.tokens.forget(self.uid)

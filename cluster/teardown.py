@@ -15,13 +15,20 @@ def stop_sandboxes(socket: Path) -> None:
 
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         runtime = RuntimeServiceStub(channel)
-        found = runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=_STOP_SECONDS).items
+        found = runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=_STOP_SECONDS, wait_for_ready=True).items
         calls = [
             runtime.StopPodSandbox.future(cri.StopPodSandboxRequest(pod_sandbox_id=one.id), timeout=_STOP_SECONDS)
             for one in found
         ]
         for call in calls:
             call.exception()  # what would not stop is told by the next start
+
+
+def leave_cgroups() -> None:
+    """Remove the cgroups of pods that have ended; those of another cluster's pods are in use and stay."""
+    from agent.cgroups import remove
+
+    remove("wherry")
 
 
 def leave_network(bridge: str, service_cidr: str) -> None:

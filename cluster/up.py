@@ -232,9 +232,9 @@ def stop(layout: Layout) -> bool:
     """Stop a cluster: its pods, then its components. Returns False when nothing ran."""
     supervisor = running_pid(layout, SUPERVISOR)
     found = supervisor is not None or any(pid for _, pid in statuses(layout))
-    if found and running_pid(layout, "runtime") is not None:
-        agent = running_pid(layout, "agent")
-        _stop_pods(layout, supervisor, agent)
+    settings = load(layout)
+    if settings is not None and settings.agent and (found or (layout.run / "runtime").exists()):
+        _stop_pods(layout, settings, supervisor)
     if supervisor is not None:
         stop_pid(supervisor, timeout_seconds=30)
         layout.pid_file(SUPERVISOR).unlink(missing_ok=True)
@@ -243,17 +243,26 @@ def stop(layout: Layout) -> bool:
     return found
 
 
-def _stop_pods(layout: Layout, supervisor: int | None, agent: int | None) -> None:
-    """End all sandboxes through the runtime while nobody starts them anew."""
+def _stop_pods(layout: Layout, settings: Settings, supervisor: int | None) -> None:
+    """End all sandboxes through the runtime while nobody starts them anew; one that is away is started for it."""
     from cluster.teardown import stop_sandboxes
 
     if supervisor is not None:
         os.kill(supervisor, signal.SIGSTOP)  # it must not restart the agent meanwhile
+    ours: subprocess.Popen[bytes] | None = None
     try:
+        agent = running_pid(layout, "agent")
         if agent is not None:
             stop_pid(agent)
+        if running_pid(layout, "runtime") is None:
+            argv = next(one.argv for one in plan(layout, settings) if one.name == "runtime")
+            with layout.log_file("runtime").open("ab") as log:
+                ours = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         stop_sandboxes(layout.runtime_socket)
     finally:
+        if ours is not None:
+            ours.terminate()
+            ours.wait()
         if supervisor is not None:
             os.kill(supervisor, signal.SIGCONT)
 
@@ -261,7 +270,9 @@ def _stop_pods(layout: Layout, supervisor: int | None, agent: int | None) -> Non
 def _leave_network(layout: Layout) -> None:
     settings = load(layout)
     if settings is not None and settings.agent and os.geteuid() == 0:
-        from cluster.teardown import leave_network
+        from cluster.teardown import leave_cgroups, leave_network
+
+        leave_cgroups()
 
         leave_network(settings.bridge, settings.service_cidr)
 

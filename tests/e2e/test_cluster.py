@@ -2,15 +2,19 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
-from cluster.processes import identity
+from cluster.layout import Layout
+from cluster.processes import identity, running_pid
 from tests.e2e.conftest import IMAGE, ROOT, SERVICE_CIDR, Cluster
+from tests.support.server import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -329,3 +333,38 @@ def test_memory_limits_hold_and_are_told(cluster: Cluster) -> None:
     reason = "{.status.containerStatuses[0].state.terminated.reason}"
     cluster.until(lambda: cluster.path("hungry", reason) == "OOMKilled", "the kernel to end it", 30)
     assert cluster.path("hungry", "{.status.containerStatuses[0].state.terminated.exitCode}") == "137"
+
+
+def test_down_ends_containers_though_the_runtime_is_away_and_leaves_no_cgroup(cluster: Cluster) -> None:
+    """Runs on a cluster of its own: everything of it is killed before `down`."""
+    folder = cluster.layout.root.with_name(cluster.layout.root.name + "-b")
+    other = Cluster(Layout(folder))
+    folder.mkdir()
+    options = ["--api-port", str(free_port()), "--agent-port", str(free_port()), "--bridge", "whtest1"]
+    try:
+        other.wherry(
+            "up",
+            "--data-dir",
+            str(folder),
+            *options,
+            "--pod-cidr",
+            "10.247.0.0/24",
+            "--service-cidr",
+            "10.99.0.0/16",
+            "--detach",
+        )
+        other.until(lambda: "default" in other.kubectl("get", "sa", check=False), "the default service account")
+        other.kubectl("apply", "-f", "-", stdin=pod("left", "sleep 7301"))
+        other.kubectl("wait", "pod/left", "--for=condition=Ready", "--timeout=20s")
+        uid = other.path("left", "{.metadata.uid}")
+        container = other.path("left", "{.status.containerStatuses[0].containerID}").rpartition("/")[2]
+        pid = int(next(folder.glob(f"**/{container}/pid")).read_text())
+        subprocess.run(["kill", "-KILL", str(other.pid("up"))], check=True)  # the components go with it
+        other.until(lambda: running_pid(other.layout, "runtime") is None, "the runtime to end", 10)
+        assert identity(pid)
+        other.wherry("down", "--data-dir", str(folder))
+        other.until(lambda: not identity(pid), "the container to end", 5)
+        assert list(Path("/sys/fs/cgroup").glob(f"*/wherry/*/pod{uid}")) == []
+    finally:
+        other.wherry("reset", "--yes", "--data-dir", str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
