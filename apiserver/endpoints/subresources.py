@@ -181,7 +181,8 @@ def _scale_of_object(obj: Object) -> Object:
     status: Object = {"replicas": (obj.get("status") or {}).get("replicas", 0)}
     selector = obj["spec"].get("selector")
     if selector:
-        status["selector"] = selector_text(selector)
+        labelled = "matchLabels" in selector or "matchExpressions" in selector
+        status["selector"] = selector_text(selector if labelled else {"matchLabels": selector})
     return {
         "kind": "Scale", "apiVersion": _SCALE, "metadata": {name: metadata[name] for name in kept if name in metadata},
         "spec": {"replicas": obj["spec"].get("replicas", 0)}, "status": status,

@@ -1,14 +1,27 @@
-"""The group apps: deployments and replica sets."""
+"""The group apps: deployments, replica sets, stateful sets, daemon sets and the revisions of the latter two.
+
+Defaults and rules: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
-from apiserver.registry import names
-from apiserver.registry.columns import AGE, NAME, WORKLOAD_WIDE, count
-from apiserver.registry.kind import SCALE, STATUS, Column, Kind, Object, forbidden, immutable, invalid, required
-from apiserver.registry.kind import unsupported as unsupported_value
-from apiserver.registry.pods import default_pod_spec, pod_spec_causes
-from machinery.api import resources, selectors
+from apiserver.registry import templates
+from apiserver.registry.columns import AGE, NAME, NONE, WORKLOAD_WIDE, count, labels_text, number_at
+from apiserver.registry.kind import (
+    SCALE,
+    STATUS,
+    Column,
+    Kind,
+    Object,
+    forbidden,
+    immutable,
+    invalid,
+    unsupported,
+)  # fmt: skip
+from apiserver.registry.storage import claim_spec_causes, default_claim
+from machinery.api import resources
+from machinery.api.meta import controller_of
 from machinery.errors import Cause
 
 APPS = "io.k8s.api.apps.v1."
@@ -25,65 +38,35 @@ def _default_deployment(deployment: Object) -> None:
         rolling.setdefault("maxSurge", "25%")
     spec.setdefault("revisionHistoryLimit", 10)
     spec.setdefault("progressDeadlineSeconds", 600)
-    default_pod_spec(spec.setdefault("template", {}).setdefault("spec", {}))
+    templates.default_template(spec)
 
 
 def _default_replica_set(replica_set: Object) -> None:
     spec = replica_set.setdefault("spec", {})
     spec.setdefault("replicas", 1)
-    template = spec.setdefault("template", {})
-    default_pod_spec(template.setdefault("spec", {}))
-    labels = (template.get("metadata") or {}).get("labels")
-    if labels and "selector" not in spec:
+    templates.default_template(spec)
+    if (labels := templates.template_labels(spec)) and "selector" not in spec:
         spec["selector"] = {"matchLabels": dict(labels)}
 
 
-def _workload_causes(obj: Object) -> Iterator[Cause]:
+def _workload_causes(obj: Object, kind: str) -> Iterator[Cause]:
     spec = obj["spec"]
-    if spec["replicas"] < 0:
-        yield invalid("spec.replicas", spec["replicas"], "must be greater than or equal to 0")
-    selector = spec.get("selector")
-    labels = (spec["template"].get("metadata") or {}).get("labels") or {}
-    if selector is None:
-        yield required("spec.selector")
-    elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
-        yield invalid("spec.selector", selector, "empty selector is invalid for deployment")
-    else:
-        yield from _selector_causes(selector, labels)
-    yield from names.label_causes(labels, "spec.template.labels")
-    pod_spec = spec["template"]["spec"]
-    yield from pod_spec_causes(pod_spec, "spec.template.spec")
-    if pod_spec.get("restartPolicy") != "Always":
-        yield unsupported_value("spec.template.spec.restartPolicy", pod_spec.get("restartPolicy"), ("Always",))
-    if pod_spec.get("activeDeadlineSeconds") is not None:
-        yield forbidden(
-            "spec.template.spec.activeDeadlineSeconds", "activeDeadlineSeconds in ReplicaSet is not Supported"
-        )
-
-
-def _selector_causes(selector: Object, labels: dict[str, str]) -> Iterator[Cause]:
-    try:
-        parsed = selectors.from_label_selector(selector)
-    except ValueError as error:
-        yield invalid("spec.selector", selector, str(error))
-        return
-    if not parsed.matches(labels):
-        yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+    yield from templates.non_negative(spec, "replicas", "minReadySeconds", "revisionHistoryLimit")
+    yield from templates.selector_causes(spec, kind)
+    yield from templates.lasting_template_causes(spec)
 
 
 def _deployment_causes(deployment: Object) -> Iterator[Cause]:
-    yield from _workload_causes(deployment)
+    yield from _workload_causes(deployment, "deployment")
     strategy = deployment["spec"]["strategy"]
     if strategy["type"] not in ("Recreate", "RollingUpdate"):
-        yield unsupported_value("spec.strategy.type", strategy["type"], ("Recreate", "RollingUpdate"))
+        yield unsupported("spec.strategy.type", strategy["type"], ("Recreate", "RollingUpdate"))
     rolling = strategy.get("rollingUpdate")
     if strategy["type"] == "Recreate" and rolling:
         yield forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'")
     elif rolling:
         yield from _rolling_causes(rolling, "spec.strategy.rollingUpdate")
     spec = deployment["spec"]
-    if spec.get("minReadySeconds", 0) < 0:
-        yield invalid("spec.minReadySeconds", spec["minReadySeconds"], "must be greater than or equal to 0")
     if spec["progressDeadlineSeconds"] <= spec.get("minReadySeconds", 0):
         yield invalid(
             "spec.progressDeadlineSeconds", spec["progressDeadlineSeconds"], "must be greater than minReadySeconds"
@@ -91,31 +74,149 @@ def _deployment_causes(deployment: Object) -> Iterator[Cause]:
 
 
 def _rolling_causes(rolling: Object, path: str) -> Iterator[Cause]:
-    zero = []
-    for field in ("maxUnavailable", "maxSurge"):
-        value = rolling.get(field, 0)
-        number = value.removesuffix("%") if isinstance(value, str) else str(value)
-        if not number.lstrip("-").isdigit() or (isinstance(value, str) and not value.endswith("%")):
-            rule = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', "
-            yield invalid(f"{path}.{field}", value, rule + "regex used for validation is '[0-9]+%')")
-            return
-        if int(number) < 0:
-            yield invalid(f"{path}.{field}", value, "must be greater than or equal to 0")
-        zero.append(int(number) == 0)
-    if all(zero):
-        yield invalid(f"{path}.maxUnavailable", rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0")
+    causes = [
+        cause
+        for field in ("maxUnavailable", "maxSurge")
+        for cause in templates.int_or_percent_causes(rolling.get(field), f"{path}.{field}")
+    ]
+    yield from causes
+    if causes:
+        return
+    if templates.is_zero(rolling.get("maxUnavailable")) and templates.is_zero(rolling.get("maxSurge")):
+        yield invalid(f"{path}.maxUnavailable", rolling.get("maxUnavailable"), "may not be 0 when `maxSurge` is 0")
+    if templates.above_hundred(rolling.get("maxUnavailable")):
+        yield invalid(f"{path}.maxUnavailable", rolling["maxUnavailable"], "must not be greater than 100%")
 
 
 def _fixed_selector(new: Object, old: Object) -> list[Cause]:
     return immutable("spec.selector", new["spec"].get("selector"), old["spec"].get("selector"))
 
 
-def _clear_status(obj: Object) -> None:
-    obj["status"] = {}
+# -- stateful sets
+
+_MUTABLE_SET_FIELDS = (
+    "replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy", "minReadySeconds",
+)  # fmt: skip
+_FIXED_SET = (
+    "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', "
+    "'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+)
 
 
-def _number(*path: str) -> Any:
-    return lambda obj: count(obj, *path)
+def _default_stateful_set(stateful_set: Object) -> None:
+    spec = stateful_set.setdefault("spec", {})
+    spec.setdefault("podManagementPolicy", "OrderedReady")
+    strategy = spec.setdefault("updateStrategy", {})
+    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+        strategy.setdefault("rollingUpdate", {}).setdefault("partition", 0)
+    policy = spec.setdefault("persistentVolumeClaimRetentionPolicy", {})
+    policy.setdefault("whenDeleted", "Retain")
+    policy.setdefault("whenScaled", "Retain")
+    spec.setdefault("replicas", 1)
+    spec.setdefault("revisionHistoryLimit", 10)
+    templates.default_template(spec)
+    for claim in spec.get("volumeClaimTemplates") or ():
+        claim.setdefault("kind", "PersistentVolumeClaim")
+        claim.setdefault("apiVersion", "v1")
+        default_claim(claim)
+        claim.setdefault("status", {}).setdefault("phase", "Pending")
+
+
+def _stateful_set_causes(stateful_set: Object) -> Iterator[Cause]:
+    spec = stateful_set["spec"]
+    if spec["podManagementPolicy"] not in ("OrderedReady", "Parallel"):
+        why = "must be 'OrderedReady' or 'Parallel'"
+        yield invalid("spec.podManagementPolicy", spec["podManagementPolicy"], why)
+    strategy = spec["updateStrategy"]
+    if strategy["type"] not in ("OnDelete", "RollingUpdate"):
+        yield invalid("spec.updateStrategy", strategy, "must be 'RollingUpdate' or 'OnDelete'")
+    rolling = strategy.get("rollingUpdate") or {}
+    yield from templates.non_negative(rolling, "partition", path="spec.updateStrategy.rollingUpdate")
+    unavailable = rolling.get("maxUnavailable")
+    path = "spec.updateStrategy.rollingUpdate.maxUnavailable"
+    yield from templates.int_or_percent_causes(unavailable, path)
+    if unavailable is not None and templates.is_zero(unavailable):
+        yield invalid(path, unavailable, "cannot be 0")
+    for field, value in spec["persistentVolumeClaimRetentionPolicy"].items():
+        if value not in ("Delete", "Retain"):
+            path = f"spec.persistentVolumeClaimRetentionPolicy.{field}"
+            yield unsupported(path, value, ("Delete", "Retain"))
+    yield from templates.non_negative(spec.get("ordinals") or {}, "start", path="spec.ordinals")
+    for index, claim in enumerate(spec.get("volumeClaimTemplates") or ()):
+        yield from claim_spec_causes(claim.get("spec") or {}, f"spec.volumeClaimTemplates[{index}].spec")
+    yield from _workload_causes(stateful_set, "statefulset")
+
+
+def _stateful_set_update(new: Object, old: Object) -> list[Cause]:
+    def fixed(spec: Object) -> Object:
+        return {field: value for field, value in spec.items() if field not in _MUTABLE_SET_FIELDS}
+
+    return [] if fixed(new["spec"]) == fixed(old["spec"]) else [forbidden("spec", _FIXED_SET)]
+
+
+# -- daemon sets
+
+
+def _default_daemon_set(daemon_set: Object) -> None:
+    spec = daemon_set.setdefault("spec", {})
+    strategy = spec.setdefault("updateStrategy", {})
+    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+        rolling = strategy.setdefault("rollingUpdate", {})
+        rolling.setdefault("maxUnavailable", 1)
+        rolling.setdefault("maxSurge", 0)
+    spec.setdefault("revisionHistoryLimit", 10)
+    templates.default_template(spec)
+    labels = templates.template_labels(spec)
+    if labels and not daemon_set["metadata"].get("labels"):
+        daemon_set["metadata"]["labels"] = dict(labels)
+
+
+def _daemon_set_causes(daemon_set: Object) -> Iterator[Cause]:
+    spec = daemon_set["spec"]
+    yield from templates.selector_causes(spec, "daemonset")
+    yield from templates.lasting_template_causes(spec)
+    yield from templates.non_negative(spec, "minReadySeconds", "revisionHistoryLimit")
+    strategy = spec["updateStrategy"]
+    if strategy["type"] not in ("OnDelete", "RollingUpdate"):
+        yield unsupported("spec.updateStrategy.type", strategy["type"], ("OnDelete", "RollingUpdate"))
+    elif strategy["type"] == "RollingUpdate":
+        rolling, path = strategy["rollingUpdate"], "spec.updateStrategy.rollingUpdate"
+        unavailable, surge = rolling["maxUnavailable"], rolling["maxSurge"]
+        yield from templates.int_or_percent_causes(unavailable, f"{path}.maxUnavailable")
+        yield from templates.int_or_percent_causes(surge, f"{path}.maxSurge")
+        if templates.is_zero(unavailable) and templates.is_zero(surge):
+            yield invalid(f"{path}.maxUnavailable", unavailable, "cannot be 0 when maxSurge is 0")
+        elif not templates.is_zero(unavailable) and not templates.is_zero(surge):
+            yield invalid(f"{path}.maxSurge", surge, "may not be set when maxUnavailable is non-zero")
+
+
+# -- controller revisions
+
+
+def _revision_causes(revision: Object) -> Iterator[Cause]:
+    if revision.get("revision", 0) < 0:
+        yield invalid("revision", revision["revision"], "must be greater than or equal to 0")
+
+
+def _fixed_revision(new: Object, old: Object) -> list[Cause]:
+    return immutable("data", new.get("data"), old.get("data"))
+
+
+def _controller_text(obj: Object) -> str:
+    owner = controller_of(obj)
+    if owner is None:
+        return NONE
+    group = owner["apiVersion"].rpartition("/")[0]
+    return f"{owner['kind'].lower()}{f'.{group}' if group else ''}/{owner['name']}"
+
+
+def _empty_status(**numbers: int) -> Any:
+    return lambda obj: obj.update(status=dict(numbers))
+
+
+def _numbers(*columns: tuple[str, tuple[str, str]]) -> tuple[Column, ...]:
+    return tuple(Column(name, number_at(*path), type="integer") for name, path in columns)
 
 
 KINDS = (
@@ -125,25 +226,65 @@ KINDS = (
         columns=(
             NAME,
             Column("Ready", lambda obj: f"{count(obj, 'status', 'readyReplicas')}/{count(obj, 'spec', 'replicas')}"),
-            Column("Up-to-date", _number("status", "updatedReplicas"), type="integer"),
-            Column("Available", _number("status", "availableReplicas"), type="integer"),
+            *_numbers(("Up-to-date", ("status", "updatedReplicas")), ("Available", ("status", "availableReplicas"))),
             AGE, *WORKLOAD_WIDE,
         ),
         default=_default_deployment, validate=lambda obj: list(_deployment_causes(obj)),
-        validate_update=_fixed_selector, prepare_create=_clear_status, has_generation=True,
+        validate_update=_fixed_selector, has_generation=True,
     ),
     Kind(
         resources.REPLICA_SETS, APPS + "ReplicaSet", "replicaset", ("rs",), ("all",),
         subresources={"status": STATUS, "scale": SCALE},
         columns=(
             NAME,
-            Column("Desired", _number("spec", "replicas"), type="integer"),
-            Column("Current", _number("status", "replicas"), type="integer"),
-            Column("Ready", _number("status", "readyReplicas"), type="integer"),
+            *_numbers(
+                ("Desired", ("spec", "replicas")), ("Current", ("status", "replicas")),
+                ("Ready", ("status", "readyReplicas")),
+            ),
             AGE, *WORKLOAD_WIDE,
         ),
         selectable={"status.replicas": lambda obj: str(count(obj, "status", "replicas"))},
-        default=_default_replica_set, validate=lambda obj: list(_workload_causes(obj)), validate_update=_fixed_selector,
-        prepare_create=lambda obj: obj.update(status={"replicas": 0}), has_generation=True,
+        default=_default_replica_set, validate=lambda obj: list(_workload_causes(obj, "deployment")),
+        validate_update=_fixed_selector, prepare_create=_empty_status(replicas=0), has_generation=True,
+    ),
+    Kind(
+        resources.STATEFUL_SETS, APPS + "StatefulSet", "statefulset", ("sts",), ("all",),
+        subresources={"status": STATUS, "scale": SCALE},
+        columns=(
+            NAME,
+            Column("Ready", lambda obj: f"{count(obj, 'status', 'readyReplicas')}/{count(obj, 'spec', 'replicas')}"),
+            AGE, *WORKLOAD_WIDE[:2],
+        ),
+        default=_default_stateful_set, validate=lambda obj: list(_stateful_set_causes(obj)),
+        validate_update=_stateful_set_update, prepare_create=_empty_status(replicas=0, availableReplicas=0),
+        has_generation=True,
+    ),
+    Kind(
+        resources.DAEMON_SETS, APPS + "DaemonSet", "daemonset", ("ds",), ("all",),
+        subresources={"status": STATUS},
+        columns=(
+            NAME,
+            *_numbers(
+                ("Desired", ("status", "desiredNumberScheduled")), ("Current", ("status", "currentNumberScheduled")),
+                ("Ready", ("status", "numberReady")), ("Up-to-date", ("status", "updatedNumberScheduled")),
+                ("Available", ("status", "numberAvailable")),
+            ),
+            Column(
+                "Node Selector", lambda obj: labels_text(obj["spec"]["template"].get("spec", {}).get("nodeSelector"))
+            ),
+            AGE, *WORKLOAD_WIDE,
+        ),
+        default=_default_daemon_set, validate=lambda obj: list(_daemon_set_causes(obj)),
+        validate_update=_fixed_selector,
+        prepare_create=_empty_status(
+            currentNumberScheduled=0, numberMisscheduled=0, desiredNumberScheduled=0, numberReady=0
+        ),
+        has_generation=True,
+    ),
+    Kind(
+        resources.CONTROLLER_REVISIONS, APPS + "ControllerRevision", "controllerrevision",
+        columns=(NAME, Column("Controller", _controller_text), Column("Revision", number_at("revision")), AGE),
+        validate=lambda obj: list(_revision_causes(obj)), validate_update=_fixed_revision,
+        optional_required=frozenset({"revision"}),
     ),
 )  # fmt: skip

@@ -2,11 +2,37 @@
 
 from collections.abc import Iterator, Sequence
 
-from apiserver.registry import apps, coordination, core, rbac
+from apiserver.registry import (
+    admission_registration,
+    apps,
+    autoscaling,
+    batch,
+    certificates,
+    coordination,
+    core,
+    devices,
+    flowcontrol,
+    limits,
+    networking,
+    policy,
+    rbac,
+    replication,
+    scheduling,
+    storage,
+)  # fmt: skip
 from apiserver.registry.kind import Kind
 
 # The order discovery lists groups in; kubectl resolves short names by it.
-_GROUP_ORDER = ("", "apps", "events.k8s.io", "rbac.authorization.k8s.io", "coordination.k8s.io", "discovery.k8s.io")
+_GROUP_ORDER = (
+    "", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io",
+    "autoscaling", "batch", "certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io",
+    "storage.k8s.io", "admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io",
+    "coordination.k8s.io", "node.k8s.io", "discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
+)  # fmt: skip
+_MODULES = (
+    core, replication, limits, storage, apps, batch, autoscaling, policy, rbac, coordination, networking, scheduling,
+    certificates, admission_registration, flowcontrol, devices,
+)  # fmt: skip
 
 
 class Catalog:
@@ -40,4 +66,4 @@ class Catalog:
 
 def built_in() -> Catalog:
     """Return the catalog of built-in kinds."""
-    return Catalog([*core.KINDS, *apps.KINDS, *rbac.KINDS, *coordination.KINDS])
+    return Catalog([kind for module in _MODULES for kind in module.KINDS])

@@ -1,6 +1,6 @@
 """Parts that several kinds' tables have: age, images, selectors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from apiserver.registry.kind import Column, Object, Since
@@ -27,12 +27,44 @@ NAME = Column(
 AGE = Column("Age", age_of, description="CreationTimestamp is the server time when this object was created.")
 
 
-def count(obj: Object, *path: str) -> int:
-    """Return the number at a path, 0 where there is none."""
+def value_at(obj: Object, *path: str) -> Any:
+    """Return what lies at a path, None where there is nothing."""
     value: Any = obj
     for part in path:
         value = (value or {}).get(part)
-    return int(value or 0)
+    return value
+
+
+def text_at(*path: str, absent: str = "") -> Callable[[Object], str]:
+    """Return a cell's function: the text at a path; booleans as "true" and "false"."""
+
+    def read(obj: Object) -> str:
+        value = value_at(obj, *path)
+        if isinstance(value, bool):
+            return str(value).lower()
+        return absent if value in (None, "") else str(value)
+
+    return read
+
+
+def number_at(*path: str) -> Callable[[Object], int]:
+    """Return a cell's function: the number at a path, 0 where there is none."""
+    return lambda obj: count(obj, *path)
+
+
+def since(*path: str, absent: str = UNKNOWN) -> Callable[[Object], Since | str]:
+    """Return a cell's function: how long ago the time at a path was."""
+
+    def read(obj: Object) -> Since | str:
+        value = value_at(obj, *path)
+        return Since(value) if value else absent
+
+    return read
+
+
+def count(obj: Object, *path: str) -> int:
+    """Return the number at a path, 0 where there is none."""
+    return int(value_at(obj, *path) or 0)
 
 
 def selector_text(selector: Mapping[str, Any] | None) -> str:

@@ -74,6 +74,8 @@ class Rest:
                 metadata["name"] = names.generate(metadata["generateName"])
             if attempt == 0:
                 kind.default(obj)
+                if kind.has_status:
+                    obj["status"] = {}
                 kind.prepare_create(obj)
                 await self._admission.admit_create(kind, namespace, obj)
                 raise_invalid(kind, obj, [*_metadata_causes(kind, obj), *_object_causes(kind, obj)])

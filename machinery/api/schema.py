@@ -277,12 +277,18 @@ def _mismatch(item: Any, shape: Shape, owner: str, path: str) -> SchemaMismatch:
 def missing_required(value: Mapping[str, Any], shape: Shape, path: str = "") -> Iterator[str]:
     """Yield the path of each field a type requires that `value` leaves out, outermost first."""
     for name in shape.required:
-        if value.get(name) in (None, "", [], {}) and not (name in value and shape.fields[name].form == "integer"):
+        if _is_missing(value, name, shape.fields[name].form):
             yield f"{path}.{name}" if path else name
     for name, item in value.items():
         child = shape.fields.get(name)
         if child is not None and item and isinstance(item, dict | list):
             yield from _missing_in(item, child, f"{path}.{name}" if path else name)
+
+
+def _is_missing(value: Mapping[str, Any], name: str, form: str) -> bool:
+    """Whether a required field is absent or empty; a zero and an empty object say something."""
+    item = value.get(name)
+    return item is None or (item in ("", [], {}) and form not in ("integer", "object"))
 
 
 def _missing_in(item: Any, shape: Shape, path: str) -> Iterator[str]:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiserver.endpoints.table import human_duration
 from apiserver.registry import names
 from apiserver.registry.catalog import built_in
+from apiserver.registry.durations import human_duration
 from apiserver.registry.pods import status_text
 from machinery.api.patch import PatchError, apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
 from machinery.api.schema import SchemaMismatch, conform, shape_of

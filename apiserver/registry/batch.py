@@ -1,0 +1,360 @@
+"""The group batch: jobs and cron jobs.
+
+Defaults and rules: https://kubernetes.io/docs/concepts/workloads/controllers/job/,
+https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/
+"""
+
+import copy
+import zoneinfo
+from collections.abc import Iterator
+from typing import Any
+
+from apiserver.registry import names, templates
+from apiserver.registry.columns import (
+    AGE,
+    NAME,
+    NONE,
+    WORKLOAD_WIDE,
+    container_images,
+    container_names,
+    count,
+    since,
+    text_at,
+    value_at,
+)  # fmt: skip
+from apiserver.registry.durations import human_duration
+from apiserver.registry.kind import (
+    STATUS,
+    Column,
+    Kind,
+    Object,
+    Since,
+    immutable,
+    invalid,
+    required,
+    unsupported,
+)  # fmt: skip
+from machinery.api import resources
+from machinery.api.cron import BadSchedule, Schedule
+from machinery.api.meta import parse_time
+from machinery.errors import Cause
+
+BATCH = "io.k8s.api.batch.v1."
+_CONTROLLER = "batch.kubernetes.io/controller-uid"
+_NAME_LABEL = "batch.kubernetes.io/job-name"
+_OLD_CONTROLLER, _OLD_NAME = "controller-uid", "job-name"
+_MAX_NAME = 52  # of a cron job: its jobs' names get eleven more letters
+_MAX_PARALLEL = 100_000
+
+
+# -- jobs
+
+
+def _default_job_spec(spec: Object) -> None:
+    if spec.get("completions") is None and spec.get("parallelism") is None:
+        spec["completions"] = 1
+    spec.setdefault("parallelism", 1)
+    spec.setdefault("backoffLimit", 2**31 - 1 if spec.get("backoffLimitPerIndex") is not None else 6)
+    spec.setdefault("completionMode", "NonIndexed")
+    spec.setdefault("suspend", False)
+    spec.setdefault(
+        "podReplacementPolicy", "Failed" if spec.get("podFailurePolicy") else "TerminatingOrFailed"
+    )  # fmt: skip
+    for rule in (spec.get("podFailurePolicy") or {}).get("rules") or ():
+        for pattern in rule.get("onPodConditions") or ():
+            pattern.setdefault("status", "True")
+    templates.default_template(spec)
+
+
+def _default_job(job: Object) -> None:
+    spec = job.setdefault("spec", {})
+    _default_job_spec(spec)
+    labels = templates.template_labels(spec)
+    if labels and not job["metadata"].get("labels"):
+        job["metadata"]["labels"] = dict(labels)
+
+
+def _prepare_job(job: Object) -> None:
+    """Give the job the selector of its own pods, unless its maker brings one."""
+    spec, metadata = job["spec"], job["metadata"]
+    if spec.get("manualSelector"):
+        return
+    labels = spec["template"].setdefault("metadata", {}).setdefault("labels", {})
+    for key in (_OLD_CONTROLLER, _CONTROLLER):
+        labels.setdefault(key, metadata["uid"])
+    for key in (_OLD_NAME, _NAME_LABEL):
+        labels.setdefault(key, metadata["name"])
+    selector = spec.setdefault("selector", {})
+    selector.setdefault("matchLabels", {}).setdefault(_CONTROLLER, metadata["uid"])
+    if not metadata.get("labels"):
+        metadata["labels"] = dict(labels)
+
+
+def _job_causes(job: Object) -> Iterator[Cause]:
+    spec = job["spec"]
+    yield from _job_spec_causes(spec, "spec")
+    selector, labels = spec.get("selector") or {}, templates.template_labels(spec)
+    wanted = selector.get("matchLabels") or {}
+    if not spec.get("manualSelector"):
+        uid = job["metadata"]["uid"]
+        if wanted.get(_CONTROLLER, uid) != uid or labels.get(_CONTROLLER, uid) != uid:
+            yield invalid("spec.selector", selector, "`selector` not auto-generated")
+    if any(labels.get(key) != value for key, value in wanted.items()):
+        yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+
+
+def _job_spec_causes(spec: Object, path: str) -> Iterator[Cause]:
+    numbers = (
+        "parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex", "maxFailedIndexes",
+    )  # fmt: skip
+    yield from templates.non_negative(spec, *numbers, path=path)
+    indexed = spec["completionMode"] == "Indexed"
+    if spec["completionMode"] not in ("Indexed", "NonIndexed"):
+        yield unsupported(f"{path}.completionMode", spec["completionMode"], ("Indexed", "NonIndexed"))
+    if indexed and spec.get("completions") is None:
+        yield required(f"{path}.completions", "when completion mode is Indexed")
+    if indexed and spec["parallelism"] > _MAX_PARALLEL:
+        yield invalid(
+            f"{path}.parallelism",
+            spec["parallelism"],
+            f"must be less than or equal to {_MAX_PARALLEL} when completion mode is Indexed",
+        )
+    for field in ("backoffLimitPerIndex", "maxFailedIndexes"):
+        if spec.get(field) is not None and not indexed:
+            yield invalid(f"{path}.{field}", spec[field], "requires indexed completion mode")
+    if spec.get("maxFailedIndexes") is not None and spec.get("backoffLimitPerIndex") is None:
+        yield required(f"{path}.backoffLimitPerIndex", "when maxFailedIndexes is specified")
+    replacement = ("Failed",) if spec.get("podFailurePolicy") else ("Failed", "TerminatingOrFailed")
+    if spec["podReplacementPolicy"] not in replacement:
+        yield unsupported(f"{path}.podReplacementPolicy", spec["podReplacementPolicy"], replacement)
+    yield from _failure_policy_causes(spec, path)
+    if spec.get("successPolicy"):
+        yield from _success_policy_causes(spec, path)
+    pod = spec["template"]["spec"]
+    if pod.get("restartPolicy") == "Always":
+        yield from templates.template_causes(spec["template"], f"{path}.template", ("Always",))
+        yield Cause(
+            "FieldValueRequired", 'Required value: valid values: "OnFailure", "Never"',
+            f"{path}.template.spec.restartPolicy",
+        )  # fmt: skip
+    else:
+        yield from templates.template_causes(spec["template"], f"{path}.template", ("Never", "OnFailure"))
+
+
+def _failure_policy_causes(spec: Object, path: str) -> Iterator[Cause]:
+    policy = spec.get("podFailurePolicy")
+    if not policy:
+        return
+    if spec["template"]["spec"].get("restartPolicy") != "Never":
+        policy_now = spec["template"]["spec"].get("restartPolicy")
+        yield invalid(
+            f"{path}.template.spec.restartPolicy",
+            policy_now,
+            'only "Never" is supported when podFailurePolicy is specified',
+        )
+    known = ("Count", "FailIndex", "FailJob", "Ignore")
+    containers = {
+        one.get("name")
+        for group in ("containers", "initContainers")
+        for one in spec["template"]["spec"].get(group) or ()
+    }
+    for index, rule in enumerate(policy.get("rules") or ()):
+        at = f"{path}.podFailurePolicy.rules[{index}]"
+        if rule.get("action") not in known:
+            yield unsupported(f"{at}.action", rule.get("action"), known)
+        codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions")
+        if not codes and not conditions:
+            yield invalid(at, rule, "specifying one of OnExitCodes and OnPodConditions is required")
+        if codes and conditions:
+            yield invalid(at, rule, "specifying both OnExitCodes and OnPodConditions is not supported")
+        if codes:
+            yield from _exit_code_causes(codes, f"{at}.onExitCodes", containers)
+
+
+def _exit_code_causes(codes: Object, path: str, containers: set[Any]) -> Iterator[Cause]:
+    if codes.get("operator") not in ("In", "NotIn"):
+        yield unsupported(f"{path}.operator", codes.get("operator"), ("In", "NotIn"))
+    if (name := codes.get("containerName")) and name not in containers:
+        yield invalid(
+            f"{path}.containerName", name, "must be one of the container or initContainer names in the pod template"
+        )
+    values = codes.get("values") or []
+    if not values:
+        yield invalid(f"{path}.values", values, "at least one value is required")
+    for index, value in enumerate(values):
+        if codes.get("operator") == "In" and value == 0:
+            yield invalid(f"{path}.values[{index}]", value, "must not be 0 for the In operator")
+
+
+def _success_policy_causes(spec: Object, path: str) -> Iterator[Cause]:
+    if spec["completionMode"] != "Indexed":
+        yield invalid(f"{path}.successPolicy", spec["successPolicy"], "requires indexed completion mode")
+        return
+    rules = spec["successPolicy"].get("rules") or []
+    if not rules:
+        yield required(
+            f"{path}.successPolicy.rules", "at least one rules must be specified when the successPolicy is specified"
+        )
+    for index, rule in enumerate(rules):
+        if rule.get("succeededCount") is None and rule.get("succeededIndexes") is None:
+            why = "at least one of succeededCount or succeededIndexes must be specified"
+            yield required(f"{path}.successPolicy.rules[{index}]", why)
+
+
+def _job_update(new: Object, old: Object) -> list[Cause]:
+    fresh, before = new["spec"], old["spec"]
+    causes = []
+    for field in ("selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "successPolicy"):
+        causes += immutable(f"spec.{field}", fresh.get(field), before.get(field))
+    elastic = fresh["completionMode"] == "Indexed" and fresh.get("completions") == fresh.get("parallelism")
+    if not elastic:
+        causes += immutable("spec.completions", fresh.get("completions"), before.get("completions"))
+    may_place = before.get("suspend") and not (old.get("status") or {}).get("startTime")
+    if _fixed_template(fresh["template"], may_place) != _fixed_template(before["template"], may_place):
+        causes.append(invalid("spec.template", fresh["template"], "field is immutable"))
+    return causes
+
+
+def _fixed_template(template: Object, may_place: bool) -> Object:
+    """Return what of a template may not change; a suspended job may still say where its pods go."""
+    if not may_place:
+        return template
+    where = ("nodeSelector", "tolerations", "affinity", "schedulingGates")
+    spec = {field: value for field, value in template["spec"].items() if field not in where}
+    metadata = {k: v for k, v in (template.get("metadata") or {}).items() if k not in ("annotations", "labels")}
+    return {**template, "spec": spec, "metadata": metadata}
+
+
+def _completions(job: Object) -> str:
+    spec, succeeded = job["spec"], count(job, "status", "succeeded")
+    if spec.get("completions") is not None:
+        return f"{succeeded}/{spec['completions']}"
+    parallelism = spec.get("parallelism") or 0
+    return f"{succeeded}/1 of {parallelism}" if parallelism > 1 else f"{succeeded}/1"
+
+
+def _duration(job: Object) -> Since | str:
+    started, ended = value_at(job, "status", "startTime"), value_at(job, "status", "completionTime")
+    if not started:
+        return ""
+    if not ended:
+        return Since(started)
+    return human_duration((parse_time(ended) - parse_time(started)).total_seconds())
+
+
+def _job_status(job: Object) -> str:
+    true = {c["type"] for c in (job.get("status") or {}).get("conditions") or () if c.get("status") == "True"}
+    for kind, text in (
+        ("Complete", "Complete"), ("Failed", "Failed"), ("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"),
+        ("SuccessCriteriaMet", "SuccessCriteriaMet"),
+    ):  # fmt: skip
+        if kind in true:
+            return text
+    return "Terminating" if job["metadata"].get("deletionTimestamp") else "Running"
+
+
+# -- cron jobs
+
+
+def _default_cron_job(cron_job: Object) -> None:
+    spec = cron_job.setdefault("spec", {})
+    spec.setdefault("concurrencyPolicy", "Allow")
+    spec.setdefault("suspend", False)
+    spec.setdefault("successfulJobsHistoryLimit", 3)
+    spec.setdefault("failedJobsHistoryLimit", 1)
+    template = spec.setdefault("jobTemplate", {}).setdefault("spec", {})
+    _default_cron_template(template)
+
+
+def _default_cron_template(spec: Object) -> None:
+    """A cron job keeps its job template as written; only the pod template in it gets defaults."""
+    templates.default_template(spec)
+
+
+def _cron_job_causes(cron_job: Object) -> Iterator[Cause]:
+    spec, name = cron_job["spec"], cron_job["metadata"].get("name", "")
+    if len(name) > _MAX_NAME:
+        yield invalid("metadata.name", name, f"must be no more than {_MAX_NAME} characters")
+    yield from _schedule_causes(spec)
+    known = ("Allow", "Forbid", "Replace")
+    if spec["concurrencyPolicy"] not in known:
+        yield unsupported("spec.concurrencyPolicy", spec["concurrencyPolicy"], known)
+    numbers = ("startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
+    yield from templates.non_negative(spec, *numbers)
+    job = spec["jobTemplate"]["spec"]
+    if job.get("selector"):
+        yield Cause(
+            "FieldValueForbidden", "Forbidden: `selector` will be auto-generated", "spec.jobTemplate.spec.selector"
+        )
+    if job.get("manualSelector"):
+        supported = ("nil", "false")
+        yield unsupported("spec.jobTemplate.spec.manualSelector", True, supported)
+    job = copy.deepcopy(job)
+    _default_job_spec(job)
+    yield from _job_spec_causes(job, "spec.jobTemplate.spec")
+
+
+def _schedule_causes(spec: Object) -> Iterator[Cause]:
+    schedule, zone = spec.get("schedule", ""), spec.get("timeZone")
+    if not schedule:
+        return  # the schema asks for it
+    if "TZ" in schedule:
+        yield invalid("spec.schedule", schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead")
+    else:
+        try:
+            Schedule(schedule)
+        except BadSchedule as error:
+            yield invalid("spec.schedule", schedule, str(error))
+    if zone is None:
+        return
+    if zone == "":
+        yield invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string")
+    elif zone.lower() == "local":
+        yield invalid(
+            "spec.timeZone",
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        )
+    elif zone not in zoneinfo.available_timezones():
+        yield invalid("spec.timeZone", zone, f"unknown time zone {zone}")
+
+
+def _active(cron_job: Object) -> int:
+    return len((cron_job.get("status") or {}).get("active") or ())
+
+
+def _job_template(cron_job: Object) -> Object:
+    return cron_job["spec"]["jobTemplate"]
+
+
+KINDS = (
+    Kind(
+        resources.JOBS, BATCH + "Job", "job", (), ("all",),
+        subresources={"status": STATUS},
+        columns=(
+            NAME, Column("Status", _job_status), Column("Completions", _completions), Column("Duration", _duration),
+            AGE, *WORKLOAD_WIDE,
+        ),
+        selectable={"status.successful": lambda obj: str(count(obj, "status", "succeeded"))},
+        default=_default_job, validate=lambda obj: list(_job_causes(obj)), validate_update=_job_update,
+        prepare_create=_prepare_job, has_generation=True, optional_required=frozenset({"spec.template"}),
+    ),
+    Kind(
+        resources.CRON_JOBS, BATCH + "CronJob", "cronjob", ("cj",), ("all",),
+        subresources={"status": STATUS},
+        columns=(
+            NAME, Column("Schedule", text_at("spec", "schedule")),
+            Column("Timezone", text_at("spec", "timeZone", absent=NONE)),
+            Column("Suspend", lambda obj: "True" if obj["spec"].get("suspend") else "False"),
+            Column("Active", _active, type="integer"),
+            Column("Last Schedule", since("status", "lastScheduleTime", absent=NONE)), AGE,
+            Column("Containers", lambda obj: container_names(_job_template(obj)), priority=1),
+            Column("Images", lambda obj: container_images(_job_template(obj)), priority=1),
+            Column("Selector", lambda _: NONE, priority=1),
+        ),
+        validate_name=names.dns_subdomain,
+        default=_default_cron_job, validate=lambda obj: list(_cron_job_causes(obj)),
+        has_generation=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,99 @@
+"""The group resource.k8s.io: claims of devices, their classes, and the slices drivers publish.
+
+Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from apiserver.registry.columns import AGE, NAME, text_at, value_at
+from apiserver.registry.kind import STATUS, Column, Kind, Object, immutable, invalid, required
+from machinery.api import resources
+from machinery.errors import Cause
+
+DEVICES = "io.k8s.api.resource.v1."
+
+
+def _default_requests(spec: Any) -> None:
+    for request in value_at(spec or {}, "devices", "requests") or ():
+        for one in [request["exactly"]] if request.get("exactly") else request.get("firstAvailable") or ():
+            if one.setdefault("allocationMode", "ExactCount") == "ExactCount":
+                one.setdefault("count", 1)
+
+
+def _default_claim(claim: Object) -> None:
+    _default_requests(claim.setdefault("spec", {}))
+
+
+def _default_template(template: Object) -> None:
+    _default_requests(template.setdefault("spec", {}).setdefault("spec", {}))
+
+
+def _claim_causes(claim: Object) -> Iterator[Cause]:
+    yield from _request_causes(claim.get("spec") or {}, "spec.devices.requests")
+
+
+def _template_causes(template: Object) -> Iterator[Cause]:
+    yield from _request_causes(value_at(template, "spec", "spec") or {}, "spec.spec.devices.requests")
+
+
+def _request_causes(spec: Object, path: str) -> Iterator[Cause]:
+    seen = set()
+    for index, request in enumerate(value_at(spec, "devices", "requests") or ()):
+        at, name = f"{path}[{index}]", request.get("name", "")
+        if name in seen:
+            yield Cause("FieldValueDuplicate", f'Duplicate value: "{name}"', f"{at}.name")
+        seen.add(name)
+        exactly, alternatives = request.get("exactly"), request.get("firstAvailable")
+        if not exactly and not alternatives:
+            yield required(at, "exactly one of `exactly` or `firstAvailable` is required")
+        elif exactly and alternatives:
+            yield invalid(
+                at, None, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"
+            )
+        elif exactly and not exactly.get("deviceClassName"):
+            yield required(f"{at}.exactly.deviceClassName")
+
+
+def _claim_state(claim: Object) -> str:
+    if claim["metadata"].get("deletionTimestamp"):
+        return "deleted,pending"
+    states = []
+    if value_at(claim, "status", "allocation"):
+        states.append("allocated")
+    if value_at(claim, "status", "reservedFor"):
+        states.append("reserved")
+    return ",".join(states) or "pending"
+
+
+def _fixed_spec(new: Object, old: Object) -> list[Cause]:
+    return immutable("spec", new.get("spec"), old.get("spec"))
+
+
+KINDS = (
+    Kind(
+        resources.DEVICE_CLASSES, DEVICES + "DeviceClass", "deviceclass", columns=(NAME, AGE), has_generation=True,
+        returns_deleted=True,
+    ),
+    Kind(
+        resources.RESOURCE_CLAIMS, DEVICES + "ResourceClaim", "resourceclaim",
+        subresources={"status": STATUS},
+        columns=(NAME, Column("State", _claim_state), AGE),
+        default=_default_claim, validate=lambda obj: list(_claim_causes(obj)), validate_update=_fixed_spec,
+        returns_deleted=True,
+    ),
+    Kind(
+        resources.RESOURCE_CLAIM_TEMPLATES, DEVICES + "ResourceClaimTemplate", "resourceclaimtemplate",
+        columns=(NAME, AGE), default=_default_template, validate=lambda obj: list(_template_causes(obj)),
+        validate_update=_fixed_spec, returns_deleted=True,
+    ),
+    Kind(
+        resources.RESOURCE_SLICES, DEVICES + "ResourceSlice", "resourceslice",
+        columns=(
+            NAME, Column("Node", text_at("spec", "nodeName", absent="<unset>")),
+            Column("Driver", text_at("spec", "driver")), Column("Pool", text_at("spec", "pool", "name")), AGE,
+        ),
+        selectable={"spec.nodeName": text_at("spec", "nodeName"), "spec.driver": text_at("spec", "driver")},
+        has_generation=True, returns_deleted=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,129 @@
+"""What a namespace may use: limit ranges and resource quotas.
+
+Sources: https://kubernetes.io/docs/concepts/policy/limit-range/, https://kubernetes.io/docs/concepts/policy/resource-quotas/
+"""
+
+from collections.abc import Iterator
+
+from apiserver.registry.columns import AGE, NAME, value_at
+from apiserver.registry.kind import STATUS, Column, Kind, Object, forbidden, immutable, invalid, unsupported
+from machinery.api import resources
+from machinery.api.quantity import parse_quantity
+from machinery.errors import Cause
+
+CORE = "io.k8s.api.core.v1."
+_SCOPES = (
+    "BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating",
+    "VolumeAttributesClass",
+)  # fmt: skip
+_BOUNDS = ("min", "default", "defaultRequest", "max")
+
+
+def _default_range(limit_range: Object) -> None:
+    """A container's missing defaults come from its maximum, the request's from the default limit or the minimum."""
+    for item in limit_range.setdefault("spec", {}).setdefault("limits", []):
+        if item.get("type") != "Container":
+            continue
+        limits, requests = dict(item.get("default") or {}), dict(item.get("defaultRequest") or {})
+        for name, value in (item.get("max") or {}).items():
+            limits.setdefault(name, value)
+        for source in (limits, item.get("min") or {}):
+            for name, value in source.items():
+                requests.setdefault(name, value)
+        if limits:
+            item["default"] = limits
+        if requests:
+            item["defaultRequest"] = requests
+
+
+def _range_causes(limit_range: Object) -> Iterator[Cause]:
+    seen = set()
+    for index, item in enumerate(limit_range["spec"].get("limits") or ()):
+        path, kind = f"spec.limits[{index}]", item.get("type", "")
+        if kind in seen:
+            yield Cause("FieldValueDuplicate", f'Duplicate value: "{kind}"', f"{path}.type")
+        seen.add(kind)
+        if kind == "Pod":
+            for field in ("default", "defaultRequest"):
+                if item.get(field):
+                    yield forbidden(f"{path}.{field}", "may not be specified when `type` is 'Pod'")
+        yield from _order_causes(item, path)
+
+
+def _order_causes(item: Object, path: str) -> Iterator[Cause]:
+    """Yield a cause where min ≤ defaultRequest ≤ default ≤ max does not hold."""
+    names = {name for field in _BOUNDS for name in item.get(field) or ()}
+    for name in sorted(names):
+        given = {field: item[field][name] for field in _BOUNDS if name in (item.get(field) or {})}
+        for low, high, words in (
+            ("min", "max", "min value {} is greater than max value {}"),
+            ("min", "defaultRequest", "min value {} is greater than default request value {}"),
+            ("min", "default", "min value {} is greater than default value {}"),
+            ("defaultRequest", "max", "default request value {} is greater than max value {}"),
+            ("default", "max", "default value {} is greater than max value {}"),
+            ("defaultRequest", "default", "default request value {} is greater than default limit value {}"),
+        ):
+            if low in given and high in given and parse_quantity(given[low]) > parse_quantity(given[high]):
+                blamed = "defaultRequest" if low == "defaultRequest" else low if high == "max" else high
+                yield invalid(f"{path}.{blamed}[{name}]", given[blamed], words.format(given[low], given[high]))
+        ratio = (item.get("maxLimitRequestRatio") or {}).get(name)
+        if ratio is not None and parse_quantity(ratio) < 1:
+            yield invalid(f"{path}.maxLimitRequestRatio[{name}]", ratio, f"ratio {ratio} is less than 1")
+
+
+def _quota_causes(quota: Object) -> Iterator[Cause]:
+    spec = quota.get("spec") or {}
+    for name, value in (spec.get("hard") or {}).items():
+        if parse_quantity(value) < 0:
+            yield invalid(f"spec.hard[{name}]", value, "must be greater than or equal to 0")
+    for scope in spec.get("scopes") or ():
+        if scope not in _SCOPES:
+            yield invalid("spec.scopes", spec["scopes"], "unsupported scope")
+    operators = ("DoesNotExist", "Exists", "In", "NotIn")
+    for index, rule in enumerate(value_at(spec, "scopeSelector", "matchExpressions") or ()):
+        path = f"spec.scopeSelector.matchExpressions[{index}]"
+        if rule.get("scopeName") not in _SCOPES:
+            yield invalid(f"{path}.scopeName", rule.get("scopeName"), "unsupported scope")
+        if rule.get("operator") not in operators:
+            yield unsupported(f"{path}.operator", rule.get("operator"), operators)
+
+
+def _quota_update(new: Object, old: Object) -> list[Cause]:
+    def scopes(obj: Object) -> list[str]:
+        return sorted((obj.get("spec") or {}).get("scopes") or ())
+
+    return immutable("spec.scopes", scopes(new), scopes(old))
+
+
+def _usage(prefix: bool) -> Column:
+    """The column of requests (or limits): used and hard of each resource."""
+
+    def read(quota: Object) -> str:
+        status = quota.get("status") or {}
+        used, hard = status.get("used") or {}, status.get("hard") or {}
+        parts = [
+            f"{name}: {used.get(name, '0')}/{hard[name]}"
+            for name in sorted(hard)
+            if name.startswith("limits.") is prefix
+        ]
+        return ", ".join(parts)
+
+    return Column("Limit" if prefix else "Request", read)
+
+
+KINDS = (
+    Kind(
+        resources.LIMIT_RANGES, CORE + "LimitRange", "limitrange", ("limits",),
+        columns=(
+            NAME, Column("Created At", lambda obj: obj["metadata"].get("creationTimestamp", ""), type="date"),
+        ),
+        default=_default_range, validate=lambda obj: list(_range_causes(obj)),
+    ),
+    Kind(
+        resources.RESOURCE_QUOTAS, CORE + "ResourceQuota", "resourcequota", ("quota",),
+        subresources={"status": STATUS},
+        columns=(NAME, _usage(prefix=False), _usage(prefix=True), AGE),
+        validate=lambda obj: list(_quota_causes(obj)), validate_update=_quota_update,
+        returns_deleted=True,
+    ),
+)  # fmt: skip
