@@ -5,19 +5,22 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from controllers.cronjob import CronJobController
 from controllers.deployment import DeploymentController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
 from controllers.garbage_collector import GarbageCollector
 from controllers.informers import InformerFactory
+from controllers.job import JobController
 from controllers.namespace import NamespaceController
 from controllers.node_lifecycle import NodeLifecycleController
 from controllers.pod_gc import PodGCController
 from controllers.reconciler import Controller
-from controllers.replicaset import ReplicaSetController
+from controllers.replicaset import ReplicaSetController, ReplicationControllerController
 from controllers.root_ca import RootCAController
 from controllers.serviceaccount import ServiceAccountController
 from controllers.taint_eviction import TaintEvictionController
+from controllers.ttl_after_finished import TTLAfterFinishedController
 from machinery.client.events import EventRecorder
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.leaderelection import LeaderElector
@@ -73,10 +76,12 @@ def make_controllers(
         return EventRecorder(client, component)
 
     return [
+        CronJobController(client, informers, recorder("cronjob-controller")),
         DeploymentController(client, informers, recorder("deployment-controller")),
         EndpointsController(client, informers),
         EndpointSliceController(client, informers),
         GarbageCollector(client, informers, recorder("garbage-collector-controller")),
+        JobController(client, informers, recorder("job-controller")),
         NamespaceController(client, informers),
         NodeLifecycleController(
             client, informers, recorder("node-controller"), grace_seconds=options.node_monitor_grace_seconds
@@ -88,7 +93,9 @@ def make_controllers(
             quarantine_seconds=options.vanished_node_seconds,
         ),
         ReplicaSetController(client, informers, recorder("replicaset-controller")),
+        ReplicationControllerController(client, informers, recorder("replication-controller")),
         RootCAController(client, config, informers),
         ServiceAccountController(client, informers),
         TaintEvictionController(client, informers, recorder("taint-eviction-controller")),
+        TTLAfterFinishedController(client, informers),
     ]

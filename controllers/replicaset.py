@@ -4,7 +4,7 @@ Source: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,18 +16,17 @@ from controllers.ownership import (
     candidates,
     controller_key,
     index_by_controller,
-    owner_reference,
-    reference,
 )
+from controllers.pod_control import PodControl, namespace_is_terminating, pod_of_template, slow_start
 from controllers.pod_ranking import pods_to_delete
 from controllers.reconciler import Controller, Expectations, Result
 from controllers.views import Pod, ReplicaSet
 from machinery.api.meta import ObjectKey, parse_time
-from machinery.api.resources import PODS, REPLICA_SETS
-from machinery.api.selectors import SelectorError, from_label_selector
+from machinery.api.resources import PODS, REPLICA_SETS, REPLICATION_CONTROLLERS
+from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.events import EventRecorder
 from machinery.client.rest import Client
-from machinery.errors import APIError, Forbidden, NotFound
+from machinery.errors import NotFound
 
 BURST_REPLICAS = 500
 """The most pods made or deleted for one ReplicaSet in one step."""
@@ -44,15 +43,16 @@ class ReplicaSetController(Controller[ObjectKey]):
     """Makes and deletes pods until a ReplicaSet has its number, and says in its status how many there are."""
 
     name = "replicaset"
+    resource = REPLICA_SETS
 
     def __init__(self, client: Client, informers: InformerFactory, recorder: EventRecorder) -> None:
         super().__init__()
         self._client = client
-        self._recorder = recorder
-        self._sets = informers.informer(REPLICA_SETS, ReplicaSet)
+        self._control = PodControl(client, recorder, self.resource)
+        self._sets = informers.informer(self.resource, ReplicaSet)
         self._pods = informers.informer(PODS, Pod)
         self._expectations = Expectations()
-        self._claimer = Claimer(client, REPLICA_SETS, PODS)
+        self._claimer = Claimer(client, self.resource, PODS)
         index_by_controller(self._sets)
         index_by_controller(self._pods)
         self._sets.add_handler(self._set_changed)
@@ -80,14 +80,18 @@ class ReplicaSetController(Controller[ObjectKey]):
             self.queue.add(key)
 
     def _owner_of(self, pod: Pod) -> ObjectKey | None:
-        return controller_key(pod, "ReplicaSet")
+        return controller_key(pod, self.resource.kind)
 
     def _sets_matching(self, pod: Pod) -> set[ObjectKey]:
         return {
             found.metadata.key
             for found in self._sets.list(pod.metadata.namespace)
-            if from_label_selector(found.spec.selector).matches(pod.metadata.labels)
+            if self.selector_of(found).matches(pod.metadata.labels)
         }
+
+    def selector_of(self, rs: ReplicaSet) -> LabelSelector:
+        """Return which pods are the set's. Raises: SelectorError."""
+        return from_label_selector(rs.spec.selector)
 
     # ---- what it does
 
@@ -109,7 +113,7 @@ class ReplicaSetController(Controller[ObjectKey]):
 
     async def _claim(self, rs: ReplicaSet) -> list[Pod]:
         try:
-            selector = from_label_selector(rs.spec.selector)
+            selector = self.selector_of(rs)
         except SelectorError:
             return []  # validation lets none through
         found = (pod for pod in candidates(self._pods, rs.metadata) if pod.is_active)
@@ -127,45 +131,23 @@ class ReplicaSetController(Controller[ObjectKey]):
     async def _create_pods(self, rs: ReplicaSet, count: int) -> Failure | None:
         key = rs.metadata.key
         self._expectations.expect_creations(key, count)
-        body = pod_from_template(rs)
-        done, errors = await slow_start(count, lambda: self._create_pod(rs, body))
+        body = pod_of_template(self.resource, rs.metadata, rs.spec.template)
+        done, errors = await slow_start(count, lambda: self._control.create(rs.metadata, body))
         self._expectations.creation_observed(key, count - done)
-        errors = [error for error in errors if not _namespace_is_terminating(error)]
+        errors = [error for error in errors if not namespace_is_terminating(error)]
         return Failure("FailedCreate", errors[0]) if errors else None
-
-    async def _create_pod(self, rs: ReplicaSet, body: dict[str, Any]) -> None:
-        involved = reference(REPLICA_SETS, rs.metadata)
-        try:
-            pod = await self._client.create(PODS, body, rs.metadata.namespace)
-        except APIError as error:
-            if not _namespace_is_terminating(error):
-                await self._recorder.event(involved, "Warning", "FailedCreate", f"Error creating: {error}")
-            raise
-        message = f"Created pod: {pod['metadata']['name']}"
-        await self._recorder.event(involved, "Normal", "SuccessfulCreate", message)
 
     async def _delete_pods(self, rs: ReplicaSet, pods: Sequence[Pod], count: int) -> Failure | None:
         key = rs.metadata.key
         chosen = pods_to_delete(pods, self._related(rs, pods), count, at=datetime.now(UTC))
         self._expectations.expect_deletions(key, (pod.metadata.uid for pod in chosen))
-        results = await asyncio.gather(*(self._delete_pod(rs, pod) for pod in chosen), return_exceptions=True)
+        deletions = (self._control.delete(rs.metadata, pod) for pod in chosen)
+        results = await asyncio.gather(*deletions, return_exceptions=True)
         failed = [(pod, error) for pod, error in zip(chosen, results, strict=True) if error is not None]
         for pod, _ in failed:
             self._expectations.deletion_observed(key, pod.metadata.uid)
         refused = [error for _, error in failed if not isinstance(error, NotFound)]
         return Failure("FailedDelete", refused[0]) if refused else None
-
-    async def _delete_pod(self, rs: ReplicaSet, pod: Pod) -> None:
-        options = {"preconditions": {"uid": pod.metadata.uid}}
-        involved, name = reference(REPLICA_SETS, rs.metadata), pod.metadata.name
-        try:
-            await self._client.delete(PODS, name, pod.metadata.namespace, options=options)
-        except NotFound:
-            raise
-        except APIError as error:
-            await self._recorder.event(involved, "Warning", "FailedDelete", f"Error deleting: {error}")
-            raise
-        await self._recorder.event(involved, "Normal", "SuccessfulDelete", f"Deleted pod: {name}")
 
     def _related(self, rs: ReplicaSet, pods: Sequence[Pod]) -> list[Pod]:
         """Return the active pods of all ReplicaSets with the same owner."""
@@ -182,44 +164,21 @@ class ReplicaSetController(Controller[ObjectKey]):
         # No resourceVersion: nobody else writes this status, and a stale one is followed by the event that mends it.
         patch = {"metadata": {"uid": rs.metadata.uid}, "status": {**status, "conditions": status["conditions"] or None}}
         try:
-            await self._client.patch(REPLICA_SETS, rs.metadata.name, patch, rs.metadata.namespace, subresource="status")
+            name, namespace = rs.metadata.key.name, rs.metadata.namespace
+            await self._client.patch(self.resource, name, patch, namespace, subresource="status")
         except NotFound:
             return
 
 
-def pod_from_template(rs: ReplicaSet) -> dict[str, Any]:
-    """Return the pod to create: the template's metadata and spec, a name to be generated, the set as controller."""
-    template = rs.spec.template
-    metadata = {
-        field: value
-        for field in ("labels", "annotations", "finalizers")
-        if (value := (template.get("metadata") or {}).get(field))
-    }
-    metadata |= {
-        "generateName": f"{rs.metadata.name}-",
-        "namespace": rs.metadata.namespace,
-        "ownerReferences": [owner_reference(REPLICA_SETS, rs.metadata)],
-    }
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec", {})}
+class ReplicationControllerController(ReplicaSetController):
+    """The same for ReplicationControllers, whose selector is a plain map of labels."""
 
+    name = "replicationcontroller"
+    resource = REPLICATION_CONTROLLERS
 
-async def slow_start(count: int, act: Callable[[], Awaitable[None]]) -> tuple[int, list[BaseException]]:
-    """Act `count` times, in batches of 1, 2, 4 and so on; stop after a batch with a failure.
-
-    Where every call is going to fail (a quota, say), only a few are made.
-
-    Returns: how many succeeded, and the errors of the last batch.
-    """
-    done, batch = 0, 1
-    while done < count:
-        size = min(batch, count - done)
-        results = await asyncio.gather(*(act() for _ in range(size)), return_exceptions=True)
-        errors = [result for result in results if result is not None]
-        done += size - len(errors)
-        if errors:
-            return done, errors
-        batch *= 2
-    return done, []
+    def selector_of(self, rs: ReplicaSet) -> LabelSelector:
+        """Return which pods are the controller's."""
+        return from_labels(rs.spec.selector or {})
 
 
 def available_at(pod: Pod, min_ready_seconds: int, *, at: datetime) -> float | None:
@@ -268,8 +227,3 @@ def _present_status(rs: ReplicaSet) -> dict[str, Any]:
         "observedGeneration": status.observedGeneration,
         "conditions": list(status.conditions),
     }
-
-
-def _namespace_is_terminating(error: BaseException) -> bool:
-    """Say whether a creation failed only because the whole namespace is going: nothing to report or repeat."""
-    return isinstance(error, Forbidden) and any(cause.reason == "NamespaceTerminating" for cause in error.causes)

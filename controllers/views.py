@@ -124,13 +124,30 @@ class PodSpec(View, frozen=True):
     containers: tuple[Container, ...] = ()
     initContainers: tuple[Container, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    affinity: JSON | None = None
+    restartPolicy: str = "Always"
+    volumes: tuple[JSON, ...] = ()
+
+
+class Terminated(View, frozen=True):
+    """How a container ended."""
+
+    exitCode: int = 0
+    finishedAt: str | None = None
+
+
+class ContainerState(View, frozen=True):
+    """What a container does now, as far as it has ended."""
+
+    terminated: Terminated | None = None
 
 
 class ContainerStatus(View, frozen=True):
-    """How often a container was restarted."""
+    """How often a container was restarted, and how it ended."""
 
     name: str = ""
     restartCount: int = 0
+    state: ContainerState = ContainerState()
 
 
 class PodIP(View, frozen=True):
@@ -147,6 +164,7 @@ class PodStatus(View, frozen=True):
     podIPs: tuple[PodIP, ...] = ()
     conditions: tuple[Condition, ...] = ()
     containerStatuses: tuple[ContainerStatus, ...] = ()
+    initContainerStatuses: tuple[ContainerStatus, ...] = ()
 
 
 class Pod(View, frozen=True):

@@ -27,20 +27,43 @@ async def set_running(client: Client, key: ObjectKey, *, ready: bool = True, ip:
     await client.patch(PODS, key.name, {"status": status}, key.namespace, subresource="status")
 
 
+async def set_ended(client: Client, key: ObjectKey, exit_code: int) -> None:
+    """Report that a pod's container ended and will not run again."""
+    terminated = {"exitCode": exit_code, "finishedAt": now(), "startedAt": now(), "reason": "Completed"}
+    container = {"name": "main", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    status = {
+        "phase": "Failed" if exit_code else "Succeeded",
+        "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now()}],
+        "containerStatuses": [{**container, "state": {"terminated": terminated}}],
+    }
+    await client.patch(PODS, key.name, {"status": status}, key.namespace, subresource="status")
+
+
 @contextlib.asynccontextmanager
 async def pods_come_up(
-    client: Client, *, which: Callable[[dict[str, Any]], bool] = lambda _: True
+    client: Client,
+    *,
+    which: Callable[[dict[str, Any]], bool] = lambda _: True,
+    exit_code: Callable[[dict[str, Any]], int | None] = lambda _: None,
 ) -> AsyncIterator[None]:
-    """While the block lasts, report each pod as running soon after it is made, and end it when it is deleted."""
+    """While the block lasts, report each pod as running soon after it is made, and end it when it is deleted.
+
+    Args:
+        which: those of whom it is done.
+        exit_code: what a pod's container ends with by itself; None goes on for ever.
+    """
 
     async def act(pod: dict[str, Any]) -> None:
         key, metadata = key_of(pod), pod["metadata"]
+        phase = pod.get("status", {}).get("phase")
         with contextlib.suppress(APIError, ConnectionFailed):
             if metadata.get("deletionTimestamp"):
                 options = {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
                 await client.delete(PODS, key.name, key.namespace, options=options)
-            elif pod.get("status", {}).get("phase") in (None, "", "Pending") and which(pod):
+            elif phase in (None, "", "Pending") and which(pod):
                 await set_running(client, key, ip=f"10.0.{hash(key) % 256}.{hash(key.name) % 254 + 1}")
+            elif phase == "Running" and (code := exit_code(pod)) is not None:
+                await set_ended(client, key, code)
 
     async def follow() -> None:
         found = await client.list(PODS)

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from controllers.pod_control import pod_of_template, slow_start
 from controllers.pod_ranking import DELETION_COST, pods_to_delete
-from controllers.replicaset import Failure, pod_from_template, seconds_until_available, slow_start, status_of
+from controllers.replicaset import Failure, seconds_until_available, status_of
+from machinery.api.resources import REPLICA_SETS
 from machinery.errors import Forbidden
 from tests.unit.controllers.builders import NOW, ago, pod, replica_set, template
 
@@ -71,7 +73,8 @@ def test_a_failed_step_is_shown_until_one_succeeds() -> None:
 
 def test_a_new_pod_is_the_template_with_a_name_to_come_and_an_owner() -> None:
     made = template("one", annotations={"a": "b"}, finalizers=["x/y"], creationTimestamp=None)
-    body = pod_from_template(replica_set("web-1", spec={"template": made}))
+    owner = replica_set("web-1", spec={"template": made})
+    body = pod_of_template(REPLICA_SETS, owner.metadata, owner.spec.template)
     assert body["metadata"] == {
         "generateName": "web-1-", "namespace": "default", "labels": {"app": "web"}, "annotations": {"a": "b"},
         "finalizers": ["x/y"],

@@ -1,0 +1,89 @@
+"""Making and deleting the pods of an owner, and telling so in the events users know."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from controllers.ownership import owner_reference, reference
+from controllers.views import ObjectMeta, Pod
+from machinery.api.meta import Resource
+from machinery.api.resources import PODS
+from machinery.client.events import EventRecorder
+from machinery.client.rest import Client
+from machinery.errors import APIError, Forbidden, NotFound
+
+_COPIED = ("labels", "annotations", "finalizers")
+
+
+class PodControl:
+    """Writes pods for owners of one kind."""
+
+    def __init__(self, client: Client, recorder: EventRecorder, owners: Resource) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._owners = owners
+
+    async def create(self, owner: ObjectMeta, body: dict[str, Any]) -> dict[str, Any]:
+        """Create a pod. Raises: APIError, after an event that says why."""
+        involved = reference(self._owners, owner)
+        try:
+            pod = await self._client.create(PODS, body, owner.namespace)
+        except APIError as error:
+            if not namespace_is_terminating(error):
+                await self._recorder.event(involved, "Warning", "FailedCreate", f"Error creating: {error}")
+            raise
+        await self._recorder.event(involved, "Normal", "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
+        return pod
+
+    async def delete(self, owner: ObjectMeta, pod: Pod) -> None:
+        """Delete a pod. Raises: NotFound when it is gone; APIError, after an event that says why."""
+        options = {"preconditions": {"uid": pod.metadata.uid}}
+        involved, name = reference(self._owners, owner), pod.metadata.name
+        try:
+            await self._client.delete(PODS, name, pod.metadata.namespace, options=options)
+        except NotFound:
+            raise
+        except APIError as error:
+            await self._recorder.event(involved, "Warning", "FailedDelete", f"Error deleting: {error}")
+            raise
+        await self._recorder.event(involved, "Normal", "SuccessfulDelete", f"Deleted pod: {name}")
+
+
+def pod_of_template(owners: Resource, owner: ObjectMeta, template: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    """Return the pod to create: a template's metadata and spec, the owner as its controller.
+
+    Args: `metadata` replaces parts of it; without a name one is generated from the owner's.
+    """
+    given = template.get("metadata") or {}
+    made = {field: value for field in _COPIED if (value := given.get(field))}
+    made |= {
+        **({} if "name" in metadata else {"generateName": f"{owner.name}-"}),
+        "namespace": owner.namespace,
+        "ownerReferences": [owner_reference(owners, owner)],
+        **metadata,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": made, "spec": template.get("spec", {})}
+
+
+async def slow_start(count: int, act: Callable[[], Awaitable[object]]) -> tuple[int, list[BaseException]]:
+    """Act `count` times, in batches of 1, 2, 4 and so on; stop after a batch with a failure.
+
+    Where every call is going to fail (a quota, say), only a few are made.
+
+    Returns: how many succeeded, and the errors of the last batch.
+    """
+    done, batch = 0, 1
+    while done < count:
+        size = min(batch, count - done)
+        results = await asyncio.gather(*(act() for _ in range(size)), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        done += size - len(errors)
+        if errors:
+            return done, errors
+        batch *= 2
+    return done, []
+
+
+def namespace_is_terminating(error: BaseException) -> bool:
+    """Say whether a creation failed only because the whole namespace is going: nothing to report or repeat."""
+    return isinstance(error, Forbidden) and any(cause.reason == "NamespaceTerminating" for cause in error.causes)
