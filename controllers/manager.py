@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controllers.cronjob import CronJobController
+from controllers.daemonset import DaemonSetController
 from controllers.deployment import DeploymentController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
@@ -19,6 +20,7 @@ from controllers.reconciler import Controller
 from controllers.replicaset import ReplicaSetController, ReplicationControllerController
 from controllers.root_ca import RootCAController
 from controllers.serviceaccount import ServiceAccountController
+from controllers.statefulset import StatefulSetController
 from controllers.taint_eviction import TaintEvictionController
 from controllers.ttl_after_finished import TTLAfterFinishedController
 from machinery.client.events import EventRecorder
@@ -77,6 +79,7 @@ def make_controllers(
 
     return [
         CronJobController(client, informers, recorder("cronjob-controller")),
+        DaemonSetController(client, informers, recorder("daemonset-controller")),
         DeploymentController(client, informers, recorder("deployment-controller")),
         EndpointsController(client, informers),
         EndpointSliceController(client, informers),
@@ -96,6 +99,7 @@ def make_controllers(
         ReplicationControllerController(client, informers, recorder("replication-controller")),
         RootCAController(client, config, informers),
         ServiceAccountController(client, informers),
+        StatefulSetController(client, informers, recorder("statefulset-controller")),
         TaintEvictionController(client, informers, recorder("taint-eviction-controller")),
         TTLAfterFinishedController(client, informers),
     ]
