@@ -36,7 +36,7 @@ def all_ready(count: int) -> Any:
 def updated(obj: dict[str, Any]) -> bool:
     status = obj["status"]
     return (
-        status["currentRevision"] == status["updateRevision"]
+        status.get("currentRevision", "") == status.get("updateRevision")
         and status.get("updatedReplicas") == obj["spec"]["replicas"]
     )
 
