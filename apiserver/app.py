@@ -22,6 +22,7 @@ from apiserver.auth.user import User
 from apiserver.endpoints import health, reading, writing
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
+from apiserver.endpoints.proxy import Proxy
 from apiserver.endpoints.reviews import Reviews
 from apiserver.endpoints.streams import SUBRESOURCES as STREAMED
 from apiserver.endpoints.streams import Streams
@@ -80,11 +81,13 @@ class APIServer:
         self._authenticator = Authenticator(issuer, config.static_tokens)
         authorizer = Authorizer(self.cache)
         self._authorizer = authorizer
-        self._subresources = Subresources(self.rest, issuer)
+        self._subresources = Subresources(self.rest, self.catalog, issuer)
         self._discovery = Discovery(self.catalog)
         self._openapi = OpenAPI(self.catalog)
         self._reviews = Reviews(authorizer, self._authenticator)
-        self._streams = Streams(self.storage, _agent_tls(config))
+        agent_tls = _agent_tls(config)
+        self._streams = Streams(self.storage, agent_tls)
+        self._proxy = Proxy(self.storage, agent_tls)
         self.health = health.Health(self.cache)
         for kind in self.catalog:
             self.cache.collection(kind.resource.group_resource)
@@ -135,10 +138,12 @@ class APIServer:
         call.kind = kind
         if info.subresource:
             sub = kind.subresources.get(info.subresource)
-            if sub is None or info.rest:
+            if sub is None or (info.rest and info.subresource != "proxy"):
                 raise errors.NotFound("the server could not find the requested resource")
             if info.verb not in sub.verbs:
                 raise _not_allowed()
+            if info.subresource == "proxy":
+                return await self._proxy.handle(call)
             if info.subresource in STREAMED:
                 return await self._streams.handle(call)
             return await self._subresources.handle(call)
@@ -200,6 +205,7 @@ class APIServer:
     async def close(self) -> None:
         """End connections to agents."""
         await self._streams.close()
+        await self._proxy.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
