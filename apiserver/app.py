@@ -19,6 +19,8 @@ from apiserver.auth.authentication import Authenticator
 from apiserver.auth.rbac import Authorizer
 from apiserver.auth.tokens import TokenIssuer
 from apiserver.auth.user import User
+from apiserver.customresources.controller import DefinitionController
+from apiserver.customresources.follower import Follower
 from apiserver.endpoints import health, reading, writing
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
@@ -85,6 +87,8 @@ class APIServer:
         self._openapi = OpenAPI(self.catalog)
         self._reviews = Reviews(authorizer, self._authenticator)
         self._streams = Streams(self.storage, _agent_tls(config))
+        self.definitions = Follower(self.cache, self.catalog)
+        self.definition_controller = DefinitionController(self.rest)
         self.health = health.Health(self.cache)
         for kind in self.catalog:
             self.cache.collection(kind.resource.group_resource)
@@ -130,6 +134,10 @@ class APIServer:
         if self._reviews.serves(info):
             return await self._reviews.handle(call)
         kind = self.catalog.find(info.group, info.version, info.resource)
+        if kind is None and "." in info.group:
+            await self.storage.refresh()  # another server may have just established it
+            self.definitions.catch_up()
+            kind = self.catalog.find(info.group, info.version, info.resource)
         if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
             raise errors.NotFound("the server could not find the requested resource")
         call.kind = kind
@@ -246,6 +254,8 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
             runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True
         ).start()  # fmt: skip
         tasks.append(asyncio.create_task(bootstrap.run(server)))
+        tasks.append(asyncio.create_task(server.definitions.run()))
+        tasks.append(asyncio.create_task(server.definition_controller.run()))
         yield server
     finally:
         for task in tasks:

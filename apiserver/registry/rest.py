@@ -38,7 +38,7 @@ class WriteOptions:
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
     """Bring a body to the shape of its kind. Raises: BadRequest for wrong types, or unknown fields under Strict."""
     try:
-        findings = conform(obj, shape_of(kind.definition))
+        findings = kind.custom.conform(obj) if kind.custom else conform(obj, shape_of(kind.definition))
     except SchemaMismatch as error:
         version, name = kind.resource.version, kind.resource.kind
         raise errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {error}') from error
@@ -66,6 +66,8 @@ class Rest:
 
     async def create(self, kind: Kind, namespace: str, obj: Object, options: WriteOptions) -> Entry:
         """Store a new object. Raises: Invalid, AlreadyExists, Forbidden, NotFound (its namespace)."""
+        if kind.custom is not None:
+            kind.custom.refuse_create()
         conformed(kind, obj, options)
         metadata = self._new_metadata(kind, namespace, obj)
         generated = "name" not in metadata and "generateName" in metadata
@@ -113,6 +115,9 @@ class Rest:
             if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
                 raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
             return Entry(key, encode(obj), 0)
+        if kind.custom is not None:
+            stored = await kind.custom.to_stored(obj)
+            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored)]))[0]
         lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
         return await self.storage.create(kind.resource, key, obj, lease=lease)
 
@@ -162,19 +167,22 @@ class Rest:
         made: Object = {}
         going = False
 
-        def write(entry: Entry) -> Object | None:
+        async def write(entry: Entry) -> Object | None:
             nonlocal made, going
-            old = entry.object()
-            made = make(entry)
+            shown = entry if kind.custom is None else (await kind.custom.view([entry]))[0]
+            old = shown.object()
+            made = make(shown)
             going = bool(old["metadata"].get("deletionTimestamp")) and _may_go(made)
-            return None if going or options.dry_run or made == old else made
+            if going or options.dry_run or (made == old and _is_current(kind, entry)):
+                return None
+            return made if kind.custom is None else await kind.custom.to_stored(made)
 
         while True:
             entry = await self.storage.update(kind.resource, key, write)
             if options.dry_run:
                 return Entry(key, encode(made), entry.revision)
             if not going:
-                return entry
+                return entry if kind.custom is None else (await kind.custom.view([entry]))[0]
             if await self._remove(kind, entry):
                 return Entry(key, encode(made), self.storage.cache.revision)
 
@@ -190,21 +198,23 @@ class Rest:
         check_namespace(kind, namespace, metadata)
         self._check_preconditions(kind, key, old, metadata)
         if subresource == "status":
-            new = {
-                **old,
-                "status": new.get("status") or {},
-                "metadata": {**old["metadata"], **_status_metadata(metadata)},
-            }
+            new = _with_status(kind, old, new)
+        elif kind.custom is not None:
+            if kind.has_status:
+                new.pop("status", None)
+                new |= {"status": old["status"]} if "status" in old else {}
         elif kind.has_status:
             new["status"] = old.get("status") or {}
         self._keep_server_fields(kind, old, new)
+        if subresource == "status" and kind.custom is not None:
+            raise_invalid(kind, new, kind.custom.causes(new, old))
         if subresource != "status":
             kind.default(new)
             kind.prepare_update(new, old)
             self._admission.admit_update(kind, new, old)
-            if kind.has_generation and _without_meta(new) != _without_meta(old):
+            if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            causes = [*_metadata_causes(kind, new), *_object_causes(kind, new), *kind.validate_update(new, old)]
+            causes = [*_metadata_causes(kind, new), *_object_causes(kind, new, old), *kind.validate_update(new, old)]
             raise_invalid(kind, new, [*causes, *_finalizer_causes(new, old)])
         return new
 
@@ -293,8 +303,23 @@ def check_namespace(kind: Kind, namespace: str, metadata: Object) -> None:
     metadata["namespace"] = namespace
 
 
-def _without_meta(obj: Object) -> Object:
-    return {name: value for name, value in obj.items() if name not in ("metadata", "status", "kind", "apiVersion")}
+def _is_current(kind: Kind, entry: Entry) -> bool:
+    return kind.custom is None or kind.custom.is_stored_form(entry)
+
+
+def _with_status(kind: Kind, old: Object, new: Object) -> Object:
+    """Return the old object with the new one's status, and what of its metadata comes with it."""
+    if kind.custom is not None:
+        rest = {name: value for name, value in old.items() if name != "status"}
+        return rest | ({"status": new["status"]} if "status" in new else {}) | {"metadata": {**old["metadata"]}}
+    metadata = {**old["metadata"], **_status_metadata(new["metadata"])}
+    return {**old, "status": new.get("status") or {}, "metadata": metadata}
+
+
+def _without_meta(kind: Kind, obj: Object) -> Object:
+    """Return what of an object counts for its generation."""
+    apart = ("metadata", "kind", "apiVersion", *(("status",) if kind.has_status or kind.custom is None else ()))
+    return {name: value for name, value in obj.items() if name not in apart}
 
 
 def _status_metadata(metadata: Object) -> Object:
@@ -313,6 +338,7 @@ def mark_deleted(kind: Kind, obj: Object, options: Mapping[str, Any]) -> Object:
     """Return the object as a delete request leaves it: deletion time, grace period, finalizers of the propagation."""
     metadata = obj["metadata"]
     _set_propagation(metadata, options)
+    kind.prepare_delete(obj)
     grace = _grace_seconds(kind, obj, options)
     if metadata.get("deletionTimestamp"):
         if grace < metadata.get("deletionGracePeriodSeconds", 0):  # it may only be cut short
@@ -386,7 +412,10 @@ def _metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
         )
 
 
-def _object_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
+def _object_causes(kind: Kind, obj: Object, old: Object | None = None) -> Iterator[Cause]:
+    if kind.custom is not None:
+        yield from kind.custom.causes(obj, old)
+        return
     shape = shape_of(kind.definition)
     missing = [
         path for path in missing_required({k: v for k, v in obj.items() if k not in ("status", "metadata")}, shape)
