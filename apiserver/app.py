@@ -19,6 +19,8 @@ from apiserver.auth.authentication import Authenticator
 from apiserver.auth.rbac import Authorizer
 from apiserver.auth.tokens import TokenIssuer
 from apiserver.auth.user import User
+from apiserver.customresources.controller import DefinitionController
+from apiserver.customresources.follower import Follower
 from apiserver.endpoints import health, reading, writing
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
@@ -30,8 +32,9 @@ from apiserver.endpoints.subresources import Subresources
 from apiserver.endpoints.watch import watch
 from apiserver.metrics import DURATION, REQUESTS, WATCHES
 from apiserver.registry.catalog import Catalog, built_in
+from apiserver.registry.kind import Kind
 from apiserver.registry.rest import Rest
-from apiserver.request import Call, request_info
+from apiserver.request import Call, RequestInfo, request_info
 from apiserver.storage.interface import Store
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import WatchCache
@@ -47,6 +50,8 @@ _WRITES = {
     "delete": writing.delete,
     "deletecollection": writing.delete_collection,
 }
+# Subresources whose use admission sees as the operation CONNECT.
+CONNECTED = ("attach", "exec", "portforward", "proxy")
 COMPACT_SECONDS = 300.0
 _BOOTSTRAP_SECONDS = 3.0
 
@@ -76,7 +81,8 @@ class APIServer:
         self.cache = WatchCache(store, sole_writer=sole_writer)
         self.storage = ObjectStorage(self.cache)
         self.catalog: Catalog = built_in()
-        self.rest = Rest(self.storage, Admission(self.cache, config.service_cidr))
+        self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of)
+        self.rest = Rest(self.storage, self._admission)
         issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
         self._authenticator = Authenticator(issuer, config.static_tokens)
         authorizer = Authorizer(self.cache)
@@ -88,6 +94,8 @@ class APIServer:
         agent_tls = _agent_tls(config)
         self._streams = Streams(self.storage, agent_tls)
         self._proxy = Proxy(self.storage, agent_tls)
+        self.definitions = Follower(self.cache, self.catalog)
+        self.definition_controller = DefinitionController(self.rest)
         self.health = health.Health(self.cache)
         for kind in self.catalog:
             self.cache.collection(kind.resource.group_resource)
@@ -132,24 +140,38 @@ class APIServer:
             return await self._other(call)
         if self._reviews.serves(info):
             return await self._reviews.handle(call)
-        kind = self.catalog.find(info.group, info.version, info.resource)
-        if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
-            raise errors.NotFound("the server could not find the requested resource")
-        call.kind = kind
+        call.kind = kind = await self._kind(info)
         if info.subresource:
-            sub = kind.subresources.get(info.subresource)
-            if sub is None or (info.rest and info.subresource != "proxy"):
-                raise errors.NotFound("the server could not find the requested resource")
-            if info.verb not in sub.verbs:
-                raise _not_allowed()
-            if info.subresource == "proxy":
-                return await self._proxy.handle(call)
-            if info.subresource in STREAMED:
-                return await self._streams.handle(call)
-            return await self._subresources.handle(call)
+            return await self._subresource(call, kind)
         if info.verb not in kind.verbs or (info.verb == "create" and info.name):
             raise _not_allowed()
         return await self._resource(call)
+
+    async def _kind(self, info: RequestInfo) -> Kind:
+        """Return the kind a path asks for. Raises: NotFound."""
+        kind = self.catalog.find(info.group, info.version, info.resource)
+        if kind is None and "." in info.group:
+            await self.storage.refresh()  # another server may have just established it
+            self.definitions.catch_up()
+            kind = self.catalog.find(info.group, info.version, info.resource)
+        if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
+            raise errors.NotFound("the server could not find the requested resource")
+        return kind
+
+    async def _subresource(self, call: Call, kind: Kind) -> web.StreamResponse:
+        info = call.info
+        sub = kind.subresources.get(info.subresource)
+        if sub is None or (info.rest and info.subresource != "proxy"):
+            raise errors.NotFound("the server could not find the requested resource")
+        if info.verb not in sub.verbs:
+            raise _not_allowed()
+        if info.subresource in CONNECTED:
+            await self.rest.admit_connect(kind, info, call.user, sub.kind)
+        if info.subresource == "proxy":
+            return await self._proxy.handle(call)
+        if info.subresource in STREAMED:
+            return await self._streams.handle(call)
+        return await self._subresources.handle(call)
 
     async def _resource(self, call: Call) -> web.StreamResponse:
         verb = call.info.verb
@@ -206,6 +228,7 @@ class APIServer:
         """End connections to agents."""
         await self._streams.close()
         await self._proxy.close()
+        await self._admission.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
@@ -252,6 +275,8 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
             runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True
         ).start()  # fmt: skip
         tasks.append(asyncio.create_task(bootstrap.run(server)))
+        tasks.append(asyncio.create_task(server.definitions.run()))
+        tasks.append(asyncio.create_task(server.definition_controller.run()))
         yield server
     finally:
         for task in tasks:

@@ -16,6 +16,7 @@ from apiserver.request import Call
 from machinery import errors
 from machinery.api.schema import definitions
 
+_META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 _V3_REFERENCE = "#/components/schemas/"
 _INFO = {"title": "Kubernetes", "version": "v1.36.0"}
 
@@ -26,19 +27,35 @@ class OpenAPI:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._documents: dict[str, bytes] = {}
+        self._kinds: dict[str, list[Kind]] = {}
+        self._changes = catalog.changes
 
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer the request. Raises: NotFound."""
+        self._forget_changed()
         path = call.info.path.strip("/").removeprefix("openapi/")
         if path not in ("v2", "v3") and path not in self._group_paths():
             raise errors.NotFound("the server could not find the requested resource")
-        if path not in self._documents:
-            self._documents[path] = await asyncio.to_thread(self._make, path)
-        body = self._documents[path]
+        body = self._documents.get(path)
+        if body is None:
+            changes = self._changes
+            body = await asyncio.to_thread(self._make, path)
+            if changes == self._changes:
+                self._documents[path] = body
         etag = f'"{_hash(body)}"'
         if call.http.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers={"ETag": etag})
         return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag, "Vary": "Accept"})
+
+    def _forget_changed(self) -> None:
+        """Drop the documents of groups whose kinds came or went, and those that tell of all."""
+        if self._changes == self._catalog.changes:
+            return
+        self._changes = self._catalog.changes
+        groups = self._group_paths()
+        for path in tuple(self._documents):
+            if path not in groups or self._kinds.get(path) != self._catalog.kinds(*groups[path]):
+                del self._documents[path]
 
     def _group_paths(self) -> dict[str, tuple[str, str]]:
         return {
@@ -54,10 +71,14 @@ class OpenAPI:
             kinds = list(self._catalog)
             body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": _paths(kinds, "#/definitions/", v3=False)}
             body["definitions"] = {name: _plain(raw, "#/definitions/") for name, raw in _used(kinds).items()}
+            for name, raw in _custom(kinds).items():
+                body["definitions"][name] = _for_v2(raw)
             return orjson.dumps(body)
         group, version = self._group_paths()[path]
         kinds = self._catalog.kinds(group, version)
+        self._kinds[path] = kinds
         schemas = {name: _plain(raw, _V3_REFERENCE) for name, raw in _used(kinds).items()}
+        schemas |= {name: _referring(raw, _V3_REFERENCE) for name, raw in _custom(kinds).items()}
         return orjson.dumps(
             {"openapi": "3.0.0", "info": _INFO, "paths": _paths(kinds, _V3_REFERENCE, v3=True),
              "components": {"schemas": schemas}}
@@ -77,7 +98,8 @@ def _used(kinds: list[Kind]) -> dict[str, Any]:
     """Return the definitions of these kinds and all they refer to."""
     known = definitions()
     found: dict[str, Any] = {}
-    todo = [kind.definition for kind in kinds]
+    todo = [kind.definition for kind in kinds if kind.custom is None]
+    todo += [_META + name for name in ("ObjectMeta", "ListMeta") if len(todo) < len(kinds)]
     todo += [f"{kind.definition}List" for kind in kinds if f"{kind.definition}List" in known]
     todo.append("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
     while todo:
@@ -87,6 +109,49 @@ def _used(kinds: list[Kind]) -> dict[str, Any]:
         found[name] = known[name]
         todo += _references(known[name])
     return found
+
+
+def _custom(kinds: list[Kind]) -> dict[str, Any]:
+    """Return the schemas of the kinds that users defined."""
+    return {name: raw for kind in kinds if kind.custom is not None for name, raw in kind.custom.schemas().items()}
+
+
+def _referring(value: Any, reference: str) -> Any:
+    """Return a schema with its references in their new place, else as it is."""
+    if isinstance(value, list):
+        return [_referring(item, reference) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: reference + item.removeprefix("#/$defs/") if key == "$ref" and isinstance(item, str)
+        else _referring(item, reference)
+        for key, item in value.items()
+    }  # fmt: skip
+
+
+# What OpenAPI v2 does not know, or what its readers take in another way.
+_NOT_IN_V2 = ("oneOf", "anyOf", "not", "nullable", "default", "x-kubernetes-validations")
+
+
+def _for_v2(value: Any) -> Any:
+    """Return a schema as OpenAPI v2 can say it: looser where it can't."""
+    if isinstance(value, list):
+        return [_for_v2(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("nullable") or value.get("x-kubernetes-int-or-string"):
+        return {key: item for key, item in value.items() if key in ("description", "x-kubernetes-int-or-string")}
+    if value.get("x-kubernetes-preserve-unknown-fields"):
+        value = {key: item for key, item in value.items() if key not in ("properties", "items")}
+    made: dict[str, Any] = {}
+    for key, item in value.items():
+        if key == "properties":
+            made[key] = {name: _for_v2(one) for name, one in item.items()}
+        elif key == "$ref" and isinstance(item, str):
+            made[key] = "#/definitions/" + item.removeprefix("#/$defs/")
+        elif key not in _NOT_IN_V2:
+            made[key] = _for_v2(item)
+    return made
 
 
 def _references(value: Any) -> list[str]:

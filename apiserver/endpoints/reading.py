@@ -69,7 +69,12 @@ async def get(call: Call, storage: ObjectStorage) -> web.Response:
             raise not_found(kind.resource, key)
     else:
         entry = await storage.get(kind.resource, key)
-    return object_response(call, entry)
+    return object_response(call, await seen(kind, entry))
+
+
+async def seen(kind: Kind, entry: Entry) -> Entry:
+    """Return an object as the version asked for shows it."""
+    return entry if kind.custom is None else (await kind.custom.view([entry]))[0]
 
 
 def parse_revision(text: str) -> int:
@@ -134,6 +139,8 @@ async def list_(call: Call, storage: ObjectStorage) -> web.Response:
     want = wanted(call)
     selection = Selection(kind, call.query)
     entries, revision, token, remaining = await listing(call, storage, selection)
+    if kind.custom is not None:
+        entries = await kind.custom.view(entries)
     metadata = _list_metadata(revision, token, remaining)
     if want.as_kind == "Table":
         return respond(table.table_bytes(kind, entries, metadata, _include(call)), want)
@@ -180,15 +187,17 @@ async def listing(
         if asked not in ("", "0"):
             raise errors.BadRequest("specifying resource version is not allowed when using continue")
         revision, start = _read_token(token, prefix)
-        return await _from_store(storage, prefix, revision, start, limit, selection)
+        return await _from_store(storage, call.known, revision, start, limit, selection, prefix)
     if match == "Exact":
-        return await _from_store(storage, prefix, parse_revision(asked), "", limit, selection)
+        return await _from_store(storage, call.known, parse_revision(asked), "", limit, selection, prefix)
     if asked:
         await reach(storage.cache, parse_revision(asked))
     else:
         await storage.refresh()
     collection = storage.cache.collection(call.known.resource.group_resource)
-    entries = collection.entries(prefix)
+    entries: Sequence[Entry] = collection.entries(prefix)
+    if call.known.custom is not None and selection.has_fields:  # fields are those of a version
+        entries = await call.known.custom.view(entries)
     if not selection.is_empty:
         entries = [entry for entry in entries if selection.matches(entry)]
     revision = storage.cache.revision
@@ -232,13 +241,14 @@ def _read_token(token: str, prefix: str) -> tuple[int, str]:
 
 
 async def _from_store(
-    storage: ObjectStorage, prefix: str, revision: int, start: str, limit: int, selection: Selection
+    storage: ObjectStorage, kind: Kind, revision: int, start: str, limit: int, selection: Selection, prefix: str
 ) -> tuple[Sequence[Entry], int, str, int | None]:
     """Read a page as it was at an old revision; goes on until `limit` objects are selected."""
     found: list[Entry] = []
     while True:
         page = await _page(storage, prefix, revision, start, limit)
-        found += [entry for entry in page[0] if selection.matches(entry)]
+        shown = page[0] if kind.custom is None else await kind.custom.view(page[0])
+        found += [entry for entry in shown if selection.matches(entry)]
         remaining = page[1]
         if not remaining or not limit or len(found) >= limit:
             break

@@ -14,11 +14,10 @@ from apiserver.endpoints.reading import respond, wanted
 from apiserver.endpoints.writing import read_object, write_options
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.columns import selector_text
-from apiserver.registry.kind import Object
+from apiserver.registry.kind import Kind, Object
 from apiserver.registry.rest import Rest
 from apiserver.request import Call
 from apiserver.storage.object_storage import conflict
-from apiserver.storage.watch_cache import Entry
 from machinery import errors
 from machinery.api import meta
 from machinery.api.patch import PatchError
@@ -60,7 +59,8 @@ class Subresources:
         kind, info = call.known, call.info
         if info.verb == "get":
             entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
-            return respond(orjson.dumps(_scale_of(entry)), wanted(call))
+            entry = await reading.seen(kind, entry)
+            return respond(orjson.dumps(_scale_of_object(entry.object(), kind)), wanted(call))
         options = write_options(call.query)
         if info.verb == "update":
             scale = await read_object(call, "Scale", _SCALE, strict=False)
@@ -70,7 +70,7 @@ class Subresources:
 
         def scaled(obj: Object) -> Object:
             try:
-                wished = make(_scale_of_object(obj))
+                wished = make(_scale_of_object(obj, kind))
             except PatchError as error:
                 raise errors.BadRequest(str(error)) from error
             asked = (wished.get("metadata") or {}).get("resourceVersion")
@@ -82,11 +82,14 @@ class Subresources:
                     'Scale in version "v1" cannot be handled as a Scale: json: cannot unmarshal '
                     "string into Go struct field ScaleSpec.spec.replicas of type int32"
                 )
-            obj["spec"]["replicas"] = replicas
+            if kind.custom is not None:
+                kind.custom.set_replicas(obj, replicas)
+            else:
+                obj["spec"]["replicas"] = replicas
             return obj
 
         entry = await self._rest.update(kind, info.namespace, info.name, scaled, options)
-        return respond(orjson.dumps(_scale_of(entry)), wanted(call))
+        return respond(orjson.dumps(_scale_of_object(entry.object(), kind)), wanted(call))
 
     async def _binding(self, call: Call) -> web.StreamResponse:
         """Put a pod on a node, once."""
@@ -174,13 +177,16 @@ def _set_condition(pod: Object, condition: Object) -> None:
     conditions.append({**condition, "lastProbeTime": None, "lastTransitionTime": meta.now()})
 
 
-def _scale_of(entry: Entry) -> Object:
-    return _scale_of_object(entry.object())
-
-
-def _scale_of_object(obj: Object) -> Object:
+def _scale_of_object(obj: Object, kind: Kind) -> Object:
     metadata = obj["metadata"]
     kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    if kind.custom is not None:
+        replicas, present, text = kind.custom.scale_of(obj)
+        return {
+            "kind": "Scale", "apiVersion": _SCALE,
+            "metadata": {name: metadata[name] for name in kept if name in metadata},
+            "spec": {"replicas": replicas}, "status": {"replicas": present} | ({"selector": text} if text else {}),
+        }  # fmt: skip
     status: Object = {"replicas": (obj.get("status") or {}).get("replicas", 0)}
     selector = obj["spec"].get("selector")
     if selector:

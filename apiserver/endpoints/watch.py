@@ -3,6 +3,7 @@
 Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -51,11 +52,16 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
     collection = storage.cache.collection(kind.resource.group_resource)
     namespace = call.info.namespace if kind.resource.namespaced else ""
     try:
-        with collection.watch(namespace, after=None if from_now else int(asked)) as watcher:
+        with (
+            collection.watch(namespace, after=None if from_now else int(asked)) as watcher,
+            kind.custom.follow(watcher) if kind.custom is not None else contextlib.nullcontext(),
+        ):
             session = _Session(call, storage, watcher, selection, render)
             present: Sequence[Entry] = ()
             if from_now and query.get("sendInitialEvents") != "false":
                 present = collection.entries(scope_prefix(kind, namespace))
+                if kind.custom is not None:
+                    present = await kind.custom.view(present)
             return await session.run(present, marks_end=initial)
     except TooOld as error:
         raise errors.Expired(str(error)) from error
@@ -115,15 +121,30 @@ class _Session:
             if await self._watcher.wait(min(deadline, bookmark_at) - now):
                 if self._watcher.overrun:
                     break
-                await self._send(self._lines(self._watcher.take()))
+                await self._send(self._lines(await self._take()))
             if self._bookmarks and time.monotonic() >= bookmark_at:
-                await self._send([*self._lines(self._watcher.take()), self._bookmark(self._cache.revision, {})])
+                revision = self._cache.revision
+                await self._send([*self._lines(await self._take()), self._bookmark(revision, {})])
             if time.monotonic() >= bookmark_at:
                 bookmark_at = time.monotonic() + BOOKMARK_SECONDS
         if self._bookmarks and not self._watcher.overrun:
-            await self._send([*self._lines(self._watcher.take()), self._bookmark(self._cache.revision, {})])
+            revision = self._cache.revision
+            await self._send([*self._lines(await self._take()), self._bookmark(revision, {})])
         await response.write_eof()
         return response
+
+    async def _take(self) -> Sequence[Event]:
+        """Return what has come, objects as the version asked for shows them."""
+        events, custom = self._watcher.take(), self._call.known.custom
+        if custom is None or not events:
+            return events
+        entries = await custom.view([event.entry for event in events])
+        before = await custom.view([event.previous for event in events if event.previous is not None])
+        previous = iter(before)
+        return [
+            Event(event.type, entry, next(previous) if event.previous is not None else None, event.revision)
+            for event, entry in zip(events, entries, strict=True)
+        ]
 
     def _timeout_seconds(self) -> float:
         text = self._call.query.get("timeoutSeconds", "")

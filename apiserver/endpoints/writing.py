@@ -8,8 +8,8 @@ import orjson
 from aiohttp import web
 
 from apiserver.endpoints import body
-from apiserver.endpoints.reading import Selection, listing, object_response, respond, wanted
-from apiserver.registry.kind import Kind, Object
+from apiserver.endpoints.reading import Selection, listing, object_response, respond, seen, wanted
+from apiserver.registry.kind import Kind, Object, shape_for
 from apiserver.registry.rest import Rest, WriteOptions
 from apiserver.request import Call
 from apiserver.storage.watch_cache import Entry
@@ -90,6 +90,8 @@ async def create(call: Call, rest: Rest) -> web.Response:
         raise errors.BadRequest("an empty namespace may not be set during creation")
     strict = options.field_validation == "Strict"
     obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
+    if kind.custom is not None and kind.custom.warning:
+        options.warnings.append(kind.custom.warning)
     entry = await rest.create(kind, call.info.namespace, obj, options)
     return with_warnings(object_response(call, entry, status=201), options)
 
@@ -97,6 +99,7 @@ async def create(call: Call, rest: Rest) -> web.Response:
 async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
     """Answer PUT of an object or its status."""
     kind, info, options = call.known, call.info, write_options(call.query)
+    options.user = call.user
     strict = options.field_validation == "Strict"
     obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
     try:
@@ -107,7 +110,6 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
     except errors.NotFound:
         if not kind.creates_on_update or subresource or obj["metadata"].get("resourceVersion"):
             raise
-        options.user = call.user
         entry = await rest.create(kind, info.namespace, obj, options)
         return with_warnings(object_response(call, entry, status=201), options)
     return with_warnings(object_response(call, entry), options)
@@ -116,6 +118,7 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
 async def patch(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
     """Answer PATCH of an object or its status."""
     kind, info, options = call.known, call.info, write_options(call.query)
+    options.user = call.user
     change = await read_patch(call, kind)
 
     def changed(obj: Object) -> Object:
@@ -150,6 +153,11 @@ async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Cal
             "the body of the request was in an unknown format - accepted media types include: "
             f"{JSON_PATCH}, {MERGE_PATCH}, {STRATEGIC_PATCH}"
         )
+    if kind is not None and kind.custom is not None and media == STRATEGIC_PATCH:
+        raise errors.UnsupportedMediaType(
+            "the body of the request was in an unknown format - accepted media types include: "
+            f"{JSON_PATCH}, {MERGE_PATCH}, {APPLY_PATCH}"
+        )
     if media not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH):
         raise errors.UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: "
@@ -164,7 +172,7 @@ async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Cal
         raise errors.BadRequest("the patch is no object")
     if media == MERGE_PATCH:
         return lambda obj: apply_merge_patch(obj, document)
-    shape = shape_of(shape_name or (kind.definition if kind else ""))
+    shape = shape_for(kind) if kind is not None and not shape_name else shape_of(shape_name)
     return lambda obj: apply_strategic_merge_patch(obj, document, shape)
 
 
@@ -221,9 +229,9 @@ async def delete(call: Call, rest: Rest) -> web.Response:
     """Answer DELETE of an object."""
     kind, info = call.known, call.info
     options = await delete_options(call)
-    rest.admit_delete(kind, info.name)
     dry_run = bool(options.get("dryRun"))
-    entry, gone = await rest.delete(kind, info.namespace, info.name, options, dry_run=dry_run)
+    entry, gone = await rest.delete(kind, info.namespace, info.name, options, dry_run=dry_run, user=call.user)
+    entry = await seen(kind, entry)
     if not gone or kind.returns_deleted:
         return object_response(call, entry, status=200)
     return respond(orjson.dumps(_deleted_status(kind, entry)), wanted(call))
@@ -248,11 +256,12 @@ async def delete_collection(call: Call, rest: Rest) -> web.Response:
         async with limit:
             try:
                 namespace = info.namespace or entry.namespace
-                rest.admit_delete(kind, entry.name)
-                found, _ = await rest.delete(kind, namespace, entry.name, options, dry_run=bool(options.get("dryRun")))
+                found, _ = await rest.delete(
+                    kind, namespace, entry.name, options, dry_run=bool(options.get("dryRun")), user=call.user
+                )
             except errors.NotFound:
                 return None
-            return found
+            return await seen(kind, found)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(remove(entry)) for entry in entries]

@@ -1,9 +1,11 @@
 """All kinds the server knows, found by group, version and plural."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from apiserver.registry import (
     admission_registration,
+    apiextensions,
     apps,
     autoscaling,
     batch,
@@ -21,6 +23,7 @@ from apiserver.registry import (
     storage,
 )  # fmt: skip
 from apiserver.registry.kind import Kind
+from machinery.api.meta import Resource
 
 # The order discovery lists groups in; kubectl resolves short names by it.
 _GROUP_ORDER = (
@@ -32,18 +35,39 @@ _GROUP_ORDER = (
 _MODULES = (
     core, replication, limits, storage, apps, batch, autoscaling, policy, rbac, coordination, networking, scheduling,
     certificates, admission_registration, flowcontrol, devices,
+    apiextensions,
 )  # fmt: skip
 
 
+_VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?")
+
+
 class Catalog:
-    """The kinds of one server."""
+    """The kinds of one server; those that users define come and go."""
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
         self._kinds = {(kind.resource.group, kind.resource.version, kind.resource.plural): kind for kind in kinds}
+        self._custom: dict[str, list[Kind]] = {}
+        self.changes = 0  # grows with each change: what is derived from the catalog is derived anew
 
     def find(self, group: str, version: str, plural: str) -> Kind | None:
         """Return the kind served at a path, or None."""
         return self._kinds.get((group, version, plural))
+
+    def set_custom(self, definition: str, kinds: Sequence[Kind]) -> None:
+        """Serve these kinds for a CustomResourceDefinition, in place of those it had before."""
+        for kind in self._custom.pop(definition, ()):
+            self._kinds.pop((kind.resource.group, kind.resource.version, kind.resource.plural), None)
+        if kinds:
+            self._custom[definition] = list(kinds)
+        for kind in kinds:
+            self._kinds[kind.resource.group, kind.resource.version, kind.resource.plural] = kind
+        self.changes += 1
+
+    def resource_of(self, api_version: str, kind: str) -> Resource | None:
+        """Return the resource of objects that say they are of this apiVersion and kind."""
+        found = (one.resource for one in self)
+        return next((one for one in found if (one.api_version, one.kind) == (api_version, kind)), None)
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())
@@ -55,13 +79,25 @@ class Catalog:
         return ordered + sorted(present - set(ordered))
 
     def versions(self, group: str) -> list[str]:
-        """Return the versions of a group, the preferred one first."""
-        return sorted({kind.resource.version for kind in self if kind.resource.group == group})
+        """Return the versions of a group, the preferred one first: v2, v1, v1beta2, v1alpha1, then others by name."""
+        return sorted({kind.resource.version for kind in self if kind.resource.group == group}, key=version_rank)
 
     def kinds(self, group: str, version: str) -> list[Kind]:
         """Return the kinds of a group version, by plural."""
         found = [kind for kind in self if (kind.resource.group, kind.resource.version) == (group, version)]
         return sorted(found, key=lambda kind: kind.resource.plural)
+
+
+def version_rank(version: str) -> tuple[int, int, int, str]:
+    """Return what sorts versions as Kubernetes prefers them.
+
+    Source: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definition-versioning/
+    """
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        return 3, 0, 0, version
+    stage = {None: 0, "beta": 1, "alpha": 2}[match[2]]
+    return stage, -int(match[1]), -int(match[3] or 0), version
 
 
 def built_in() -> Catalog:

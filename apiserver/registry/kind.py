@@ -1,11 +1,14 @@
 """What the server knows about one kind of object; everything else is derived from it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from apiserver.registry import names
+from apiserver.storage.watch_cache import Entry, Watcher
 from machinery.api.meta import Resource
+from machinery.api.schema import Findings, Shape, shape_of
 from machinery.errors import Cause
 
 Object = dict[str, Any]
@@ -64,6 +67,47 @@ def _unchanged(_: Object, __: Object) -> None:
     return None
 
 
+class CustomKind(Protocol):
+    """What a kind that users defined does in its own way; implemented in apiserver/customresources."""
+
+    def conform(self, obj: Object) -> Findings:
+        """Prune and default an object in place. Raises: SchemaMismatch for its metadata."""
+
+    def causes(self, new: Object, old: Object | None) -> list[Cause]:
+        """Return what is wrong with an object; what it left as it was may break rules that came later."""
+
+    def shape(self) -> Shape:
+        """Return its type for merging and for field ownership."""
+
+    def schemas(self) -> Mapping[str, Any]:
+        """Return its OpenAPI v3 schemas by the names of their definitions."""
+
+    def is_stored_form(self, entry: Entry) -> bool:
+        """Whether stored bytes are of the version that is stored today."""
+
+    async def view(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return stored objects as this version shows them. Raises: InternalError when conversion fails."""
+
+    async def to_stored(self, obj: Object) -> Object:
+        """Return an object of this version as it is stored. Raises: InternalError when conversion fails."""
+
+    def follow(self, watcher: Watcher) -> AbstractContextManager[None]:
+        """End a watcher when the definition changes."""
+
+    def refuse_create(self) -> None:
+        """Raise: MethodNotAllowed while the definition is going."""
+
+    def scale_of(self, obj: Object) -> tuple[int, int, str]:
+        """Return wanted replicas, present replicas and selector."""
+
+    def set_replicas(self, obj: Object, replicas: int) -> None:
+        """Set the wanted replicas."""
+
+    @property
+    def warning(self) -> str:
+        """What users of a deprecated version are told; empty for others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One declaration a kind: routes, discovery, OpenAPI, RBAC names and columns come out of it."""
@@ -89,6 +133,8 @@ class Kind:
     returns_deleted: bool = False
     optional_required: frozenset[str] = frozenset()
     ttl_seconds: int = 0
+    prepare_delete: Callable[[Object], None] = _nothing
+    custom: CustomKind | None = None
 
     @property
     def has_status(self) -> bool:
@@ -103,6 +149,11 @@ class Kind:
     def key(self, namespace: str, name: str) -> str:
         """Return the store key of one object."""
         return f"{self.prefix}{namespace}/{name}" if self.resource.namespaced else f"{self.prefix}{name}"
+
+
+def shape_for(kind: Kind) -> Shape:
+    """Return the type of a kind's objects, built-in or defined by users."""
+    return kind.custom.shape() if kind.custom is not None else shape_of(kind.definition)
 
 
 def required(path: str, detail: str = "") -> Cause:

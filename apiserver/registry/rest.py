@@ -5,15 +5,17 @@ https://kubernetes.io/docs/concepts/overview/working-with-objects/finalizers/
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from apiserver.admission.attributes import Attributes
 from apiserver.admission.chain import Admission
 from apiserver.auth.user import User
 from apiserver.registry import names
 from apiserver.registry.kind import Kind, Object, forbidden, invalid, required
+from apiserver.request import RequestInfo
 from apiserver.storage.object_storage import ObjectStorage, conflict, encode
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
@@ -41,7 +43,7 @@ class WriteOptions:
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
     """Bring a body to the shape of its kind. Raises: BadRequest for wrong types, or unknown fields under Strict."""
     try:
-        findings = conform(obj, shape_of(kind.definition))
+        findings = kind.custom.conform(obj) if kind.custom else conform(obj, shape_of(kind.definition))
     except SchemaMismatch as error:
         version, name = kind.resource.version, kind.resource.kind
         raise errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {error}') from error
@@ -69,6 +71,8 @@ class Rest:
 
     async def create(self, kind: Kind, namespace: str, obj: Object, options: WriteOptions) -> Entry:
         """Store a new object. Raises: Invalid, AlreadyExists, Forbidden, NotFound (its namespace)."""
+        if kind.custom is not None:
+            kind.custom.refuse_create()
         conformed(kind, obj, options)
         metadata = self._new_metadata(kind, namespace, obj)
         generated = "name" not in metadata and "generateName" in metadata
@@ -78,11 +82,16 @@ class Rest:
             if attempt == 0:
                 kind.default(obj)
                 if kind.has_status:
-                    obj["status"] = {}
+                    obj.pop("status", None)
+                    obj |= {} if kind.custom is not None else {"status": {}}
                 kind.prepare_create(obj)
-                await self._admission.admit_create(kind, namespace, obj, options.user)
+                request = self._request("CREATE", kind, namespace, options, obj)
+                obj = await self._admission.admit_create(
+                    request, lambda changed: self._completed(kind, changed, options)
+                )
+                metadata = obj["metadata"]
                 raise_invalid(kind, obj, [*_metadata_causes(kind, obj), *_object_causes(kind, obj)])
-                await self._admission.judge_create(kind, namespace, obj, self._replace_quota, dry_run=options.dry_run)
+                await self._admission.judge_create(request, self._replace_quota)
             try:
                 return await self._store_new(kind, namespace, obj, options)
             except errors.AlreadyExists:
@@ -92,6 +101,31 @@ class Rest:
             f'{kind.resource.group_resource} "{metadata["name"]}" already exists, the server was not able to generate '
             "a unique name for the object", group=kind.resource.group, kind=kind.resource.plural, name=metadata["name"],
         )  # fmt: skip
+
+    @staticmethod
+    def _request(
+        operation: str, kind: Kind, namespace: str, options: WriteOptions, obj: Object | None,
+        *, old: Object | None = None, subresource: str = "",
+    ) -> Attributes:  # fmt: skip
+        name = ((obj or old or {}).get("metadata") or {}).get("name", "")
+        return Attributes(
+            operation, kind, namespace, name, subresource, options.user, options.dry_run, obj, old,
+            options.field_manager, options.warnings,
+        )  # fmt: skip
+
+    @staticmethod
+    def _completed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
+        """Bring what admission made of an object to its kind's shape again."""
+        conformed(kind, obj, WriteOptions(field_validation="Ignore", warnings=options.warnings))
+        kind.default(obj)
+        return obj
+
+    async def admit_connect(self, kind: Kind, info: RequestInfo, user: User, options_kind: str) -> None:
+        """Ask admission whether a user may connect to an object. Raises: what admission refuses with."""
+        body = {"kind": options_kind, "apiVersion": "v1"}
+        await self._admission.judge_connect(
+            Attributes("CONNECT", kind, info.namespace, info.name, info.subresource, user, False, body, None, "", [])
+        )
 
     async def _replace_quota(self, namespace: str, name: str, change: Callable[[Object], Object]) -> None:
         resource = RESOURCE_QUOTAS
@@ -125,6 +159,9 @@ class Rest:
             if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
                 raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
             return Entry(key, encode(obj), 0)
+        if kind.custom is not None:
+            stored = await kind.custom.to_stored(obj)
+            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored)]))[0]
         lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
         return await self.storage.create(kind.resource, key, obj, lease=lease)
 
@@ -145,9 +182,10 @@ class Rest:
         """
         key = kind.key(namespace, name)
 
-        def make(entry: Entry) -> Object:
-            old = entry.object()
-            return self._updated(kind, namespace, key, old, change(entry.object()), options, subresource)
+        async def make(entry: Entry) -> Object:
+            return await self._updated(
+                kind, namespace, key, entry.object(), change(entry.object()), options, subresource
+            )
 
         return await self._write(kind, key, make, options)
 
@@ -161,7 +199,7 @@ class Rest:
         """
         key = kind.key(namespace, name)
 
-        def make(entry: Entry) -> Object:
+        async def make(entry: Entry) -> Object:
             obj = entry.object()
             if expected_uid and obj["metadata"]["uid"] != expected_uid:
                 raise _uid_conflict(kind, key, expected_uid, obj["metadata"]["uid"])
@@ -169,55 +207,62 @@ class Rest:
 
         return await self._write(kind, key, make, options)
 
-    async def _write(self, kind: Kind, key: str, make: Callable[[Entry], Object], options: WriteOptions) -> Entry:
+    async def _write(
+        self, kind: Kind, key: str, make: Callable[[Entry], Awaitable[Object]], options: WriteOptions
+    ) -> Entry:
         """Store the object made of the newest state; one whose last finalizer went is removed instead."""
         made: Object = {}
         going = False
 
-        def write(entry: Entry) -> Object | None:
+        async def write(entry: Entry) -> Object | None:
             nonlocal made, going
-            old = entry.object()
-            made = make(entry)
+            shown = entry if kind.custom is None else (await kind.custom.view([entry]))[0]
+            old = shown.object()
+            made = await make(shown)
             going = bool(old["metadata"].get("deletionTimestamp")) and _may_go(made)
-            return None if going or options.dry_run or made == old else made
+            if going or options.dry_run or (made == old and _is_current(kind, entry)):
+                return None
+            return made if kind.custom is None else await kind.custom.to_stored(made)
 
         while True:
             entry = await self.storage.update(kind.resource, key, write)
             if options.dry_run:
                 return Entry(key, encode(made), entry.revision)
             if not going:
-                return entry
+                return entry if kind.custom is None else (await kind.custom.view([entry]))[0]
             if await self._remove(kind, entry):
                 return Entry(key, encode(made), self.storage.cache.revision)
 
-    def admit_delete(self, kind: Kind, name: str) -> None:
-        """Refuse to delete what the cluster can't be without. Raises: Forbidden."""
-        self._admission.admit_delete(kind, name)
-
-    def _updated(
+    async def _updated(
         self, kind: Kind, namespace: str, key: str, old: Object, new: Object, options: WriteOptions, subresource: str
     ) -> Object:
         conformed(kind, new, options)
         metadata = new.setdefault("metadata", {})
         check_namespace(kind, namespace, metadata)
         self._check_preconditions(kind, key, old, metadata)
-        if subresource == "status":
-            new = {
-                **old,
-                "status": new.get("status") or {},
-                "metadata": {**old["metadata"], **_status_metadata(metadata)},
-            }
+        if subresource in ("status", "approval"):
+            new = _with_status(kind, old, new)
+        elif kind.custom is not None:
+            if kind.has_status:
+                new.pop("status", None)
+                new |= {"status": old["status"]} if "status" in old else {}
         elif kind.has_status:
             new["status"] = old.get("status") or {}
         self._keep_server_fields(kind, old, new)
-        if subresource != "status":
+        main = subresource not in ("status", "approval")
+        if main:
             kind.default(new)
             kind.prepare_update(new, old)
-            self._admission.admit_update(kind, new, old)
-            if kind.has_generation and _without_meta(new) != _without_meta(old):
+        request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
+        new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
+        if not main and kind.custom is not None:
+            raise_invalid(kind, new, kind.custom.causes(new, old))
+        if main:
+            if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            causes = [*_metadata_causes(kind, new), *_object_causes(kind, new), *kind.validate_update(new, old)]
+            causes = [*_metadata_causes(kind, new), *_object_causes(kind, new, old), *kind.validate_update(new, old)]
             raise_invalid(kind, new, [*causes, *_finalizer_causes(new, old)])
+        await self._admission.judge_update(request, self._replace_quota)
         return new
 
     def _check_preconditions(self, kind: Kind, key: str, old: Object, metadata: Object) -> None:
@@ -243,7 +288,10 @@ class Rest:
         metadata.pop("selfLink", None)
         new["kind"], new["apiVersion"] = kind.resource.kind, kind.resource.api_version
 
-    async def delete(self, kind: Kind, namespace: str, name: str, options: Mapping[str, Any], *, dry_run: bool) -> Any:
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, options: Mapping[str, Any], *, dry_run: bool,
+        user: User | None = None,
+    ) -> Any:  # fmt: skip
         """Delete an object, or mark it and let its finalizers and its grace period run.
 
         Returns: (entry, gone): its last state, and whether it is gone already.
@@ -253,9 +301,11 @@ class Rest:
         while True:
             plan: list[bool] = []
 
-            def mark(entry: Entry, plan: list[bool] = plan) -> Object | None:
+            async def mark(entry: Entry, plan: list[bool] = plan) -> Object | None:
                 obj = entry.object()
                 self._check_delete_preconditions(kind, key, obj, options)
+                write = WriteOptions(dry_run=dry_run, user=user)
+                await self._admission.judge_delete(self._request("DELETE", kind, namespace, write, None, old=obj))
                 marked = mark_deleted(kind, obj, options)
                 plan[:] = [_may_go(marked)]
                 return None if plan[0] or dry_run or marked == entry.object() else marked
@@ -305,8 +355,23 @@ def check_namespace(kind: Kind, namespace: str, metadata: Object) -> None:
     metadata["namespace"] = namespace
 
 
-def _without_meta(obj: Object) -> Object:
-    return {name: value for name, value in obj.items() if name not in ("metadata", "status", "kind", "apiVersion")}
+def _is_current(kind: Kind, entry: Entry) -> bool:
+    return kind.custom is None or kind.custom.is_stored_form(entry)
+
+
+def _with_status(kind: Kind, old: Object, new: Object) -> Object:
+    """Return the old object with the new one's status, and what of its metadata comes with it."""
+    if kind.custom is not None:
+        rest = {name: value for name, value in old.items() if name != "status"}
+        return rest | ({"status": new["status"]} if "status" in new else {}) | {"metadata": {**old["metadata"]}}
+    metadata = {**old["metadata"], **_status_metadata(new["metadata"])}
+    return {**old, "status": new.get("status") or {}, "metadata": metadata}
+
+
+def _without_meta(kind: Kind, obj: Object) -> Object:
+    """Return what of an object counts for its generation."""
+    apart = ("metadata", "kind", "apiVersion", *(("status",) if kind.has_status or kind.custom is None else ()))
+    return {name: value for name, value in obj.items() if name not in apart}
 
 
 def _status_metadata(metadata: Object) -> Object:
@@ -325,6 +390,7 @@ def mark_deleted(kind: Kind, obj: Object, options: Mapping[str, Any]) -> Object:
     """Return the object as a delete request leaves it: deletion time, grace period, finalizers of the propagation."""
     metadata = obj["metadata"]
     _set_propagation(metadata, options)
+    kind.prepare_delete(obj)
     grace = _grace_seconds(kind, obj, options)
     if metadata.get("deletionTimestamp"):
         if grace < metadata.get("deletionGracePeriodSeconds", 0):  # it may only be cut short
@@ -398,7 +464,10 @@ def _metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
         )
 
 
-def _object_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
+def _object_causes(kind: Kind, obj: Object, old: Object | None = None) -> Iterator[Cause]:
+    if kind.custom is not None:
+        yield from kind.custom.causes(obj, old)
+        return
     shape = shape_of(kind.definition)
     missing = [
         path for path in missing_required({k: v for k, v in obj.items() if k not in ("status", "metadata")}, shape)

@@ -1,6 +1,6 @@
 """Objects in the store: keys from names, bytes from dicts, and the store's errors in the API's words."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import orjson
@@ -68,7 +68,9 @@ class ObjectStorage:
         self.cache.note_written(revision)
         return Entry(key, value, revision)
 
-    async def update(self, resource: Resource, key: str, change: Callable[[Entry], Object | None]) -> Entry:
+    async def update(
+        self, resource: Resource, key: str, change: Callable[[Entry], Object | Awaitable[Object | None] | None]
+    ) -> Entry:
         """Replace an object by what `change` makes of its newest state; it is called again when others wrote first.
 
         Returns: the entry as written, or as it is when `change` returned None (nothing to write).
@@ -76,7 +78,8 @@ class ObjectStorage:
         """
         entry = await self.get(resource, key)
         for _ in range(MAX_TRIES):
-            obj = change(entry)
+            made = change(entry)
+            obj = made if made is None or isinstance(made, dict) else await made
             if obj is None:
                 return entry
             value = encode(obj)

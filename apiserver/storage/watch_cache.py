@@ -32,7 +32,7 @@ _METADATA = b'"metadata":{'
 class Entry:
     """One stored object as clients are sent it: its bytes, with the resourceVersion put in."""
 
-    __slots__ = ("_fields", "_labels", "key", "name", "namespace", "revision", "row", "value")
+    __slots__ = ("_fields", "_labels", "key", "name", "namespace", "revision", "row", "value", "view")
 
     def __init__(self, key: str, value: bytes, revision: int) -> None:
         parts = key.split("/")
@@ -42,8 +42,15 @@ class Entry:
         self.revision = revision
         self.value = with_revision(value, revision)
         self.row: Any = None  # its table row, made when first asked for
+        self.view: Any = None  # how versions of a custom resource show it, made when first asked for
         self._labels: Mapping[str, str] | None = None
         self._fields: Mapping[str, str] | None = None
+
+    def shown_as(self, value: bytes) -> "Entry":
+        """Return the same state of the object in other bytes, which hold the resourceVersion."""
+        shown = Entry(self.key, b"", self.revision)
+        shown.value = value
+        return shown
 
     def object(self) -> dict[str, Any]:
         """Return the object as a new dict the caller may change."""
@@ -121,6 +128,12 @@ class Watcher:
             self._pending.clear()
         if not self.overrun:
             self._pending.append(event)
+        self._rouse()
+
+    def end(self) -> None:
+        """Let the watch end: what it watches is served in another way from now on."""
+        self._pending.clear()
+        self.overrun = True
         self._rouse()
 
     def _rouse(self) -> None:
@@ -255,7 +268,6 @@ class WatchCache:
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
         self._asking: asyncio.Future[int] | None = None
-        self._listeners: dict[str, list[Callable[[], None]]] = {}
 
     def collection(self, group_resource: str) -> Collection:
         """Return the collection of a resource ("pods", "deployments.apps"); made when first asked for."""

@@ -47,6 +47,7 @@ class Shape:
     list_type: str = ""
     map_keys: tuple[str, ...] = ()
     atomic: bool = False
+    preserves: bool = False  # an object that keeps fields it does not know, of any form (custom resources)
 
     def go_type(self) -> str:
         """Return the Go name of this type, for messages."""

@@ -1,0 +1,203 @@
+"""What a CustomResourceDefinition must hold to, in the words users know.
+
+Source: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from apiserver.customresources.jsonpath import PathError, compile_path
+from apiserver.customresources.schema_rules import schema_causes
+from apiserver.registry import names
+from apiserver.registry.kind import Object, duplicate, forbidden, immutable, invalid, required, unsupported
+from machinery.errors import Cause
+
+_COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
+
+
+def definition_causes(crd: Object) -> Iterator[Cause]:
+    """Yield what is wrong with a definition by itself."""
+    spec = crd["spec"]
+    group, given = spec.get("group", ""), spec.get("names") or {}
+    full = f"{given.get('plural', '')}.{group}"
+    if crd["metadata"].get("name") != full:
+        yield invalid("metadata.name", crd["metadata"].get("name", ""), 'must be spec.names.plural+"."+spec.group')
+    if group and (wrong := names.dns_subdomain(group)):
+        yield invalid("spec.group", group, wrong)
+    elif group and "." not in group:
+        yield invalid("spec.group", group, "should be a domain with at least one dot")
+    if spec.get("scope") not in ("Cluster", "Namespaced"):
+        yield unsupported("spec.scope", spec.get("scope", ""), ("Cluster", "Namespaced"))
+    if spec.get("preserveUnknownFields"):
+        yield invalid(
+            "spec.preserveUnknownFields", True, "cannot set to true, set x-kubernetes-preserve-unknown-fields to true "
+            "in spec.versions[*].schema instead",
+        )  # fmt: skip
+    yield from _version_list_causes(spec.get("versions") or [])
+    yield from _name_causes(given)
+    for index, version in enumerate(spec.get("versions") or ()):
+        yield from _version_causes(version, f"spec.versions[{index}]")
+    yield from _conversion_causes(spec.get("conversion") or {}, "spec.conversion")
+    if group.endswith((".k8s.io", ".kubernetes.io")) or group in ("k8s.io", "kubernetes.io"):
+        yield from _approval_causes(crd)
+
+
+def _approval_causes(crd: Object) -> Iterator[Cause]:
+    annotation = "api-approved.kubernetes.io"
+    path = f"metadata.annotations[{annotation}]"
+    value = (crd["metadata"].get("annotations") or {}).get(annotation, "")
+    if not value:
+        yield required(
+            path, "protected groups must have approval annotation \"api-approved.kubernetes.io\", see "
+            "https://github.com/kubernetes/enhancements/pull/1111",
+        )  # fmt: skip
+    elif not value.startswith(("unapproved", "https://")):
+        yield invalid(
+            path, value, "protected groups must have approval annotation \"api-approved.kubernetes.io\" with either a "
+            "URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111",
+        )  # fmt: skip
+
+
+def _version_list_causes(versions: Sequence[Object]) -> Iterator[Cause]:
+    seen: set[str] = set()
+    for index, version in enumerate(versions):
+        name = version.get("name", "")
+        if wrong := names.dns_1035_label(name):
+            yield invalid(f"spec.versions[{index}].name", name, wrong)
+        if name in seen:
+            yield invalid("spec.versions", versions, "must contain unique version names")
+        seen.add(name)
+    if sum(bool(version.get("storage")) for version in versions) != 1:
+        yield invalid("spec.versions", versions, "must have exactly one version marked as storage version")
+
+
+def _name_causes(given: Object) -> Iterator[Cause]:
+    path = "spec.names"
+    for name in ("plural", "singular", "kind", "listKind"):
+        value = given.get(name, "")
+        lowered = value.lower() if name in ("kind", "listKind") else value
+        if value and (wrong := names.dns_1035_label(lowered)):
+            note = "may have mixed case, but should otherwise match: " if lowered is not value else ""
+            yield invalid(f"{path}.{name}", value, note + wrong)
+    for name in ("shortNames", "categories"):
+        for index, value in enumerate(given.get(name) or ()):
+            if wrong := names.dns_1035_label(value):
+                yield invalid(f"{path}.{name}[{index}]", value, wrong)
+    if given.get("kind") and given.get("kind") == given.get("listKind"):
+        yield invalid(f"{path}.listKind", given["listKind"], "kind and listKind may not be the same")
+
+
+def _version_causes(version: Object, path: str) -> Iterator[Cause]:
+    if version.get("deprecationWarning") is not None and not version.get("deprecated"):
+        yield invalid(
+            f"{path}.deprecationWarning", version["deprecationWarning"], "can only be set for deprecated versions"
+        )
+    schema = (version.get("schema") or {}).get("openAPIV3Schema")
+    if schema is None:
+        yield required(f"{path}.schema.openAPIV3Schema", "schemas are required")
+    elif isinstance(schema, dict):
+        yield from schema_causes(schema, f"{path}.schema.openAPIV3Schema")
+    for index, column in enumerate(version.get("additionalPrinterColumns") or ()):
+        yield from _column_causes(column, f"{path}.additionalPrinterColumns[{index}]")
+    scale = (version.get("subresources") or {}).get("scale")
+    if scale is not None:
+        yield from _scale_causes(scale, f"{path}.subresources.scale")
+    yield from _selectable_causes(version, f"{path}.selectableFields")
+
+
+def _column_causes(column: Object, path: str) -> Iterator[Cause]:
+    if column.get("type") and column["type"] not in _COLUMN_TYPES:
+        yield invalid(f"{path}.type", column["type"], f"must be one of {','.join(_COLUMN_TYPES)}")
+    json_path = column.get("jsonPath", "")
+    if json_path:
+        yield from _path_causes(json_path, f"{path}.jsonPath", "")
+
+
+def _path_causes(json_path: str, path: str, beginning: str) -> Iterator[Cause]:
+    if not json_path.startswith(".") and not json_path.startswith("["):
+        yield invalid(path, json_path, "must be a simple json path starting with .")
+        return
+    try:
+        compile_path(json_path)
+    except PathError as error:
+        yield invalid(path, json_path, str(error))
+        return
+    if beginning and not json_path.startswith(f"{beginning}."):
+        yield invalid(path, json_path, f"should be a json path under {beginning}")
+
+
+def _scale_causes(scale: Object, path: str) -> Iterator[Cause]:
+    for name, beginning in (("specReplicasPath", ".spec"), ("statusReplicasPath", ".status")):
+        if scale.get(name):
+            yield from _path_causes(scale[name], f"{path}.{name}", beginning)
+        else:
+            yield required(f"{path}.{name}")
+    selector = scale.get("labelSelectorPath")
+    if selector and not selector.startswith((".spec.", ".status.")):
+        yield invalid(f"{path}.labelSelectorPath", selector, "should be a json path under either .spec or .status")
+
+
+def _selectable_causes(version: Object, path: str) -> Iterator[Cause]:
+    fields = version.get("selectableFields") or ()
+    if len(fields) > 8:
+        yield Cause("FieldValueTooMany", f"Too many: {len(fields)}: must have at most 8 items", path)
+    seen: set[str] = set()
+    for index, one in enumerate(fields):
+        at, json_path = f"{path}[{index}].jsonPath", one.get("jsonPath", "")
+        if not json_path:
+            yield required(at)
+            continue
+        if json_path in seen:
+            yield duplicate(at, json_path)
+        seen.add(json_path)
+        schema: Any = (version.get("schema") or {}).get("openAPIV3Schema") or {}
+        for name in json_path.removeprefix(".").split("."):
+            schema = (schema.get("properties") or {}).get(name) if isinstance(schema, dict) else None
+        if json_path.startswith(".metadata"):
+            yield invalid(at, json_path, "must not point to fields in metadata")
+        elif schema is None:
+            yield invalid(at, json_path, "does not refer to a valid field")
+        elif schema.get("type") not in ("string", "boolean", "integer"):
+            yield invalid(at, json_path, "must point to a field of type string, boolean or integer. Enum string fields "
+                          "and strings with formats are allowed.")  # fmt: skip
+
+
+def _conversion_causes(conversion: Object, path: str) -> Iterator[Cause]:
+    strategy, webhook = conversion.get("strategy"), conversion.get("webhook")
+    if strategy not in ("None", "Webhook"):
+        yield unsupported(f"{path}.strategy", strategy or "", ("None", "Webhook"))
+    elif strategy == "None" and webhook is not None:
+        yield forbidden(f"{path}.webhook", "should not be set when strategy is not set to Webhook")
+    elif strategy == "Webhook":
+        config = (webhook or {}).get("clientConfig")
+        if config is None:
+            yield required(f"{path}.webhook.clientConfig", "required when strategy is set to Webhook")
+        elif bool(config.get("url")) == bool(config.get("service")):
+            yield required(f"{path}.webhook.clientConfig", "exactly one of url or service is required")
+        known = (webhook or {}).get("conversionReviewVersions") or []
+        if not known:
+            yield required(f"{path}.webhook.conversionReviewVersions")
+        elif not {"v1", "v1beta1"} & set(known):
+            yield invalid(
+                f"{path}.webhook.conversionReviewVersions", known,
+                "must include at least one of v1, v1beta1",
+            )  # fmt: skip
+
+
+def update_causes(new: Object, old: Object) -> Iterator[Cause]:
+    """Yield what a change of a definition may not do."""
+    yield from immutable("spec.group", new["spec"]["group"], old["spec"]["group"])
+    yield from immutable("spec.names.plural", new["spec"]["names"]["plural"], old["spec"]["names"]["plural"])
+    conditions = (old.get("status") or {}).get("conditions") or ()
+    if any(one["type"] == "Established" and one["status"] == "True" for one in conditions):
+        yield from immutable("spec.scope", new["spec"]["scope"], old["spec"]["scope"])
+        yield from immutable("spec.names.kind", new["spec"]["names"]["kind"], old["spec"]["names"]["kind"])
+    present = {version["name"] for version in new["spec"]["versions"]}
+    for index, stored in enumerate((new.get("status") or {}).get("storedVersions") or ()):
+        if stored not in present:
+            yield invalid(
+                f"status.storedVersions[{index}]", stored, "missing from spec.versions; "
+                f"{stored} was previously a storage version, and must remain in spec.versions until a storage "
+                f"migration ensures no data remains persisted in {stored} and removes {stored} from "
+                "status.storedVersions",
+            )  # fmt: skip

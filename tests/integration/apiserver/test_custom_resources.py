@@ -1,0 +1,124 @@
+"""Custom resources through a real server, with the real kubectl."""
+
+import json
+
+import pytest
+
+from tests.integration.apiserver.conftest import Kubectl
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+DEFINITION = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: crontabs.stable.example.com}
+spec:
+  group: stable.example.com
+  scope: Namespaced
+  names: {plural: crontabs, singular: crontab, kind: CronTab, shortNames: [ct], categories: [all]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            required: [cronSpec]
+            properties:
+              cronSpec: {type: string, pattern: '^(\\d+|\\*)(/\\d+)?(\\s+(\\d+|\\*)(/\\d+)?){4}$', description: "When it runs."}
+              image: {type: string}
+              replicas: {type: integer, minimum: 1, maximum: 10, default: 1}
+              policy: {type: string, enum: [Allow, Forbid]}
+          status: {type: object, properties: {replicas: {type: integer}, labelSelector: {type: string}}}
+    additionalPrinterColumns:
+    - {name: Spec, type: string, jsonPath: .spec.cronSpec}
+    - {name: Replicas, type: integer, jsonPath: .spec.replicas, priority: 1}
+    - {name: Age, type: date, jsonPath: .metadata.creationTimestamp}
+    subresources:
+      status: {}
+      scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas, labelSelectorPath: .status.labelSelector}
+"""
+INSTANCE = """
+apiVersion: stable.example.com/v1
+kind: CronTab
+metadata: {name: nightly}
+spec: {cronSpec: "0 3 * * *", image: jobs}
+"""
+
+
+async def define(kubectl: Kubectl, definition: str = DEFINITION) -> None:
+    code, _, problem = await kubectl("apply", "-f", "-", stdin=definition)
+    assert (code, problem) == (0, "")
+    assert (await kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=5s"))[0] == 0
+
+
+async def test_instances_are_kept_as_any_object_is(kubectl: Kubectl) -> None:
+    await define(kubectl)
+    assert (await kubectl("apply", "-f", "-", stdin=INSTANCE)) == (
+        0,
+        "crontab.stable.example.com/nightly created\n",
+        "",
+    )
+    assert (await kubectl("apply", "-f", "-", stdin=INSTANCE))[1] == "crontab.stable.example.com/nightly unchanged\n"
+    lines = (await kubectl("get", "ct", "-o", "wide"))[1].splitlines()
+    assert [lines[0].split(), lines[1].split()[:-1]] == [
+        ["NAME", "SPEC", "REPLICAS", "AGE"], ["nightly", "0", "3", "*", "*", "*", "1"],
+    ]  # fmt: skip
+    changed = INSTANCE.replace("image: jobs", "image: jobs, replicas: 4")
+    assert (await kubectl("apply", "-f", "-", stdin=changed))[1] == "crontab.stable.example.com/nightly configured\n"
+    found = json.loads((await kubectl("get", "crontab", "nightly", "-o", "json"))[1])
+    assert (found["spec"]["replicas"], found["metadata"]["generation"]) == (4, 2)
+    assert "nightly" in (await kubectl("get", "all"))[1]
+    assert (await kubectl("scale", "ct/nightly", "--replicas=7"))[1] == "crontab.stable.example.com/nightly scaled\n"
+    assert (await kubectl("get", "ct", "nightly", "-o", "jsonpath={.spec.replicas}"))[1] == "7"
+    assert (await kubectl("delete", "ct", "nightly"))[1] == 'crontab.stable.example.com "nightly" deleted\n'
+
+
+async def test_explain_reads_the_schema_of_a_definition(kubectl: Kubectl) -> None:
+    await define(kubectl)
+    out = (await kubectl("explain", "crontab.spec"))[1]
+    assert "When it runs." in out
+    assert "GROUP:      stable.example.com" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("replicas: 11", "spec.replicas: Invalid value: 11: spec.replicas in body should be less than or equal to 10"),
+        (
+            "replicas: lots",
+            'spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string"',
+        ),
+        ("policy: Maybe", 'spec.policy: Unsupported value: "Maybe": supported values: "Allow", "Forbid"'),
+    ],
+)
+async def test_what_breaks_the_schema_is_refused_in_the_words_users_know(
+    kubectl: Kubectl, change: str, problem: str
+) -> None:
+    await define(kubectl)
+    code, _, told = await kubectl("create", "-f", "-", stdin=INSTANCE.replace("image: jobs", change))
+    assert (code, told) == (1, f'The CronTab "nightly" is invalid: {problem}\n')
+
+
+async def test_unknown_fields_are_refused_or_dropped_as_the_client_asks(kubectl: Kubectl) -> None:
+    await define(kubectl)
+    odd = INSTANCE.replace("image: jobs", "imag: jobs")
+    code, _, told = await kubectl("create", "-f", "-", stdin=odd)
+    assert code == 1
+    assert 'strict decoding error: unknown field "spec.imag"' in told
+    code, _, told = await kubectl("create", "--validate=warn", "-f", "-", stdin=odd)
+    assert (code, told) == (0, 'Warning: unknown field "spec.imag"\n')
+    assert (await kubectl("get", "ct", "nightly", "-o", "jsonpath={.spec}"))[
+        1
+    ] == '{"cronSpec":"0 3 * * *","replicas":1}'
+
+
+async def test_deleting_a_definition_takes_its_instances_along(kubectl: Kubectl) -> None:
+    await define(kubectl)
+    await kubectl("apply", "-f", "-", stdin=INSTANCE)
+    assert (await kubectl("delete", "crd", "crontabs.stable.example.com", "--timeout=10s"))[0] == 0
+    assert (await kubectl("api-resources", "--api-group=stable.example.com", "-o", "name"))[1] == ""
+    await define(kubectl)
+    assert (await kubectl("get", "ct"))[2] == "No resources found in default namespace.\n"
