@@ -24,6 +24,7 @@ from apiserver.customresources.follower import Follower
 from apiserver.endpoints import health, reading, writing
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
+from apiserver.endpoints.proxy import Proxy
 from apiserver.endpoints.reviews import Reviews
 from apiserver.endpoints.streams import SUBRESOURCES as STREAMED
 from apiserver.endpoints.streams import Streams
@@ -31,8 +32,9 @@ from apiserver.endpoints.subresources import Subresources
 from apiserver.endpoints.watch import watch
 from apiserver.metrics import DURATION, REQUESTS, WATCHES
 from apiserver.registry.catalog import Catalog, built_in
+from apiserver.registry.kind import Kind
 from apiserver.registry.rest import Rest
-from apiserver.request import Call, request_info
+from apiserver.request import Call, RequestInfo, request_info
 from apiserver.storage.interface import Store
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import WatchCache
@@ -82,11 +84,13 @@ class APIServer:
         self._authenticator = Authenticator(issuer, config.static_tokens)
         authorizer = Authorizer(self.cache)
         self._authorizer = authorizer
-        self._subresources = Subresources(self.rest, issuer)
+        self._subresources = Subresources(self.rest, self.catalog, issuer)
         self._discovery = Discovery(self.catalog)
         self._openapi = OpenAPI(self.catalog)
         self._reviews = Reviews(authorizer, self._authenticator)
-        self._streams = Streams(self.storage, _agent_tls(config))
+        agent_tls = _agent_tls(config)
+        self._streams = Streams(self.storage, agent_tls)
+        self._proxy = Proxy(self.storage, agent_tls)
         self.definitions = Follower(self.cache, self.catalog)
         self.definition_controller = DefinitionController(self.rest)
         self.health = health.Health(self.cache)
@@ -133,26 +137,32 @@ class APIServer:
             return await self._other(call)
         if self._reviews.serves(info):
             return await self._reviews.handle(call)
-        kind = self.catalog.find(info.group, info.version, info.resource)
-        if kind is None and "." in info.group:
-            await self.storage.refresh()  # another server may have just established it
-            self.definitions.catch_up()
-            kind = self.catalog.find(info.group, info.version, info.resource)
+        kind = await self._find_kind(info)
         if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
             raise errors.NotFound("the server could not find the requested resource")
         call.kind = kind
         if info.subresource:
             sub = kind.subresources.get(info.subresource)
-            if sub is None or info.rest:
+            if sub is None or (info.rest and info.subresource != "proxy"):
                 raise errors.NotFound("the server could not find the requested resource")
             if info.verb not in sub.verbs:
                 raise _not_allowed()
+            if info.subresource == "proxy":
+                return await self._proxy.handle(call)
             if info.subresource in STREAMED:
                 return await self._streams.handle(call)
             return await self._subresources.handle(call)
         if info.verb not in kind.verbs or (info.verb == "create" and info.name):
             raise _not_allowed()
         return await self._resource(call)
+
+    async def _find_kind(self, info: RequestInfo) -> Kind | None:
+        kind = self.catalog.find(info.group, info.version, info.resource)
+        if kind is None and "." in info.group:  # it may have been defined a moment ago, perhaps by another server
+            await self.storage.refresh()
+            self.definitions.catch_up()
+            kind = self.catalog.find(info.group, info.version, info.resource)
+        return kind
 
     async def _resource(self, call: Call) -> web.StreamResponse:
         verb = call.info.verb
@@ -208,6 +218,7 @@ class APIServer:
     async def close(self) -> None:
         """End connections to agents."""
         await self._streams.close()
+        await self._proxy.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from apiserver.admission.chain import IMMORTAL
 from apiserver.registry.rest import WriteOptions
+from apiserver.registry.scheduling import SYSTEM_PRIORITIES
 from machinery import errors
 from machinery.api.meta import Resource
 from machinery.api.resources import (
@@ -19,6 +20,7 @@ from machinery.api.resources import (
     ENDPOINT_SLICES,
     ENDPOINTS,
     NAMESPACES,
+    PRIORITY_CLASSES,
     SERVICES,
 )
 
@@ -50,6 +52,14 @@ async def _ensure_all(server: "APIServer") -> None:
     for document in await asyncio.to_thread(_roles):
         resource = CLUSTER_ROLES if document["kind"] == "ClusterRole" else CLUSTER_ROLE_BINDINGS
         await _ensure(server, resource, "", document)
+    for name, value in SYSTEM_PRIORITIES.items():
+        described = "Used for system critical pods that must " + (
+            "not be moved from their current node." if "node" in name
+            else "run in the cluster, but can be moved to another node if necessary."
+        )  # fmt: skip
+        await _ensure(
+            server, PRIORITY_CLASSES, "", {"metadata": {"name": name}, "value": value, "description": described}
+        )
     await _ensure_kubernetes_service(server)
 
 

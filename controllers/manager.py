@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from controllers.cronjob import CronJobController
+from controllers.daemonset import DaemonSetController
 from controllers.deployment import DeploymentController
+from controllers.disruption import DisruptionController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
 from controllers.garbage_collector import GarbageCollector
@@ -17,8 +19,10 @@ from controllers.node_lifecycle import NodeLifecycleController
 from controllers.pod_gc import PodGCController
 from controllers.reconciler import Controller
 from controllers.replicaset import ReplicaSetController, ReplicationControllerController
+from controllers.resourcequota import ResourceQuotaController
 from controllers.root_ca import RootCAController
 from controllers.serviceaccount import ServiceAccountController
+from controllers.statefulset import StatefulSetController
 from controllers.taint_eviction import TaintEvictionController
 from controllers.ttl_after_finished import TTLAfterFinishedController
 from machinery.client.events import EventRecorder
@@ -77,7 +81,9 @@ def make_controllers(
 
     return [
         CronJobController(client, informers, recorder("cronjob-controller")),
+        DaemonSetController(client, informers, recorder("daemonset-controller")),
         DeploymentController(client, informers, recorder("deployment-controller")),
+        DisruptionController(client, informers, recorder("controllermanager")),
         EndpointsController(client, informers),
         EndpointSliceController(client, informers),
         GarbageCollector(client, informers, recorder("garbage-collector-controller")),
@@ -94,8 +100,10 @@ def make_controllers(
         ),
         ReplicaSetController(client, informers, recorder("replicaset-controller")),
         ReplicationControllerController(client, informers, recorder("replication-controller")),
+        ResourceQuotaController(client, informers),
         RootCAController(client, config, informers),
         ServiceAccountController(client, informers),
+        StatefulSetController(client, informers, recorder("statefulset-controller")),
         TaintEvictionController(client, informers, recorder("taint-eviction-controller")),
         TTLAfterFinishedController(client, informers),
     ]

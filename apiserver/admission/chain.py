@@ -3,7 +3,8 @@
 Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 """
 
-from apiserver.admission import pods, services
+from apiserver.admission import certificates, claims, limits, pods, quota, services
+from apiserver.auth.user import User
 from apiserver.registry.kind import Kind, Object
 from apiserver.storage.watch_cache import Entry, WatchCache
 from machinery import errors
@@ -14,20 +15,38 @@ IMMORTAL = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
 class Admission:
-    """Runs each step over a new or changed object."""
+    """Runs each step over a new or changed object: first those that complete it, after validation those that judge."""
 
     def __init__(self, cache: WatchCache, service_cidr: str) -> None:
         self._cache = cache
         self._addresses = services.ServiceAllocator(cache, service_cidr)
 
-    async def admit_create(self, kind: Kind, namespace: str, obj: Object) -> None:
+    async def admit_create(self, kind: Kind, namespace: str, obj: Object, user: User | None) -> None:
         """Complete a new object. Raises: NotFound or Forbidden for its namespace, Forbidden, Invalid."""
         if kind.resource.namespaced:
             self._check_namespace(kind, namespace, obj)
-        if kind.resource.kind == "Pod":
-            pods.admit(self._cache, namespace, obj)
-        elif kind.resource.kind == "Service":
-            self._addresses.allocate(obj)
+        match kind.resource.kind:
+            case "Pod":
+                limits.set_defaults(self._cache, namespace, obj)
+                pods.admit(self._cache, namespace, obj)
+            case "Service":
+                self._addresses.allocate(obj)
+            case "PersistentVolumeClaim":
+                claims.set_class(self._cache, obj)
+            case "Ingress":
+                claims.set_ingress_class(self._cache, obj)
+            case "CertificateSigningRequest":
+                certificates.note_requester(obj, user)
+
+    async def judge_create(
+        self, kind: Kind, namespace: str, obj: Object, replace: quota.Replace, *, dry_run: bool
+    ) -> None:
+        """Refuse a new object that its namespace has no room for. Raises: Forbidden."""
+        if not kind.resource.namespaced:
+            return
+        if kind.resource.kind in ("Pod", "PersistentVolumeClaim"):
+            limits.check(self._cache, kind, namespace, obj)
+        await quota.charge(self._cache, replace, kind, namespace, obj, None, dry_run=dry_run)
 
     def admit_update(self, kind: Kind, new: Object, old: Object) -> None:
         """Complete a changed object. Raises: Invalid."""

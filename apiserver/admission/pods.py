@@ -6,21 +6,23 @@ https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 
 from apiserver.registry import names
 from apiserver.registry.kind import Object
+from apiserver.registry.scheduling import SYSTEM_PRIORITIES
 from apiserver.storage.watch_cache import WatchCache
 from machinery import errors
+from machinery.api.resources import PRIORITY_CLASSES, RUNTIME_CLASSES
 
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path, not a secret
 MIRROR = "kubernetes.io/config.mirror"
 _TOKEN_SECONDS = 3607
 _WAIT_SECONDS = 300
-_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 
 
 def admit(cache: WatchCache, namespace: str, pod: Object) -> None:
     """Complete a new pod. Raises: Forbidden when its service account or priority class is not there."""
     spec = pod["spec"]
     _add_tolerations(spec)
-    _set_priority(pod)
+    _set_priority(cache, pod)
+    _apply_runtime_class(cache, pod)
     if MIRROR not in (pod["metadata"].get("annotations") or {}):
         _add_service_account(cache, namespace, pod)
 
@@ -38,13 +40,62 @@ def _tolerates(toleration: Object, key: str) -> bool:
     return toleration.get("key", "") in ("", key) and toleration.get("effect", "") in ("", "NoExecute")
 
 
-def _set_priority(pod: Object) -> None:
+def _set_priority(cache: WatchCache, pod: Object) -> None:
+    """Take the priority of the pod's class, or of the default class where it names none."""
     spec = pod["spec"]
     name = spec.get("priorityClassName", "")
-    if name and name not in _PRIORITIES:
-        raise _forbidden(pod, f"no PriorityClass with name {name} was found")
-    spec["priority"] = _PRIORITIES.get(name, 0)
-    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+    plural = PRIORITY_CLASSES.group_resource
+    collection = cache.collection(plural)
+    if name:
+        entry = collection.get(f"/registry/{plural}/{name}")
+        if entry is None and name not in SYSTEM_PRIORITIES:
+            raise _forbidden(pod, f"no PriorityClass with name {name} was found")
+        found: Object = entry.object() if entry is not None else {"value": SYSTEM_PRIORITIES[name]}
+    else:
+        defaults = [obj for one in collection.entries("") if (obj := one.object()).get("globalDefault")]
+        found = min(defaults, key=lambda obj: int(obj["value"]), default={"value": 0})
+        if "metadata" in found:
+            spec["priorityClassName"] = found["metadata"]["name"]
+    value, policy = found["value"], found.get("preemptionPolicy", "PreemptLowerPriority")
+    if spec.get("priority") not in (None, value):
+        why = f"the integer value of priority ({spec['priority']}) must not be provided in pod spec; "
+        raise _forbidden(pod, why + f"priority admission controller computed {value} from the given PriorityClass name")
+    if spec.get("preemptionPolicy") not in (None, policy):
+        why = f"the string value of PreemptionPolicy ({spec['preemptionPolicy']}) must not be provided in pod spec; "
+        raise _forbidden(
+            pod, why + f"priority admission controller computed {policy} from the given PriorityClass name"
+        )
+    spec["priority"], spec["preemptionPolicy"] = value, policy
+
+
+def _apply_runtime_class(cache: WatchCache, pod: Object) -> None:
+    """Add what the pod's runtime class brings: its overhead, and where its pods may go."""
+    spec, plural = pod["spec"], RUNTIME_CLASSES.group_resource
+    name = spec.get("runtimeClassName")
+    if not name:
+        if spec.get("overhead"):
+            raise _forbidden(pod, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")
+        return
+    entry = cache.collection(plural).get(f"/registry/{plural}/{name}")
+    if entry is None:
+        raise _forbidden(pod, f'pod rejected: RuntimeClass "{name}" not found')
+    runtime = entry.object()
+    overhead = (runtime.get("overhead") or {}).get("podFixed")
+    if spec.get("overhead") and spec["overhead"] != overhead:
+        why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"
+        raise _forbidden(pod, why)
+    if overhead:
+        spec["overhead"] = overhead
+    scheduling = runtime.get("scheduling") or {}
+    selector = spec.get("nodeSelector") or {}
+    for key, value in (scheduling.get("nodeSelector") or {}).items():
+        if selector.get(key, value) != value:
+            theirs, ours = f"runtimeClass.scheduling.nodeSelector[{key}]", f"pod.spec.nodeSelector[{key}]"
+            raise _forbidden(pod, f"pod rejected: conflict: {theirs} = {value}; {ours} = {selector[key]}")
+        spec.setdefault("nodeSelector", {})[key] = value
+    for toleration in scheduling.get("tolerations") or ():
+        if toleration not in spec["tolerations"]:
+            spec["tolerations"].append(toleration)
 
 
 def _add_service_account(cache: WatchCache, namespace: str, pod: Object) -> None:

@@ -3,15 +3,14 @@
 The agent serves them as the kubelet does; this server checks who asks, finds the node and hands bytes over.
 """
 
-import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from apiserver.endpoints.proxy import join
 from apiserver.registry.kind import Object
 from apiserver.request import Call
 from apiserver.storage.object_storage import ObjectStorage
@@ -102,29 +101,8 @@ class Streams:
         ):
             client = web.WebSocketResponse(protocols=[agent.protocol or protocols[0]], max_msg_size=_MAX_MESSAGE)
             await client.prepare(call.http)
-            await _join(client, agent)
+            await join(client, agent)
             return client
-
-
-async def _join(client: web.WebSocketResponse, agent: aiohttp.ClientWebSocketResponse) -> None:
-    """Hand messages over in both directions until either side ends."""
-    tasks = [asyncio.create_task(_copy(client, agent)), asyncio.create_task(_copy(agent, client))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await agent.close()
-        await client.close()
-
-
-async def _copy(source: Any, target: Any) -> None:
-    async for message in source:
-        if message.type == aiohttp.WSMsgType.BINARY:
-            await target.send_bytes(message.data)
-        elif message.type == aiohttp.WSMsgType.TEXT:
-            await target.send_str(message.data)
 
 
 def _container(pod: Object, call: Call) -> str:

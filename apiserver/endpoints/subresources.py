@@ -9,8 +9,10 @@ from aiohttp import web
 
 from apiserver.auth.tokens import ISSUER, TokenIssuer
 from apiserver.endpoints import reading, writing
+from apiserver.endpoints.eviction import evict
 from apiserver.endpoints.reading import respond, wanted
 from apiserver.endpoints.writing import read_object, write_options
+from apiserver.registry.catalog import Catalog
 from apiserver.registry.columns import selector_text
 from apiserver.registry.kind import Kind, Object
 from apiserver.registry.rest import Rest
@@ -27,11 +29,13 @@ _SCALE = "autoscaling/v1"
 class Subresources:
     """Answers requests for subresources of stored objects."""
 
-    def __init__(self, rest: Rest, issuer: TokenIssuer) -> None:
+    def __init__(self, rest: Rest, catalog: Catalog, issuer: TokenIssuer) -> None:
         self._rest = rest
+        self._catalog = catalog
         self._issuer = issuer
         self._handlers: Mapping[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
-            "status": self._status, "scale": self._scale, "binding": self._binding, "eviction": self._eviction,
+            "status": self._status, "approval": self._status, "scale": self._scale, "binding": self._binding,
+            "eviction": self._eviction,
             "token": self._token, "finalize": self._finalize,
         }  # fmt: skip
 
@@ -113,11 +117,10 @@ class Subresources:
         return respond(orjson.dumps(status), status=201)
 
     async def _eviction(self, call: Call) -> web.StreamResponse:
-        """Delete a pod as an eviction does. Disruption budgets are asked here once they are served."""
+        """Delete a pod as an eviction does."""
         kind, info = call.known, call.info
         eviction = await read_object(call, "Eviction", "policy/v1", strict=False)
-        options = eviction.get("deleteOptions") or {}
-        await self._rest.delete(kind, info.namespace, info.name, options, dry_run=bool(options.get("dryRun")))
+        await evict(self._rest, self._catalog, kind, info.namespace, info.name, eviction)
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
         return respond(orjson.dumps(status), status=201)
 

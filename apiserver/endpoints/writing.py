@@ -85,6 +85,7 @@ def with_warnings(response: web.Response, options: WriteOptions) -> web.Response
 async def create(call: Call, rest: Rest) -> web.Response:
     """Answer POST to a collection."""
     kind, options = call.known, write_options(call.query)
+    options.user = call.user
     if kind.resource.namespaced and not call.info.namespace:
         raise errors.BadRequest("an empty namespace may not be set during creation")
     strict = options.field_validation == "Strict"
@@ -108,6 +109,7 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
     except errors.NotFound:
         if not kind.creates_on_update or subresource or obj["metadata"].get("resourceVersion"):
             raise
+        options.user = call.user
         entry = await rest.create(kind, info.namespace, obj, options)
         return with_warnings(object_response(call, entry, status=201), options)
     return with_warnings(object_response(call, entry), options)

@@ -26,6 +26,7 @@ from machinery.errors import Cause
 CORE = "io.k8s.api.core.v1."
 MAX_CONFIG_BYTES = 1024 * 1024  # of a ConfigMap or Secret, keys not counted
 _ROLE_LABEL = "node-role.kubernetes.io/"
+_PROXY_VERBS = ("create", "delete", "get", "options", "patch", "update")
 _STREAM = Subresource(("create", "get"), kind="PodExecOptions")
 
 
@@ -263,7 +264,7 @@ KINDS = (
     ),
     Kind(
         resources.NODES, CORE + "Node", "node", ("no",),
-        subresources={"status": STATUS},
+        subresources={"status": STATUS, "proxy": Subresource(_PROXY_VERBS, kind="NodeProxyOptions")},
         columns=(
             NAME, Column("Status", _node_status), Column("Roles", _node_roles), AGE,
             Column("Version", _node_info("kubeletVersion")),
@@ -283,6 +284,7 @@ KINDS = (
             "log": Subresource(("get",)), "exec": _STREAM,
             "attach": Subresource(("create", "get"), kind="PodAttachOptions"),
             "portforward": Subresource(("create", "get"), kind="PodPortForwardOptions"),
+            "proxy": Subresource(_PROXY_VERBS, kind="PodProxyOptions"),
         },
         columns=POD_COLUMNS,
         selectable={
@@ -318,7 +320,7 @@ KINDS = (
     ),
     Kind(
         resources.SERVICES, CORE + "Service", "service", ("svc",), ("all",),
-        subresources={"status": STATUS},
+        subresources={"status": STATUS, "proxy": Subresource(_PROXY_VERBS, kind="ServiceProxyOptions")},
         columns=(
             NAME, Column("Type", _field("spec", "type")),
             Column("Cluster-IP", lambda obj: obj["spec"].get("clusterIP") or NONE),

@@ -11,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apiserver.admission.chain import Admission
+from apiserver.auth.user import User
 from apiserver.registry import names
 from apiserver.registry.kind import Kind, Object, forbidden, invalid, required
 from apiserver.storage.object_storage import ObjectStorage, conflict, encode
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
 from machinery.api import meta
+from machinery.api.resources import RESOURCE_QUOTAS
 from machinery.api.schema import Findings, SchemaMismatch, conform, missing_required, shape_of
 from machinery.errors import Cause
 
@@ -32,6 +34,7 @@ class WriteOptions:
     dry_run: bool = False
     field_validation: str = "Warn"
     field_manager: str = ""
+    user: User | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -79,8 +82,9 @@ class Rest:
                 if kind.has_status:
                     obj["status"] = {}
                 kind.prepare_create(obj)
-                await self._admission.admit_create(kind, namespace, obj)
+                await self._admission.admit_create(kind, namespace, obj, options.user)
                 raise_invalid(kind, obj, [*_metadata_causes(kind, obj), *_object_causes(kind, obj)])
+                await self._admission.judge_create(kind, namespace, obj, self._replace_quota, dry_run=options.dry_run)
             try:
                 return await self._store_new(kind, namespace, obj, options)
             except errors.AlreadyExists:
@@ -90,6 +94,14 @@ class Rest:
             f'{kind.resource.group_resource} "{metadata["name"]}" already exists, the server was not able to generate '
             "a unique name for the object", group=kind.resource.group, kind=kind.resource.plural, name=metadata["name"],
         )  # fmt: skip
+
+    async def _replace_quota(self, namespace: str, name: str, change: Callable[[Object], Object]) -> None:
+        resource = RESOURCE_QUOTAS
+
+        def write(entry: Entry) -> Object:
+            return change(entry.object())
+
+        await self.storage.update(resource, f"/registry/{resource.group_resource}/{namespace}/{name}", write)
 
     def _new_metadata(self, kind: Kind, namespace: str, obj: Object) -> Object:
         metadata: Object = obj.setdefault("metadata", {})

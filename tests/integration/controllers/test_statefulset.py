@@ -1,0 +1,142 @@
+"""StatefulSets on a real API server; pods are brought up as an agent would."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from machinery.api.resources import CONTROLLER_REVISIONS, PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS
+from machinery.client.rest import Client
+from tests.support.agent import pods_come_up
+from tests.support.waiting import until, until_one
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("controllers")]
+LABELS = {"app": "db"}
+
+
+def template(image: str = "one") -> dict[str, Any]:
+    return {"metadata": {"labels": LABELS}, "spec": {"containers": [{"name": "main", "image": image}]}}
+
+
+def stateful_set(replicas: int = 3, **spec: Any) -> dict[str, Any]:
+    full = {
+        "replicas": replicas,
+        "serviceName": "db",
+        "selector": {"matchLabels": LABELS},
+        "template": template(),
+        **spec,
+    }
+    return {"metadata": {"name": "db", "namespace": "default"}, "spec": full}
+
+
+def all_ready(count: int) -> Any:
+    return lambda obj: obj["status"].get("availableReplicas") == obj["status"].get("replicas") == count
+
+
+def updated(obj: dict[str, Any]) -> bool:
+    status = obj["status"]
+    return (
+        status.get("currentRevision", "") == status.get("updateRevision")
+        and status.get("updatedReplicas") == obj["spec"]["replicas"]
+    )
+
+
+async def names_over_time(client: Client, seen: list[list[str]]) -> None:
+    """Note the names of the pods after each change, for ever."""
+    await until(
+        client, PODS, lambda pods: seen.append(sorted(p["metadata"]["name"] for p in pods)), namespace="default",
+        deadline_seconds=60,
+    )  # fmt: skip
+
+
+async def test_pods_are_made_in_order_and_ended_in_reverse(client: Client) -> None:
+    seen: list[list[str]] = []
+    noting = asyncio.create_task(names_over_time(client, seen))
+    async with pods_come_up(client):
+        await client.create(STATEFUL_SETS, stateful_set())
+        await until_one(client, STATEFUL_SETS, "db", all_ready(3))
+        await client.patch(STATEFUL_SETS, "db", {"spec": {"replicas": 1}}, "default")
+        await until_one(client, STATEFUL_SETS, "db", all_ready(1))
+    noting.cancel()
+    steps = [now for before, now in zip([[], *seen], seen, strict=False) if now != before]
+    assert [len(names) for names in steps] == [1, 2, 3, 2, 1]
+    assert steps[2] == ["db-0", "db-1", "db-2"]
+    assert steps[-1] == ["db-0"]
+
+
+async def test_a_pod_keeps_its_name_labels_and_claim(client: Client) -> None:
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    async with pods_come_up(client):
+        await client.create(STATEFUL_SETS, stateful_set(2, volumeClaimTemplates=[claim]))
+        await until_one(client, STATEFUL_SETS, "db", all_ready(2))
+        first = await client.get(PODS, "db-0", "default")
+        claims = (await client.list(PERSISTENT_VOLUME_CLAIMS, "default"))["items"]
+        await client.delete(PODS, "db-0", "default")
+        again = await until_one(client, PODS, "db-0", lambda pod: pod["metadata"]["uid"] != first["metadata"]["uid"])
+    assert (first["spec"]["hostname"], first["spec"]["subdomain"]) == ("db-0", "db")
+    assert first["metadata"]["labels"]["statefulset.kubernetes.io/pod-name"] == "db-0"
+    assert first["metadata"]["labels"]["apps.kubernetes.io/pod-index"] == "0"
+    assert sorted(one["metadata"]["name"] for one in claims) == ["data-db-0", "data-db-1"]
+    for pod in (first, again):
+        volume = next(one for one in pod["spec"]["volumes"] if one["name"] == "data")
+        assert volume["persistentVolumeClaim"]["claimName"] == "data-db-0"
+
+
+async def test_parallel_sets_do_not_wait(client: Client) -> None:
+    async with pods_come_up(client, which=lambda _: False):
+        await client.create(STATEFUL_SETS, stateful_set(3, podManagementPolicy="Parallel"))
+        await until(client, PODS, lambda pods: len(pods) == 3, namespace="default")
+
+
+async def test_an_update_goes_from_the_last_to_the_partition(client: Client) -> None:
+    def images(pods: list[dict[str, Any]]) -> dict[str, str]:
+        return {pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"] for pod in pods}
+
+    async with pods_come_up(client):
+        await client.create(STATEFUL_SETS, stateful_set())
+        before = await until_one(client, STATEFUL_SETS, "db", all_ready(3))
+        rolling = {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}}
+        await client.patch(STATEFUL_SETS, "db", {"spec": {"template": template("two"), **rolling}}, "default")
+        await until_one(
+            client, STATEFUL_SETS, "db", lambda obj: obj["status"].get("updatedReplicas") == 1 and all_ready(3)(obj)
+        )
+        found = images((await client.list(PODS, "default"))["items"])
+        assert found == {"db-0": "one", "db-1": "one", "db-2": "two"}
+        await client.patch(
+            STATEFUL_SETS, "db", {"spec": {"updateStrategy": {"rollingUpdate": {"partition": 0}}}}, "default"
+        )
+        done = await until_one(client, STATEFUL_SETS, "db", updated)
+        assert set(images((await client.list(PODS, "default"))["items"]).values()) == {"two"}
+    assert done["status"]["currentRevision"] != before["status"]["currentRevision"]
+    revisions = (await client.list(CONTROLLER_REVISIONS, "default"))["items"]
+    assert sorted(one["revision"] for one in revisions) == [1, 2]
+
+
+async def test_going_back_takes_up_the_old_revision_again(client: Client) -> None:
+    async with pods_come_up(client):
+        await client.create(STATEFUL_SETS, stateful_set(1))
+        first = await until_one(client, STATEFUL_SETS, "db", updated)
+        for image in ("two", "one"):
+            await client.patch(STATEFUL_SETS, "db", {"spec": {"template": template(image)}}, "default")
+            now = await until_one(
+                client,
+                STATEFUL_SETS,
+                "db",
+                lambda obj: obj["status"].get("observedGeneration") == obj["metadata"]["generation"] and updated(obj),
+            )
+    assert now["status"]["updateRevision"] == first["status"]["updateRevision"]
+    assert len((await client.list(CONTROLLER_REVISIONS, "default"))["items"]) == 2
+
+
+async def test_a_failed_pod_is_made_anew(client: Client) -> None:
+    async with pods_come_up(client):
+        await client.create(STATEFUL_SETS, stateful_set(1))
+        await until_one(client, STATEFUL_SETS, "db", all_ready(1))
+        pod = await client.get(PODS, "db-0", "default")
+        await client.patch(
+            PODS, "db-0", {"status": {"phase": "Failed", "reason": "Evicted"}}, "default", subresource="status"
+        )
+        await until_one(client, PODS, "db-0", lambda one: one["metadata"]["uid"] != pod["metadata"]["uid"])
