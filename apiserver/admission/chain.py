@@ -25,7 +25,7 @@ class Admission:
         """Complete a new object. Raises: NotFound or Forbidden for its namespace, Forbidden, Invalid."""
         if kind.resource.namespaced:
             self._check_namespace(kind, namespace, obj)
-        match kind.resource.kind:
+        match kind.built_in_kind:
             case "Pod":
                 limits.set_defaults(self._cache, namespace, obj)
                 pods.admit(self._cache, namespace, obj)
@@ -44,25 +44,25 @@ class Admission:
         """Refuse a new object that its namespace has no room for. Raises: Forbidden."""
         if not kind.resource.namespaced:
             return
-        if kind.resource.kind in ("Pod", "PersistentVolumeClaim"):
+        if kind.built_in_kind in ("Pod", "PersistentVolumeClaim"):
             limits.check(self._cache, kind, namespace, obj)
         await quota.charge(self._cache, replace, kind, namespace, obj, None, dry_run=dry_run)
 
     def admit_update(self, kind: Kind, new: Object, old: Object) -> None:
         """Complete a changed object. Raises: Invalid."""
-        if kind.resource.kind == "Service":
+        if kind.built_in_kind == "Service":
             self._addresses.reallocate(new, old)
 
     def admit_delete(self, kind: Kind, name: str) -> None:
         """Refuse to delete what the cluster can't be without. Raises: Forbidden."""
-        if kind.resource.kind == "Namespace" and name in IMMORTAL[:3]:
+        if kind.built_in_kind == "Namespace" and name in IMMORTAL[:3]:
             raise errors.Forbidden(
                 f'namespaces "{name}" is forbidden: this namespace may not be deleted', kind="namespaces", name=name
             )
 
     def released(self, kind: Kind, entry: Entry) -> None:
         """Take back what a deleted object held."""
-        if kind.resource.kind == "Service":
+        if kind.built_in_kind == "Service":
             self._addresses.release(entry.object())
 
     def _check_namespace(self, kind: Kind, namespace: str, obj: Object) -> None:

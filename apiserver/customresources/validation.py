@@ -38,11 +38,25 @@ class Rules:
             _check(new[name], child.raw, name, found, before)
             _structural_causes(new[name], child, name, found)
         if is_root:
+            found += self._name_causes(new)
             top = {key: value for key, value in self._schema.raw.items() if key not in ("properties", "type")}
             _check_object(new, top, "", found, None)
         if self._programs is not None and not any(cause.reason != "FieldValueInvalid" for cause in found):
             found += self._programs.causes(new, old)
         return found
+
+    def _name_causes(self, obj: Object) -> list[Cause]:
+        """A schema may restrict metadata.name and metadata.generateName, nothing else of the metadata."""
+        found: list[Cause] = []
+        for name, child in _metadata_rules(self._schema).items():
+            if name in obj["metadata"]:
+                _check(obj["metadata"][name], child.raw, f"metadata.{name}", found)
+        return found
+
+
+def _metadata_rules(schema: Structural) -> Mapping[str, Structural]:
+    metadata = schema.properties.get("metadata")
+    return metadata.properties if metadata is not None else {}
 
 
 def _check(value: Any, raw: Mapping[str, Any], path: str, found: list[Cause], old: Any = None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -213,3 +214,38 @@ async def test_a_webhook_converts_between_versions(client: Client, webhook: dict
         await client.get(V2, "b", "default")
     with pytest.raises(Invalid):
         await client.create(V1, {"metadata": {"name": "c"}, "spec": {"size": "x"}}, "default")
+
+
+async def test_kinds_named_as_core_kinds_are_objects_like_any_other(client: Client) -> None:
+    for plural, kind in (("services", "Service"), ("namespaces", "Namespace"), ("pods", "Pod")):
+        await define(client, definition(version("v1", storage=True), plural=plural, kind=kind))
+        resource = Resource("example.com", "v1", plural, kind)
+        await client.create(resource, {"metadata": {"name": "a"}, "spec": {}}, "default")
+        assert (await client.list(resource, "default"))["kind"] == f"{kind}List"
+        await client.delete(resource, "a", "default")
+        with pytest.raises(NotFound):
+            await client.get(resource, "a", "default")
+
+
+async def test_documents_tell_of_a_definition_while_it_is_there(client: Client) -> None:
+    async def paths() -> dict[str, Any]:
+        return orjson.loads(await client.request("GET", "/openapi/v3"))["paths"]
+
+    before = await paths()
+    await define(client, definition(version("v1", storage=True)))
+    with_it = await paths()
+    assert set(with_it) - set(before) == {"apis/example.com/v1"}
+    document = orjson.loads(await client.request("GET", "/openapi/v3/apis/example.com/v1"))
+    schema = document["components"]["schemas"]["com.example.v1.Widget"]
+    assert schema["x-kubernetes-group-version-kind"] == [{"group": "example.com", "version": "v1", "kind": "Widget"}]
+    assert schema["properties"]["spec"]["properties"]["size"] == {"type": "integer", "default": 1}
+    assert "com.example.v1.Widget" in orjson.loads(await client.request("GET", "/openapi/v2"))["definitions"]
+    changed = version("v1", storage=True)
+    changed["schema"]["openAPIV3Schema"]["description"] = "told anew"
+    await client.patch(DEFINITIONS, "widgets.example.com", {"spec": {"versions": [changed]}})
+    async with asyncio.timeout(5):
+        while (await paths())["apis/example.com/v1"] == with_it["apis/example.com/v1"]:
+            await client.get(DEFINITIONS, "widgets.example.com")
+    await client.delete(DEFINITIONS, "widgets.example.com")
+    await until_gone(client, DEFINITIONS, "widgets.example.com")
+    assert await paths() == before

@@ -72,7 +72,7 @@ def test_defaulting_twice_is_defaulting_once(obj: dict[str, Any]) -> None:
 
 @given(valid_specs)
 def test_what_was_valid_is_valid_when_pruned_and_defaulted(spec: dict[str, Any]) -> None:
-    obj = {"spec": spec}
+    obj: dict[str, Any] = {"metadata": {}, "spec": spec}
     prune(obj, SCHEMA)
     fill_defaults(obj, SCHEMA)
     assert Rules(SCHEMA).causes(obj, None) == []
@@ -116,8 +116,9 @@ def test_null_gives_way_to_a_default_unless_null_is_allowed() -> None:
 )  # fmt: skip
 def test_each_rule_is_told_in_upstreams_words(schema: dict[str, Any], value: Any, told: str) -> None:
     rules = Rules(compile_schema({"type": "object", "properties": {"f": schema}}))
-    assert any(told in cause.message for cause in rules.causes({"f": value}, None))
-    assert rules.causes({"f": value}, {"f": value}) == []  # what an update leaves alone is let be
+    assert any(told in cause.message for cause in rules.causes({"f": value, "metadata": {}}, None))
+    same = {"f": value, "metadata": {}}
+    assert rules.causes(same, same) == []  # what an update leaves alone is let be
 
 
 @pytest.mark.parametrize(
