@@ -149,11 +149,7 @@ class APIServer:
 
     async def _kind(self, info: RequestInfo) -> Kind:
         """Return the kind a path asks for. Raises: NotFound."""
-        kind = self.catalog.find(info.group, info.version, info.resource)
-        if kind is None and "." in info.group:
-            await self.storage.refresh()  # another server may have just established it
-            self.definitions.catch_up()
-            kind = self.catalog.find(info.group, info.version, info.resource)
+        kind = await self._find_kind(info)
         if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
             raise errors.NotFound("the server could not find the requested resource")
         return kind
@@ -172,6 +168,14 @@ class APIServer:
         if info.subresource in STREAMED:
             return await self._streams.handle(call)
         return await self._subresources.handle(call)
+
+    async def _find_kind(self, info: RequestInfo) -> Kind | None:
+        kind = self.catalog.find(info.group, info.version, info.resource)
+        if kind is None and "." in info.group:  # it may have been defined a moment ago, perhaps by another server
+            await self.storage.refresh()
+            self.definitions.catch_up()
+            kind = self.catalog.find(info.group, info.version, info.resource)
+        return kind
 
     async def _resource(self, call: Call) -> web.StreamResponse:
         verb = call.info.verb

@@ -35,7 +35,7 @@ class Admission:
         kind, namespace, obj = request.kind, request.namespace, request.present
         if kind.resource.namespaced:
             self._check_namespace(kind, namespace, obj)
-        match kind.resource.kind:
+        match kind.built_in_kind:
             case "Pod":
                 limits.set_defaults(self._cache, namespace, obj)
                 pods.admit(self._cache, namespace, obj)
@@ -53,7 +53,7 @@ class Admission:
     async def judge_create(self, request: Attributes, replace: quota.Replace) -> None:
         """Refuse a new object that policies, webhooks or its namespace's limits have something against."""
         kind, namespace, obj = request.kind, request.namespace, request.present
-        if kind.resource.namespaced and kind.resource.kind in ("Pod", "PersistentVolumeClaim"):
+        if kind.resource.namespaced and kind.built_in_kind in ("Pod", "PersistentVolumeClaim"):
             limits.check(self._cache, kind, namespace, obj)
         self._policies.validate(request)
         await self._webhooks.validate(request)
@@ -62,7 +62,7 @@ class Admission:
 
     async def admit_update(self, request: Attributes, complete: Complete) -> Object:
         """Complete a changed object and return it. Raises: Invalid; what webhooks refuse with."""
-        if request.kind.resource.kind == "Service" and not request.subresource and request.old is not None:
+        if request.kind.built_in_kind == "Service" and not request.subresource and request.old is not None:
             self._addresses.reallocate(request.present, request.old)
         await self._webhooks.mutate(request, complete)
         return request.present
@@ -84,7 +84,7 @@ class Admission:
 
     async def judge_delete(self, request: Attributes) -> None:
         """Refuse to delete what the cluster can't be without, or what policies or webhooks keep. Raises: Forbidden."""
-        if request.kind.resource.kind == "Namespace" and request.name in IMMORTAL[:3]:
+        if request.kind.built_in_kind == "Namespace" and request.name in IMMORTAL[:3]:
             raise errors.Forbidden(
                 f'namespaces "{request.name}" is forbidden: this namespace may not be deleted',
                 kind="namespaces", name=request.name,
@@ -94,7 +94,7 @@ class Admission:
 
     def released(self, kind: Kind, entry: Entry) -> None:
         """Take back what a deleted object held."""
-        if kind.resource.kind == "Service":
+        if kind.built_in_kind == "Service":
             self._addresses.release(entry.object())
 
     def _check_namespace(self, kind: Kind, namespace: str, obj: Object) -> None:

@@ -53,7 +53,7 @@ def check(cache: WatchCache, kind: Kind, namespace: str, obj: Object) -> None:
     """Refuse a pod or claim that asks for more or less than its namespace allows. Raises: Forbidden."""
     wrong: list[str] = []
     for item in _ranges(cache, namespace):
-        if kind.resource.kind == "Pod":
+        if kind.built_in_kind == "Pod":
             wrong += _pod_errors(obj["spec"], item)
         elif item.get("type") == "PersistentVolumeClaim":
             asked = (obj["spec"].get("resources") or {}).get("requests") or {}

@@ -33,7 +33,7 @@ async def charge(
         if not falls_under(quota.get("spec") or {}, kind.resource, obj):
             continue
         touched = {name: value for name, value in delta.items() if name in hard}
-        if old is None and kind.resource.kind == "Pod":
+        if old is None and kind.built_in_kind == "Pod":
             _check_specified(kind, obj, quota, hard)
         if not any(value > 0 for value in touched.values()):
             continue

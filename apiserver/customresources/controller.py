@@ -31,6 +31,7 @@ class DefinitionController:
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
         self._collection = rest.storage.cache.collection(DEFINITIONS.group_resource)
+        self._briefs: dict[str, tuple[int, Object]] = {}
 
     async def run(self) -> None:
         """Work for ever."""
@@ -45,6 +46,8 @@ class DefinitionController:
     async def _pass(self) -> bool:
         """Look at every definition once; returns whether something is to be looked at again soon."""
         waiting = False
+        present = {entry.name for entry in self._collection.entries("")}
+        self._briefs = {name: brief for name, brief in self._briefs.items() if name in present}
         for entry in self._collection.entries(""):
             try:
                 waiting |= await self._reconcile(entry)
@@ -57,7 +60,7 @@ class DefinitionController:
         return waiting
 
     async def _reconcile(self, entry: Entry) -> bool:
-        crd = entry.object()
+        crd = self._brief(entry)
         if crd["metadata"].get("deletionTimestamp"):
             if FINALIZER in (crd["metadata"].get("finalizers") or ()):
                 return not await self._clean_up(crd)
@@ -67,7 +70,17 @@ class DefinitionController:
         return False
 
     def _others(self, name: str) -> list[Object]:
-        return [entry.object() for entry in self._collection.entries("") if entry.name != name]
+        return [self._brief(entry) for entry in self._collection.entries("") if entry.name != name]
+
+    def _brief(self, entry: Entry) -> Object:
+        """Return a definition without its schemas, which are most of it; read once for each state of it."""
+        known = self._briefs.get(entry.name)
+        if known is None or known[0] != entry.revision:
+            crd = entry.object()
+            spec = {name: crd["spec"][name] for name in ("group", "names", "scope")}
+            known = entry.revision, {"metadata": crd["metadata"], "spec": spec, "status": crd.get("status") or {}}
+            self._briefs[entry.name] = known
+        return known[1]
 
     async def _write(self, name: str, change: Any) -> None:
         await self._rest.replace(KIND, "", name, change, WriteOptions())

@@ -53,7 +53,6 @@ class Converter:
         conversion = spec.get("conversion") or {}
         self._webhook: Object | None = conversion.get("webhook") if conversion.get("strategy") == "Webhook" else None
         self._resolver = resolver
-        self._name = f"{spec['group']}, Kind={spec['names']['kind']}"
 
     async def convert(self, objects: Sequence[Object], api_version: str) -> list[Object]:
         """Return the objects in another version. Raises: InternalError when the webhook fails or answers nonsense."""
@@ -70,11 +69,9 @@ class Converter:
             answer = await self._post({"kind": "ConversionReview", "apiVersion": _REVIEW, "request": request})
             made = _checked(answer, uid, objects, api_version)
         except (aiohttp.ClientError, TimeoutError, LookupError, ValueError, OSError) as error:
-            what = objects[0]["apiVersion"].replace("/", "/")
-            kind = objects[0].get("kind", "")
-            raise errors.InternalError(
-                f"conversion webhook for {what}, Kind={kind} failed: {error or type(error).__name__}"
-            ) from error
+            what = f"{objects[0]['apiVersion']}, Kind={objects[0]['kind']}"
+            why = str(error) or type(error).__name__
+            raise errors.InternalError(f"conversion webhook for {what} failed: {why}") from error
         return made
 
     async def _post(self, review: Object) -> Any:

@@ -1,6 +1,5 @@
 """What makes a schema structural, and its defaults and lists sound."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -82,8 +81,8 @@ def _forbidden_causes(node: Mapping[str, Any], path: str) -> Iterator[Cause]:
         yield forbidden(f"{path}.additionalProperties", "additionalProperties cannot be set to false")
     if "pattern" in node:
         try:
-            re.compile(validation.translated(node["pattern"]))
-        except re.error as error:
+            validation.compiled(node["pattern"])
+        except ValueError as error:
             yield invalid(f"{path}.pattern", node["pattern"], f"must be a valid regular expression, but isn't: {error}")
 
 

@@ -146,14 +146,15 @@ async def list_(call: Call, storage: ObjectStorage) -> web.Response:
         return respond(table.table_bytes(kind, entries, metadata, _include(call)), want)
     if want.as_kind.startswith("PartialObjectMetadata"):
         items = [table.partial_bytes(entry) for entry in entries]
-        return respond(_list_bytes("PartialObjectMetadata", "meta.k8s.io/v1", metadata, items), want)
+        return respond(_list_bytes("PartialObjectMetadataList", "meta.k8s.io/v1", metadata, items), want)
     items = [entry.value for entry in entries]
-    return respond(_list_bytes(kind.resource.kind, kind.resource.api_version, metadata, items), want)
+    name = kind.list_kind or f"{kind.resource.kind}List"
+    return respond(_list_bytes(name, kind.resource.api_version, metadata, items), want)
 
 
 def _list_bytes(kind: str, api_version: str, metadata: bytes, items: list[bytes]) -> bytes:
     """Return a list's bytes; `items` is used up. What is large is copied once: head and tail go with an item."""
-    head = f'{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":'.encode() + metadata + b',"items":['
+    head = f'{{"kind":"{kind}","apiVersion":"{api_version}","metadata":'.encode() + metadata + b',"items":['
     if not items:
         return head + b"]}"
     items[0] = head + items[0]

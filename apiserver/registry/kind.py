@@ -135,6 +135,12 @@ class Kind:
     ttl_seconds: int = 0
     prepare_delete: Callable[[Object], None] = _nothing
     custom: CustomKind | None = None
+    list_kind: str = ""  # where it is not the kind with "List" behind
+
+    @property
+    def built_in_kind(self) -> str:
+        """The kind, empty for those that users define: they may name theirs Service or Pod."""
+        return self.resource.kind if self.custom is None else ""
 
     @property
     def has_status(self) -> bool:

@@ -383,7 +383,8 @@ def _may_go(obj: Object) -> bool:
     metadata = obj["metadata"]
     if metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds"):
         return False
-    return not (obj["kind"] == "Namespace" and (obj.get("spec") or {}).get("finalizers"))
+    is_namespace = (obj["kind"], obj["apiVersion"]) == ("Namespace", "v1")
+    return not (is_namespace and (obj.get("spec") or {}).get("finalizers"))
 
 
 def mark_deleted(kind: Kind, obj: Object, options: Mapping[str, Any]) -> Object:
@@ -404,13 +405,13 @@ def mark_deleted(kind: Kind, obj: Object, options: Mapping[str, Any]) -> Object:
     metadata["deletionGracePeriodSeconds"] = grace
     if metadata.get("generation"):
         metadata["generation"] += 1
-    if kind.resource.kind == "Namespace":
+    if kind.built_in_kind == "Namespace":
         obj.setdefault("status", {})["phase"] = "Terminating"
     return obj
 
 
 def _grace_seconds(kind: Kind, obj: Object, options: Mapping[str, Any]) -> int:
-    if kind.resource.kind != "Pod":
+    if kind.built_in_kind != "Pod":
         return 0
     spec, status = obj["spec"], obj.get("status") or {}
     if not spec.get("nodeName") or status.get("phase") in ("Succeeded", "Failed"):

@@ -122,3 +122,55 @@ async def test_deleting_a_definition_takes_its_instances_along(kubectl: Kubectl)
     assert (await kubectl("api-resources", "--api-group=stable.example.com", "-o", "name"))[1] == ""
     await define(kubectl)
     assert (await kubectl("get", "ct"))[2] == "No resources found in default namespace.\n"
+
+
+def with_rules(*rules: str) -> str:
+    """Return the definition with rules at its spec."""
+    listed = "".join(f"            - {rule}\n" for rule in rules)
+    return DEFINITION.replace(
+        "            required: [cronSpec]\n",
+        f"            required: [cronSpec]\n            x-kubernetes-validations:\n{listed}",
+    )
+
+
+async def test_rules_in_cel_hold_for_new_and_changed_objects(kubectl: Kubectl) -> None:
+    await define(
+        kubectl,
+        with_rules(
+            "{rule: 'self.replicas < 5', message: too many}",
+            "{rule: 'self.replicas >= oldSelf.replicas', messageExpression: '\"not below \" + string(oldSelf.replicas)', fieldPath: .replicas, reason: FieldValueForbidden}",
+            "{rule: '!oldSelf.hasValue() || has(self.image)', optionalOldSelf: true, message: image must stay}",
+            '{rule: \'!has(self.image) || self.image.find("^[a-z]+") != ""\'}',
+        ),
+    )
+    code, _, told = await kubectl("create", "-f", "-", stdin=INSTANCE.replace("jobs", "jobs, replicas: 6"))
+    assert (code, told) == (1, 'The CronTab "nightly" is invalid: spec: Invalid value: "object": too many\n')
+    code, _, told = await kubectl("create", "-f", "-", stdin=INSTANCE.replace("jobs", '"9"'))
+    assert told.startswith(
+        'The CronTab "nightly" is invalid: spec: Invalid value: "object": failed rule: !has(self.image)'
+    )
+    assert (await kubectl("create", "-f", "-", stdin=INSTANCE.replace("jobs", "jobs, replicas: 3")))[0] == 0
+    told = (await kubectl("scale", "ct/nightly", "--replicas=2"))[2]
+    assert "spec.replicas: Forbidden: not below 3" in told
+    told = (await kubectl("patch", "ct", "nightly", "--type=json", "-p", '[{"op":"remove","path":"/spec/image"}]'))[2]
+    assert 'spec: Invalid value: "object": image must stay' in told
+
+
+async def test_definitions_that_make_no_sense_are_refused(kubectl: Kubectl) -> None:
+    cases = {
+        "metadata: {name: crontabs": "metadata: {name: other",
+        "storage: true": "storage: false",
+        "image: {type: string}": "image: {}",
+        "status: {type: object": "status: {type: strange",
+    }
+    expected = (
+        'metadata.name: Invalid value: "others.stable.example.com": must be spec.names.plural+"."+spec.group',
+        "must have exactly one version marked as storage version",
+        "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[image].type: Required value: must not be empty for specified object fields",
+        'properties[status].type: Unsupported value: "strange"',
+    )
+    for (old, new), problem in zip(cases.items(), expected, strict=True):
+        text = DEFINITION.replace(old, new.replace("other", "others"))
+        assert problem in (await kubectl("create", "-f", "-", stdin=text))[2]
+    bad = with_rules("{rule: 'self.replicas <'}")
+    assert "compilation failed: ERROR: <input>:1:" in (await kubectl("create", "-f", "-", stdin=bad))[2]
