@@ -16,8 +16,9 @@ from aiohttp import web
 from apiserver import bootstrap
 from apiserver.admission.chain import Admission
 from apiserver.auth.authentication import Authenticator
+from apiserver.auth.impersonation import impersonated
 from apiserver.auth.rbac import Authorizer
-from apiserver.auth.tokens import TokenIssuer
+from apiserver.auth.tokens import ISSUER, TokenIssuer
 from apiserver.auth.user import User
 from apiserver.customresources.controller import DefinitionController
 from apiserver.customresources.follower import Follower
@@ -52,6 +53,8 @@ _WRITES = {
 }
 # Subresources whose use admission sees as the operation CONNECT.
 CONNECTED = ("attach", "exec", "portforward", "proxy")
+_KEYS_PATH = "/openid/v1/jwks"
+_ISSUER_PATHS = ("/.well-known/openid-configuration", _KEYS_PATH)
 COMPACT_SECONDS = 300.0
 _BOOTSTRAP_SECONDS = 3.0
 
@@ -81,11 +84,11 @@ class APIServer:
         self.cache = WatchCache(store, sole_writer=sole_writer)
         self.storage = ObjectStorage(self.cache)
         self.catalog: Catalog = built_in()
-        self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of)
-        self.rest = Rest(self.storage, self._admission)
-        issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
-        self._authenticator = Authenticator(issuer, config.static_tokens)
         authorizer = Authorizer(self.cache)
+        self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of, authorizer)
+        self.rest = Rest(self.storage, self._admission)
+        issuer = self._issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
+        self._authenticator = Authenticator(issuer, config.static_tokens)
         self._authorizer = authorizer
         self._subresources = Subresources(self.rest, self.catalog, issuer)
         self._discovery = Discovery(self.catalog)
@@ -111,6 +114,8 @@ class APIServer:
             user = self._authenticator.authenticate(peer, http.headers.get("Authorization", ""))
             if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
                 await self._until_bootstrapped()  # the roles that say what they may are being written
+            if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
+                user = impersonated(user, http.headers, self._authorizer.authorize)
             self._authorizer.authorize(user, info)
             response = await self._dispatch(Call(http, info, query, user))
         except errors.APIError as error:
@@ -197,6 +202,8 @@ class APIServer:
         root = path.split("/")[1]
         if f"/{root}" in health.PATHS:
             return await self.health.handle(call)
+        if path in _ISSUER_PATHS:
+            return self._issuer_document(path)
         if path == "/version":
             return await health.version(call)
         if path == "/metrics":
@@ -219,6 +226,17 @@ class APIServer:
             ]
             return reading.respond(orjson.dumps({"paths": paths}))
         raise errors.NotFound("the server could not find the requested resource")
+
+    def _issuer_document(self, path: str) -> web.Response:
+        """Tell others how to check the service account tokens this cluster issues; OpenID Connect Discovery 1.0."""
+        if path == _KEYS_PATH:
+            return web.Response(body=orjson.dumps(self._issuer.key_set()), content_type="application/jwk-set+json")
+        address = f"https://{self.config.advertise_address}:{self.config.port}"
+        document = {
+            "issuer": ISSUER, "jwks_uri": address + _KEYS_PATH, "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
+        }  # fmt: skip
+        return web.Response(body=orjson.dumps(document), content_type="application/json")
 
     async def compact(self) -> None:
         """Forget changes older than five minutes, for ever."""

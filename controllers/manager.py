@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from controllers.clusterrole_aggregation import ClusterRoleAggregationController
 from controllers.cronjob import CronJobController
 from controllers.daemonset import DaemonSetController
 from controllers.deployment import DeploymentController
@@ -80,6 +81,7 @@ def make_controllers(
         return EventRecorder(client, component)
 
     return [
+        ClusterRoleAggregationController(client, informers),
         CronJobController(client, informers, recorder("cronjob-controller")),
         DaemonSetController(client, informers, recorder("daemonset-controller")),
         DeploymentController(client, informers, recorder("deployment-controller")),

@@ -7,6 +7,8 @@ from apiserver.admission import certificates, claims, limits, pods, quota, servi
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.policies import FindResource, Policies
 from apiserver.admission.webhooks import Complete, Webhooks
+from apiserver.auth import escalation
+from apiserver.auth.rbac import Authorizer
 from apiserver.registry.kind import Kind, Object
 from apiserver.storage.watch_cache import Entry, WatchCache
 from machinery import errors
@@ -20,8 +22,11 @@ IMMORTAL = ("default", "kube-system", "kube-public", "kube-node-lease")
 class Admission:
     """Runs each step over a new or changed object: first those that complete it, after validation those that judge."""
 
-    def __init__(self, cache: WatchCache, service_cidr: str, find_resource: FindResource) -> None:
+    def __init__(
+        self, cache: WatchCache, service_cidr: str, find_resource: FindResource, authorizer: Authorizer
+    ) -> None:
         self._cache = cache
+        self._authorizer = authorizer
         self._addresses = services.ServiceAllocator(cache, service_cidr)
         self._webhooks = Webhooks(cache)
         self._policies = Policies(cache, find_resource)
@@ -55,6 +60,7 @@ class Admission:
         kind, namespace, obj = request.kind, request.namespace, request.present
         if kind.resource.namespaced and kind.built_in_kind in ("Pod", "PersistentVolumeClaim"):
             limits.check(self._cache, kind, namespace, obj)
+        escalation.check(self._authorizer, kind, namespace, obj, None, request.user)
         self._policies.validate(request)
         await self._webhooks.validate(request)
         if kind.resource.namespaced:
@@ -69,6 +75,7 @@ class Admission:
 
     async def judge_update(self, request: Attributes, replace: quota.Replace) -> None:
         """Refuse a change that policies, webhooks or quotas have something against."""
+        escalation.check(self._authorizer, request.kind, request.namespace, request.present, request.old, request.user)
         self._policies.validate(request)
         await self._webhooks.validate(request)
         if not request.subresource and request.kind.resource.plural in _CHARGED_ON_UPDATE:

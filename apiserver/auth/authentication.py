@@ -5,10 +5,10 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apiserver.auth.tokens import TokenIssuer
+from apiserver.auth.tokens import ISSUER, TokenIssuer
 from apiserver.auth.user import ANONYMOUS, AUTHENTICATED, User
 from machinery import errors
 
@@ -38,6 +38,19 @@ class Authenticator:
         if scheme.lower() == "bearer" and token:
             return self.of_token(token.strip())
         return ANONYMOUS
+
+    def review(self, token: str, audiences: Sequence[str]) -> tuple[User, list[str]]:
+        """Return whose token this is, and which of the audiences (ours when none are named) it is good for.
+
+        Raises: Unauthorized.
+        """
+        user = self._static.get(token)
+        if user is not None:
+            return user, list(audiences)
+        found = self._issuer.review(token, audiences or (ISSUER,))
+        if found is None:
+            raise errors.Unauthorized("Unauthorized")
+        return found
 
     def of_token(self, token: str) -> User:
         """Return the user a bearer token stands for. Raises: Unauthorized."""

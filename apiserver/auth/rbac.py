@@ -12,7 +12,7 @@ from apiserver.request import RequestInfo
 from apiserver.storage.watch_cache import Collection, WatchCache
 from machinery import errors
 
-_GROUP = "rbac.authorization.k8s.io"
+GROUP = "rbac.authorization.k8s.io"
 _ACCOUNT_PREFIX = "system:serviceaccount:"
 
 
@@ -29,11 +29,12 @@ class Authorizer:
 
     def __init__(self, cache: WatchCache) -> None:
         self._collections: dict[str, Collection] = {
-            plural: cache.collection(f"{plural}.{_GROUP}")
+            plural: cache.collection(f"{plural}.{GROUP}")
             for plural in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
         }
         self._generation: tuple[int, ...] = ()
         self._grants: dict[tuple[str, str], list[Grant]] = {}
+        self._rules: dict[tuple[str, str, str], Sequence[Mapping[str, Any]]] = {}
         self._answers: dict[tuple[object, ...], bool] = {}
 
     def authorize(self, user: User, info: RequestInfo) -> None:
@@ -82,6 +83,12 @@ class Authorizer:
         for subject in subjects:
             yield from self._grants.get(subject, ())
 
+    def rules_of(self, kind: str, namespace: str, name: str) -> Sequence[Mapping[str, Any]] | None:
+        """Return the rules of a Role or ClusterRole; None when it is not there."""
+        self._refresh()
+        where = ("roles", namespace) if kind == "Role" else ("clusterroles", "")
+        return self._rules.get((*where, name))
+
     def _refresh(self) -> None:
         generation = tuple(collection.generation for collection in self._collections.values())
         if generation == self._generation:
@@ -89,7 +96,7 @@ class Authorizer:
         self._generation = generation
         self._answers.clear()
         self._grants = {}
-        rules = {
+        rules = self._rules = {
             (plural, entry.namespace, entry.name): entry.object().get("rules") or ()
             for plural in ("roles", "clusterroles")
             for entry in self._collections[plural].entries("")

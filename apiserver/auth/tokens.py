@@ -3,6 +3,8 @@
 Source: https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
 """
 
+import base64
+import hashlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from apiserver.auth.user import AUTHENTICATED, User
 from apiserver.storage.watch_cache import WatchCache
 
+ACCOUNT_PREFIX = "system:serviceaccount:"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 _ALGORITHM = "ES256"
 
@@ -25,6 +28,8 @@ class TokenIssuer:
         self._cache = cache
         self._key = serialization.load_pem_private_key(key_pem, None)
         self._public: Any = self._key.public_key()
+        der = self._public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        self._key_id = _base64url(hashlib.sha256(der).digest())
 
     def issue(
         self, account: dict[str, Any], audiences: Sequence[str], seconds: int, bound: dict[str, Any] | None
@@ -42,10 +47,23 @@ class TokenIssuer:
             "jti": str(uuid.uuid4()), "sub": account_user(metadata["namespace"], metadata["name"]),
             "kubernetes.io": claims,
         }  # fmt: skip
-        return jwt.encode(payload, self._key, algorithm=_ALGORITHM), now + seconds  # type: ignore[arg-type]
+        headers = {"kid": self._key_id}
+        return jwt.encode(payload, self._key, algorithm=_ALGORITHM, headers=headers), now + seconds  # type: ignore[arg-type]
+
+    def key_set(self) -> dict[str, Any]:
+        """Return the JSON Web Key Set by which others check our tokens; RFC 7517."""
+        numbers = self._public.public_numbers()
+        x, y = (_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+        key = {"use": "sig", "kty": "EC", "kid": self._key_id, "crv": "P-256", "alg": _ALGORITHM, "x": x, "y": y}
+        return {"keys": [key]}
 
     def verify(self, token: str, audiences: Sequence[str] = (ISSUER,)) -> User | None:
         """Return whose token this is; None when it is not ours, too old, or what it is bound to is gone."""
+        found = self.review(token, audiences)
+        return found[0] if found is not None else None
+
+    def review(self, token: str, audiences: Sequence[str]) -> tuple[User, list[str]] | None:
+        """Return whose token this is and which of the audiences it is for; None when it is not good for any."""
         try:
             payload = jwt.decode(
                 token, self._public, algorithms=[_ALGORITHM], audience=list(audiences), issuer=ISSUER,
@@ -65,13 +83,24 @@ class TokenIssuer:
             extra["authentication.kubernetes.io/pod-name"] = [pod["name"]]
             extra["authentication.kubernetes.io/pod-uid"] = [pod["uid"]]
         groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
-        return User(payload["sub"], groups, account.get("uid", ""), extra)
+        for plural in ("secrets", "nodes"):
+            reference = claims.get(plural.removesuffix("s"))
+            if reference is not None and not self._lives(plural, namespace if plural == "secrets" else "", reference):
+                return None
+        told = payload["aud"] if isinstance(payload["aud"], list) else [payload["aud"]]
+        user = User(payload["sub"], groups, account.get("uid", ""), extra)
+        return user, [one for one in audiences if one in told]
 
     def _lives(self, plural: str, namespace: str, reference: dict[str, Any]) -> bool:
-        entry = self._cache.collection(plural).get(f"/registry/{plural}/{namespace}/{reference.get('name')}")
+        path = f"{namespace}/{reference.get('name')}" if namespace else reference.get("name")
+        entry = self._cache.collection(plural).get(f"/registry/{plural}/{path}")
         return entry is not None and entry.object()["metadata"]["uid"] == reference.get("uid")
+
+
+def _base64url(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
 def account_user(namespace: str, name: str) -> str:
     """Return the user name of a service account."""
-    return f"system:serviceaccount:{namespace}:{name}"
+    return f"{ACCOUNT_PREFIX}{namespace}:{name}"

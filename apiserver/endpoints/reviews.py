@@ -104,12 +104,13 @@ class Reviews:
 
     async def _token(self, call: Call) -> dict[str, Any]:
         review = await read_object(call, "TokenReview", f"{_AUTHENTICATION}/v1", strict=False)
-        token = (review.get("spec") or {}).get("token", "")
+        spec = review.get("spec") or {}
         try:
-            user = self._authenticator.of_token(token)
+            user, audiences = self._authenticator.review(spec.get("token", ""), spec.get("audiences") or ())
         except errors.Unauthorized:
-            return {**review, "status": {"authenticated": False, "error": "invalid bearer token"}}
-        return {**review, "status": {"authenticated": True, "user": _user_info(user)}}
+            status = {"authenticated": False, "user": {}, "error": "[invalid bearer token, token lookup failed]"}
+            return {**review, "status": status}
+        return {**review, "status": {"authenticated": True, "user": _user_info(user), "audiences": audiences}}
 
 
 def _user_info(user: User) -> dict[str, Any]:
