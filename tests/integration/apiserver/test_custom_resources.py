@@ -216,3 +216,24 @@ async def test_an_operator_written_with_kopf_looks_after_custom_resources(kubect
     finally:
         operator.terminate()
         await operator.wait()
+
+
+async def test_users_of_a_deprecated_version_are_warned(kubectl: Kubectl) -> None:
+    await define(kubectl, DEFINITION.replace("    storage: true\n", "    storage: true\n    deprecated: true\n"))
+    told = "Warning: stable.example.com/v1 CronTab is deprecated\n"
+    assert (await kubectl("create", "-f", "-", stdin=INSTANCE)) == (
+        0,
+        "crontab.stable.example.com/nightly created\n",
+        told,
+    )
+    assert told in (await kubectl("get", "ct"))[2]
+
+
+@pytest.mark.parametrize(
+    "broken", ["{type: array, items: {properties: 5}}", "{type: object, additionalProperties: {type: 7}}"]
+)
+async def test_a_malformed_schema_is_a_bad_request(kubectl: Kubectl, broken: str) -> None:
+    text = DEFINITION.replace("image: {type: string}", f"image: {broken}")
+    code, _, told = await kubectl("create", "--validate=false", "-f", "-", stdin=text)
+    assert code == 1
+    assert "cannot be handled as a CustomResourceDefinition: json: cannot unmarshal number" in told
