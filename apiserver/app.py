@@ -50,6 +50,8 @@ _WRITES = {
     "delete": writing.delete,
     "deletecollection": writing.delete_collection,
 }
+# Subresources whose use admission sees as the operation CONNECT.
+CONNECTED = ("attach", "exec", "portforward", "proxy")
 COMPACT_SECONDS = 300.0
 _BOOTSTRAP_SECONDS = 3.0
 
@@ -79,7 +81,8 @@ class APIServer:
         self.cache = WatchCache(store, sole_writer=sole_writer)
         self.storage = ObjectStorage(self.cache)
         self.catalog: Catalog = built_in()
-        self.rest = Rest(self.storage, Admission(self.cache, config.service_cidr))
+        self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of)
+        self.rest = Rest(self.storage, self._admission)
         issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
         self._authenticator = Authenticator(issuer, config.static_tokens)
         authorizer = Authorizer(self.cache)
@@ -137,24 +140,34 @@ class APIServer:
             return await self._other(call)
         if self._reviews.serves(info):
             return await self._reviews.handle(call)
-        kind = await self._find_kind(info)
-        if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
-            raise errors.NotFound("the server could not find the requested resource")
-        call.kind = kind
+        call.kind = kind = await self._kind(info)
         if info.subresource:
-            sub = kind.subresources.get(info.subresource)
-            if sub is None or (info.rest and info.subresource != "proxy"):
-                raise errors.NotFound("the server could not find the requested resource")
-            if info.verb not in sub.verbs:
-                raise _not_allowed()
-            if info.subresource == "proxy":
-                return await self._proxy.handle(call)
-            if info.subresource in STREAMED:
-                return await self._streams.handle(call)
-            return await self._subresources.handle(call)
+            return await self._subresource(call, kind)
         if info.verb not in kind.verbs or (info.verb == "create" and info.name):
             raise _not_allowed()
         return await self._resource(call)
+
+    async def _kind(self, info: RequestInfo) -> Kind:
+        """Return the kind a path asks for. Raises: NotFound."""
+        kind = await self._find_kind(info)
+        if kind is None or (kind.resource.namespaced is False and info.namespace and info.resource != "namespaces"):
+            raise errors.NotFound("the server could not find the requested resource")
+        return kind
+
+    async def _subresource(self, call: Call, kind: Kind) -> web.StreamResponse:
+        info = call.info
+        sub = kind.subresources.get(info.subresource)
+        if sub is None or (info.rest and info.subresource != "proxy"):
+            raise errors.NotFound("the server could not find the requested resource")
+        if info.verb not in sub.verbs:
+            raise _not_allowed()
+        if info.subresource in CONNECTED:
+            await self.rest.admit_connect(kind, info, call.user, sub.kind)
+        if info.subresource == "proxy":
+            return await self._proxy.handle(call)
+        if info.subresource in STREAMED:
+            return await self._streams.handle(call)
+        return await self._subresources.handle(call)
 
     async def _find_kind(self, info: RequestInfo) -> Kind | None:
         kind = self.catalog.find(info.group, info.version, info.resource)
@@ -220,6 +233,7 @@ class APIServer:
         """End connections to agents."""
         await self._streams.close()
         await self._proxy.close()
+        await self._admission.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:

@@ -4,25 +4,35 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-contro
 """
 
 from apiserver.admission import certificates, claims, limits, pods, quota, services
-from apiserver.auth.user import User
+from apiserver.admission.attributes import Attributes
+from apiserver.admission.policies import FindResource, Policies
+from apiserver.admission.webhooks import Complete, Webhooks
 from apiserver.registry.kind import Kind, Object
 from apiserver.storage.watch_cache import Entry, WatchCache
 from machinery import errors
 from machinery.api.resources import NAMESPACES
 
 # Namespaces that can't be deleted; things must work while they are being made.
+_CHARGED_ON_UPDATE = ("persistentvolumeclaims", "pods", "services")
 IMMORTAL = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
 class Admission:
     """Runs each step over a new or changed object: first those that complete it, after validation those that judge."""
 
-    def __init__(self, cache: WatchCache, service_cidr: str) -> None:
+    def __init__(self, cache: WatchCache, service_cidr: str, find_resource: FindResource) -> None:
         self._cache = cache
         self._addresses = services.ServiceAllocator(cache, service_cidr)
+        self._webhooks = Webhooks(cache)
+        self._policies = Policies(cache, find_resource)
 
-    async def admit_create(self, kind: Kind, namespace: str, obj: Object, user: User | None) -> None:
-        """Complete a new object. Raises: NotFound or Forbidden for its namespace, Forbidden, Invalid."""
+    async def close(self) -> None:
+        """End connections to webhooks."""
+        await self._webhooks.close()
+
+    async def admit_create(self, request: Attributes, complete: Complete) -> Object:
+        """Complete a new object and return it. Raises: NotFound or Forbidden for its namespace, Forbidden, Invalid."""
+        kind, namespace, obj = request.kind, request.namespace, request.present
         if kind.resource.namespaced:
             self._check_namespace(kind, namespace, obj)
         match kind.built_in_kind:
@@ -36,29 +46,51 @@ class Admission:
             case "Ingress":
                 claims.set_ingress_class(self._cache, obj)
             case "CertificateSigningRequest":
-                certificates.note_requester(obj, user)
+                certificates.note_requester(obj, request.user)
+        await self._webhooks.mutate(request, complete)
+        return request.present
 
-    async def judge_create(
-        self, kind: Kind, namespace: str, obj: Object, replace: quota.Replace, *, dry_run: bool
-    ) -> None:
-        """Refuse a new object that its namespace has no room for. Raises: Forbidden."""
-        if not kind.resource.namespaced:
-            return
-        if kind.built_in_kind in ("Pod", "PersistentVolumeClaim"):
+    async def judge_create(self, request: Attributes, replace: quota.Replace) -> None:
+        """Refuse a new object that policies, webhooks or its namespace's limits have something against."""
+        kind, namespace, obj = request.kind, request.namespace, request.present
+        if kind.resource.namespaced and kind.built_in_kind in ("Pod", "PersistentVolumeClaim"):
             limits.check(self._cache, kind, namespace, obj)
-        await quota.charge(self._cache, replace, kind, namespace, obj, None, dry_run=dry_run)
+        self._policies.validate(request)
+        await self._webhooks.validate(request)
+        if kind.resource.namespaced:
+            await quota.charge(self._cache, replace, kind, namespace, obj, None, dry_run=request.dry_run)
 
-    def admit_update(self, kind: Kind, new: Object, old: Object) -> None:
-        """Complete a changed object. Raises: Invalid."""
-        if kind.built_in_kind == "Service":
-            self._addresses.reallocate(new, old)
+    async def admit_update(self, request: Attributes, complete: Complete) -> Object:
+        """Complete a changed object and return it. Raises: Invalid; what webhooks refuse with."""
+        if request.kind.built_in_kind == "Service" and not request.subresource and request.old is not None:
+            self._addresses.reallocate(request.present, request.old)
+        await self._webhooks.mutate(request, complete)
+        return request.present
 
-    def admit_delete(self, kind: Kind, name: str) -> None:
-        """Refuse to delete what the cluster can't be without. Raises: Forbidden."""
-        if kind.built_in_kind == "Namespace" and name in IMMORTAL[:3]:
+    async def judge_update(self, request: Attributes, replace: quota.Replace) -> None:
+        """Refuse a change that policies, webhooks or quotas have something against."""
+        self._policies.validate(request)
+        await self._webhooks.validate(request)
+        if not request.subresource and request.kind.resource.plural in _CHARGED_ON_UPDATE:
+            await quota.charge(
+                self._cache, replace, request.kind, request.namespace, request.present, request.old,
+                dry_run=request.dry_run,
+            )  # fmt: skip
+
+    async def judge_connect(self, request: Attributes) -> None:
+        """Refuse a connection to a pod, service or node that policies or webhooks have something against."""
+        self._policies.validate(request)
+        await self._webhooks.validate(request)
+
+    async def judge_delete(self, request: Attributes) -> None:
+        """Refuse to delete what the cluster can't be without, or what policies or webhooks keep. Raises: Forbidden."""
+        if request.kind.built_in_kind == "Namespace" and request.name in IMMORTAL[:3]:
             raise errors.Forbidden(
-                f'namespaces "{name}" is forbidden: this namespace may not be deleted', kind="namespaces", name=name
-            )
+                f'namespaces "{request.name}" is forbidden: this namespace may not be deleted',
+                kind="namespaces", name=request.name,
+            )  # fmt: skip
+        self._policies.validate(request)
+        await self._webhooks.validate(request)
 
     def released(self, kind: Kind, entry: Entry) -> None:
         """Take back what a deleted object held."""

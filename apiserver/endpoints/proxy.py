@@ -15,6 +15,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from apiserver.admission.webhook_client import ready_endpoints
 from apiserver.registry.kind import Object
 from apiserver.request import Call
 from apiserver.storage.object_storage import ObjectStorage
@@ -123,26 +124,11 @@ class Proxy:
         found = _service_port(service, port)
         if found is None:
             raise errors.ServiceUnavailable(f'no service port "{port}" found for service "{name}"')
-        endpoints = self._endpoints(call.info.namespace, name, found.get("name", ""))
+        endpoints = ready_endpoints(self._storage.cache, call.info.namespace, name, found.get("name", ""))
         if not endpoints:
             raise errors.ServiceUnavailable(f'no endpoints available for service "{call.info.name}"')
         address, number = random.choice(endpoints)  # noqa: S311 - spreads requests, guards nothing
         return Target(scheme, address, number)
-
-    def _endpoints(self, namespace: str, service: str, port: str) -> list[tuple[str, int]]:
-        found = []
-        entries = self._storage.cache.collection("endpointslices.discovery.k8s.io").entries(
-            f"/registry/endpointslices.discovery.k8s.io/{namespace}/"
-        )
-        for entry in entries:
-            obj = entry.object()
-            if (obj["metadata"].get("labels") or {}).get("kubernetes.io/service-name") != service:
-                continue
-            numbers = [one["port"] for one in obj.get("ports") or () if (one.get("name") or "") == port]
-            for endpoint in obj.get("endpoints") or ():
-                if numbers and (endpoint.get("conditions") or {}).get("ready", True):
-                    found += [(address, numbers[0]) for address in endpoint["addresses"]]
-        return found
 
     def _node(self, call: Call) -> Target:
         _, name, port = _split(call.info.name)

@@ -102,6 +102,7 @@ async def create(call: Call, rest: Rest) -> web.Response:
 async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
     """Answer PUT of an object or its status."""
     kind, info, options = call.known, call.info, write_options(call.query)
+    options.user = call.user
     strict = options.field_validation == "Strict"
     obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
     try:
@@ -112,7 +113,6 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
     except errors.NotFound:
         if not kind.creates_on_update or subresource or obj["metadata"].get("resourceVersion"):
             raise
-        options.user = call.user
         entry = await rest.create(kind, info.namespace, obj, options)
         return with_warnings(object_response(call, entry, status=201), options)
     return with_warnings(object_response(call, entry), options)
@@ -121,6 +121,7 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
 async def patch(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
     """Answer PATCH of an object or its status."""
     kind, info, options = call.known, call.info, write_options(call.query)
+    options.user = call.user
     change = await read_patch(call, kind)
 
     def changed(obj: Object) -> Object:
@@ -231,9 +232,8 @@ async def delete(call: Call, rest: Rest) -> web.Response:
     """Answer DELETE of an object."""
     kind, info = call.known, call.info
     options = await delete_options(call)
-    rest.admit_delete(kind, info.name)
     dry_run = bool(options.get("dryRun"))
-    entry, gone = await rest.delete(kind, info.namespace, info.name, options, dry_run=dry_run)
+    entry, gone = await rest.delete(kind, info.namespace, info.name, options, dry_run=dry_run, user=call.user)
     entry = await seen(kind, entry)
     if not gone or kind.returns_deleted:
         return object_response(call, entry, status=200)
@@ -259,8 +259,9 @@ async def delete_collection(call: Call, rest: Rest) -> web.Response:
         async with limit:
             try:
                 namespace = info.namespace or entry.namespace
-                rest.admit_delete(kind, entry.name)
-                found, _ = await rest.delete(kind, namespace, entry.name, options, dry_run=bool(options.get("dryRun")))
+                found, _ = await rest.delete(
+                    kind, namespace, entry.name, options, dry_run=bool(options.get("dryRun")), user=call.user
+                )
             except errors.NotFound:
                 return None
             return await seen(kind, found)

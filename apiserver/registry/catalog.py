@@ -23,6 +23,7 @@ from apiserver.registry import (
     storage,
 )  # fmt: skip
 from apiserver.registry.kind import Kind
+from machinery.api.meta import Resource
 
 # The order discovery lists groups in; kubectl resolves short names by it.
 _GROUP_ORDER = (
@@ -62,6 +63,11 @@ class Catalog:
         for kind in kinds:
             self._kinds[kind.resource.group, kind.resource.version, kind.resource.plural] = kind
         self.changes += 1
+
+    def resource_of(self, api_version: str, kind: str) -> Resource | None:
+        """Return the resource of objects that say they are of this apiVersion and kind."""
+        found = (one.resource for one in self)
+        return next((one for one in found if (one.api_version, one.kind) == (api_version, kind)), None)
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())

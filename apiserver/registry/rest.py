@@ -5,15 +5,17 @@ https://kubernetes.io/docs/concepts/overview/working-with-objects/finalizers/
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from apiserver.admission.attributes import Attributes
 from apiserver.admission.chain import Admission
 from apiserver.auth.user import User
 from apiserver.registry import names
 from apiserver.registry.kind import Kind, Object, forbidden, invalid, required
+from apiserver.request import RequestInfo
 from apiserver.storage.object_storage import ObjectStorage, conflict, encode
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
@@ -80,11 +82,16 @@ class Rest:
             if attempt == 0:
                 kind.default(obj)
                 if kind.has_status:
-                    obj["status"] = {}
+                    obj.pop("status", None)
+                    obj |= {} if kind.custom is not None else {"status": {}}
                 kind.prepare_create(obj)
-                await self._admission.admit_create(kind, namespace, obj, options.user)
+                request = self._request("CREATE", kind, namespace, options, obj)
+                obj = await self._admission.admit_create(
+                    request, lambda changed: self._completed(kind, changed, options)
+                )
+                metadata = obj["metadata"]
                 raise_invalid(kind, obj, [*_metadata_causes(kind, obj), *_object_causes(kind, obj)])
-                await self._admission.judge_create(kind, namespace, obj, self._replace_quota, dry_run=options.dry_run)
+                await self._admission.judge_create(request, self._replace_quota)
             try:
                 return await self._store_new(kind, namespace, obj, options)
             except errors.AlreadyExists:
@@ -94,6 +101,31 @@ class Rest:
             f'{kind.resource.group_resource} "{metadata["name"]}" already exists, the server was not able to generate '
             "a unique name for the object", group=kind.resource.group, kind=kind.resource.plural, name=metadata["name"],
         )  # fmt: skip
+
+    @staticmethod
+    def _request(
+        operation: str, kind: Kind, namespace: str, options: WriteOptions, obj: Object | None,
+        *, old: Object | None = None, subresource: str = "",
+    ) -> Attributes:  # fmt: skip
+        name = ((obj or old or {}).get("metadata") or {}).get("name", "")
+        return Attributes(
+            operation, kind, namespace, name, subresource, options.user, options.dry_run, obj, old,
+            options.field_manager, options.warnings,
+        )  # fmt: skip
+
+    @staticmethod
+    def _completed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
+        """Bring what admission made of an object to its kind's shape again."""
+        conformed(kind, obj, WriteOptions(field_validation="Ignore", warnings=options.warnings))
+        kind.default(obj)
+        return obj
+
+    async def admit_connect(self, kind: Kind, info: RequestInfo, user: User, options_kind: str) -> None:
+        """Ask admission whether a user may connect to an object. Raises: what admission refuses with."""
+        body = {"kind": options_kind, "apiVersion": "v1"}
+        await self._admission.judge_connect(
+            Attributes("CONNECT", kind, info.namespace, info.name, info.subresource, user, False, body, None, "", [])
+        )
 
     async def _replace_quota(self, namespace: str, name: str, change: Callable[[Object], Object]) -> None:
         resource = RESOURCE_QUOTAS
@@ -150,9 +182,10 @@ class Rest:
         """
         key = kind.key(namespace, name)
 
-        def make(entry: Entry) -> Object:
-            old = entry.object()
-            return self._updated(kind, namespace, key, old, change(entry.object()), options, subresource)
+        async def make(entry: Entry) -> Object:
+            return await self._updated(
+                kind, namespace, key, entry.object(), change(entry.object()), options, subresource
+            )
 
         return await self._write(kind, key, make, options)
 
@@ -166,7 +199,7 @@ class Rest:
         """
         key = kind.key(namespace, name)
 
-        def make(entry: Entry) -> Object:
+        async def make(entry: Entry) -> Object:
             obj = entry.object()
             if expected_uid and obj["metadata"]["uid"] != expected_uid:
                 raise _uid_conflict(kind, key, expected_uid, obj["metadata"]["uid"])
@@ -174,7 +207,9 @@ class Rest:
 
         return await self._write(kind, key, make, options)
 
-    async def _write(self, kind: Kind, key: str, make: Callable[[Entry], Object], options: WriteOptions) -> Entry:
+    async def _write(
+        self, kind: Kind, key: str, make: Callable[[Entry], Awaitable[Object]], options: WriteOptions
+    ) -> Entry:
         """Store the object made of the newest state; one whose last finalizer went is removed instead."""
         made: Object = {}
         going = False
@@ -183,7 +218,7 @@ class Rest:
             nonlocal made, going
             shown = entry if kind.custom is None else (await kind.custom.view([entry]))[0]
             old = shown.object()
-            made = make(shown)
+            made = await make(shown)
             going = bool(old["metadata"].get("deletionTimestamp")) and _may_go(made)
             if going or options.dry_run or (made == old and _is_current(kind, entry)):
                 return None
@@ -198,18 +233,14 @@ class Rest:
             if await self._remove(kind, entry):
                 return Entry(key, encode(made), self.storage.cache.revision)
 
-    def admit_delete(self, kind: Kind, name: str) -> None:
-        """Refuse to delete what the cluster can't be without. Raises: Forbidden."""
-        self._admission.admit_delete(kind, name)
-
-    def _updated(
+    async def _updated(
         self, kind: Kind, namespace: str, key: str, old: Object, new: Object, options: WriteOptions, subresource: str
     ) -> Object:
         conformed(kind, new, options)
         metadata = new.setdefault("metadata", {})
         check_namespace(kind, namespace, metadata)
         self._check_preconditions(kind, key, old, metadata)
-        if subresource == "status":
+        if subresource in ("status", "approval"):
             new = _with_status(kind, old, new)
         elif kind.custom is not None:
             if kind.has_status:
@@ -218,16 +249,20 @@ class Rest:
         elif kind.has_status:
             new["status"] = old.get("status") or {}
         self._keep_server_fields(kind, old, new)
-        if subresource == "status" and kind.custom is not None:
-            raise_invalid(kind, new, kind.custom.causes(new, old))
-        if subresource != "status":
+        main = subresource not in ("status", "approval")
+        if main:
             kind.default(new)
             kind.prepare_update(new, old)
-            self._admission.admit_update(kind, new, old)
+        request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
+        new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
+        if not main and kind.custom is not None:
+            raise_invalid(kind, new, kind.custom.causes(new, old))
+        if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
             causes = [*_metadata_causes(kind, new), *_object_causes(kind, new, old), *kind.validate_update(new, old)]
             raise_invalid(kind, new, [*causes, *_finalizer_causes(new, old)])
+        await self._admission.judge_update(request, self._replace_quota)
         return new
 
     def _check_preconditions(self, kind: Kind, key: str, old: Object, metadata: Object) -> None:
@@ -253,7 +288,10 @@ class Rest:
         metadata.pop("selfLink", None)
         new["kind"], new["apiVersion"] = kind.resource.kind, kind.resource.api_version
 
-    async def delete(self, kind: Kind, namespace: str, name: str, options: Mapping[str, Any], *, dry_run: bool) -> Any:
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, options: Mapping[str, Any], *, dry_run: bool,
+        user: User | None = None,
+    ) -> Any:  # fmt: skip
         """Delete an object, or mark it and let its finalizers and its grace period run.
 
         Returns: (entry, gone): its last state, and whether it is gone already.
@@ -263,9 +301,11 @@ class Rest:
         while True:
             plan: list[bool] = []
 
-            def mark(entry: Entry, plan: list[bool] = plan) -> Object | None:
+            async def mark(entry: Entry, plan: list[bool] = plan) -> Object | None:
                 obj = entry.object()
                 self._check_delete_preconditions(kind, key, obj, options)
+                write = WriteOptions(dry_run=dry_run, user=user)
+                await self._admission.judge_delete(self._request("DELETE", kind, namespace, write, None, old=obj))
                 marked = mark_deleted(kind, obj, options)
                 plan[:] = [_may_go(marked)]
                 return None if plan[0] or dry_run or marked == entry.object() else marked
