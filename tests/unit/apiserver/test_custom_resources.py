@@ -166,3 +166,10 @@ def test_the_type_for_merging_knows_lists_by_key_and_metadata() -> None:
     shape = merge_shape(compile_schema(raw), "Widget")
     assert (shape.fields["ports"].list_type, shape.fields["ports"].map_keys) == ("map", ("n",))
     assert "labels" in shape.fields["metadata"].fields
+
+
+@given(objects)
+def test_no_value_breaks_validation_itself(obj: dict[str, Any]) -> None:
+    obj["metadata"] = {}
+    for cause in Rules(SCHEMA).causes(obj, None):
+        assert cause.field.startswith("spec.")
