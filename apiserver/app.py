@@ -186,9 +186,10 @@ class APIServer:
         verb = call.info.verb
         if verb == "watch" or (verb == "get" and call.query.get("watch") in ("true", "1")):
             return await self._watch(call)
-        if verb in _READS:
-            return await _READS[verb](call, self.storage)
-        return await _WRITES[verb](call, self.rest)
+        response = await (_READS[verb](call, self.storage) if verb in _READS else _WRITES[verb](call, self.rest))
+        if call.known.custom is not None and call.known.custom.warning:
+            writing.add_warning(response, call.known.custom.warning)
+        return response
 
     async def _watch(self, call: Call) -> web.StreamResponse:
         gauge = WATCHES.labels("watch", call.info.resource)

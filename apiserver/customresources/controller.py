@@ -53,7 +53,7 @@ class DefinitionController:
                 waiting |= await self._reconcile(entry)
             except errors.NotFound:
                 continue
-            except errors.APIError as error:
+            except Exception as error:  # noqa: BLE001 - one definition in an odd form must not hold up the others
                 log.warning("definition %s: %s", entry.name, error)
                 waiting = True
                 await asyncio.sleep(_RETRY_SECONDS)

@@ -51,7 +51,7 @@ class Follower:
         crd = entry.object()
         try:
             self._set(entry.name, crd if has_condition(crd, "Established") else None)
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
+        except Exception as error:  # noqa: BLE001 - one definition in an odd form must not hide the others
             log.warning("definition %s can't be served: %s", entry.name, error)
             self._set(entry.name, None)
 

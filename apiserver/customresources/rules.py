@@ -16,6 +16,7 @@ import orjson
 
 from apiserver.customresources.structural import Structural
 from apiserver.registry.kind import Object, forbidden, invalid, required
+from machinery.cel.bindings import without_strings
 from machinery.cel.program import CompileError, EvaluationError, Program, compile_expression
 from machinery.errors import Cause
 
@@ -231,7 +232,10 @@ def escaped(name: str) -> str:
 def rule_causes(schema: Structural, path: str, *, correlatable: bool = True) -> Iterator[Cause]:
     """Yield what is wrong with the rules of a schema."""
     for index, given in enumerate(schema.raw.get("x-kubernetes-validations") or ()):
-        yield from _one_rule_causes(given, f"{path}.x-kubernetes-validations[{index}]", correlatable=correlatable)
+        at = f"{path}.x-kubernetes-validations[{index}]"
+        yield from _one_rule_causes(given, at, correlatable=correlatable)
+        if problem := undefined_field(given.get("rule", ""), schema, is_root=path.endswith(".openAPIV3Schema")):
+            yield invalid(f"{at}.rule", given["rule"], f"compilation failed: {problem}")
     for name, child in schema.properties.items():
         yield from rule_causes(child, f"{path}.properties[{name}]", correlatable=correlatable)
     if schema.items is not None:
@@ -239,6 +243,30 @@ def rule_causes(schema: Structural, path: str, *, correlatable: bool = True) -> 
         yield from rule_causes(schema.items, f"{path}.items", correlatable=keyed)
     if isinstance(schema.additional, Structural):
         yield from rule_causes(schema.additional, f"{path}.additionalProperties", correlatable=correlatable)
+
+
+_ACCESS = re.compile(r"(?<![\w.])(?:self|oldSelf)((?:\.[A-Za-z_]\w*(?!\w)(?!\s*\())+)")
+
+
+def undefined_field(rule: str, schema: Structural, *, is_root: bool) -> str:
+    """Return what the type checker would say of a field that the schema does not have; empty when all are there.
+
+    The engine is told nothing of schemas, so the fields that `self` is followed by are looked up here.
+    """
+    for match in _ACCESS.finditer(without_strings(rule)):
+        node: Structural | None = schema
+        at = match.start(1)
+        for name in match[1][1:].split("."):
+            if node is None or node.type != "object" or node.preserves or node.additional:
+                break
+            own = ("apiVersion", "kind", "metadata") if (is_root and node is schema) or node.embedded else ()
+            if name in own:
+                break
+            fields = {escaped(one): child for one, child in node.properties.items()}
+            if name not in fields:
+                return f"ERROR: <input>:1:{at + 1}: undefined field '{name}'\n | {rule}\n | {'.' * at}^"
+            node, at = fields[name], at + len(name) + 1
+    return ""
 
 
 def _one_rule_causes(given: Mapping[str, Any], path: str, *, correlatable: bool) -> Iterator[Cause]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from apiserver.customresources import structural, validation
 from apiserver.registry.kind import duplicate, forbidden, invalid, required, unsupported
+from machinery.api.patterns import compile_pattern
 from machinery.errors import Cause
 
 _TYPES = ("array", "boolean", "integer", "number", "object", "string")
@@ -81,7 +82,7 @@ def _forbidden_causes(node: Mapping[str, Any], path: str) -> Iterator[Cause]:
         yield forbidden(f"{path}.additionalProperties", "additionalProperties cannot be set to false")
     if "pattern" in node:
         try:
-            validation.compiled(node["pattern"])
+            compile_pattern(node["pattern"])
         except ValueError as error:
             yield invalid(f"{path}.pattern", node["pattern"], f"must be a valid regular expression, but isn't: {error}")
 

@@ -3,16 +3,15 @@
 Source: https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#validation
 """
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
-import re2
 
 from apiserver.customresources import formats, rules
 from apiserver.customresources.structural import Structural
 from apiserver.registry.kind import Object, duplicate, invalid, required, unsupported
+from machinery.api.patterns import compile_pattern
 from machinery.errors import Cause
 
 _NAMES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
@@ -115,25 +114,10 @@ def _string_causes(value: str, raw: Mapping[str, Any], path: str) -> Iterator[Ca
         yield Cause("FieldValueTooLong", f"Too long: may not be more than {limit} bytes", path)
     if (limit := raw.get("minLength")) is not None and len(value) < limit:
         yield invalid(path, value, f"{path} in body should be at least {limit} chars long")
-    if (pattern := raw.get("pattern")) and not compiled(pattern).search(value):
+    if (pattern := raw.get("pattern")) and not compile_pattern(pattern).search(value):
         yield invalid(path, value, f"{path} in body should match '{pattern}'")
     if (name := raw.get("format")) and not formats.matches(name, value):
         yield _type_invalid(path, value, name, value)
-
-
-@functools.lru_cache(maxsize=4096)
-def compiled(pattern: str) -> Any:
-    """Return a compiled pattern of the syntax that schemas are written in; it runs in linear time.
-
-    Raises: ValueError when it is none.
-    """
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        told = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
-        raise ValueError(told) from error
 
 
 def _number_causes(value: float, raw: Mapping[str, Any], path: str) -> Iterator[Cause]:

@@ -77,9 +77,14 @@ def check_kind(obj: Object, kind: str, api_version: str) -> None:
 def with_warnings(response: web.Response, options: WriteOptions) -> web.Response:
     """Add the Warning headers."""
     for text in options.warnings:
-        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-        response.headers.add("Warning", f'299 - "{escaped}"')
+        add_warning(response, text)
     return response
+
+
+def add_warning(response: web.Response, text: str) -> None:
+    """Add a Warning header, which kubectl shows."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    response.headers.add("Warning", f'299 - "{escaped}"')
 
 
 async def create(call: Call, rest: Rest) -> web.Response:
@@ -90,8 +95,6 @@ async def create(call: Call, rest: Rest) -> web.Response:
         raise errors.BadRequest("an empty namespace may not be set during creation")
     strict = options.field_validation == "Strict"
     obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
-    if kind.custom is not None and kind.custom.warning:
-        options.warnings.append(kind.custom.warning)
     entry = await rest.create(kind, call.info.namespace, obj, options)
     return with_warnings(object_response(call, entry, status=201), options)
 

@@ -102,6 +102,9 @@ def _fill(shape: Shape, raw: Mapping[str, Any], definition: str = "") -> None:
     if "oneOf" in raw:
         shape.form = "int-or-string"
         return
+    if (head := definition.partition("PropsOr")[0]).endswith(".JSONSchema") and head != definition:
+        shape.items = shape_of(f"{head}Props")  # a schema, or something simpler
+        return
     kind = _type_name(raw)
     if kind == "object":
         _fill_object(shape, raw)
@@ -200,11 +203,20 @@ def _conform_value(item: Any, shape: Shape, owner: str, path: str, findings: Fin
         _conform_map(item, shape, owner, path, findings)
     elif form == "array" and kind is list:
         _conform_array(item, shape, owner, path, findings)
+    elif form == "any" and shape.items is not None:
+        _conform_alternative(item, shape.items, path, findings)
     elif form == "quantity" and kind in (str, int, float):
         return _conform_quantity(item, path)
     elif not _is_scalar(form, kind):
         raise _mismatch(item, shape, owner, path)
     return item
+
+
+def _conform_alternative(item: Any, shape: Shape, path: str, findings: Findings) -> None:
+    """A schema, a list of schemas, or a value that needs no look."""
+    for one in item if isinstance(item, list) else [item]:
+        if isinstance(one, dict):
+            _conform_object(one, shape, path, findings)
 
 
 def _is_scalar(form: str, kind: type) -> bool:

@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
-import re2
 from cel_expr_python import cel
 
+from machinery.api.patterns import compile_pattern
 from machinery.api.quantity import canonical, parse_quantity
 
 _T = cel.Type
@@ -75,12 +75,12 @@ def _last_index_of(items: Any, wanted: Any) -> int:
 
 
 def _find(text: str, pattern: str) -> str:
-    match = re2.search(pattern, text)
+    match = compile_pattern(pattern).search(text)
     return str(match[0]) if match else ""
 
 
 def _find_all(text: str, pattern: str, limit: int = -1) -> list[str]:
-    found = [match[0] for match in re2.finditer(pattern, text)]
+    found = [match[0] for match in compile_pattern(pattern).finditer(text)]
     return found if limit < 0 else found[:limit]
 
 

@@ -1,6 +1,10 @@
 """Custom resources through a real server, with the real kubectl."""
 
+import asyncio
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +178,62 @@ async def test_definitions_that_make_no_sense_are_refused(kubectl: Kubectl) -> N
         assert problem in (await kubectl("create", "-f", "-", stdin=text))[2]
     bad = with_rules("{rule: 'self.replicas <'}")
     assert "compilation failed: ERROR: <input>:1:" in (await kubectl("create", "-f", "-", stdin=bad))[2]
+
+
+OPERATOR = """
+import kopf
+
+@kopf.on.create("stable.example.com", "v1", "crontabs")
+def made(spec, patch, **_):
+    patch.status["replicas"] = spec["replicas"]
+
+@kopf.on.update("stable.example.com", "v1", "crontabs", field="spec.replicas")
+def scaled(new, patch, **_):
+    patch.status["replicas"] = new
+
+@kopf.on.delete("stable.example.com", "v1", "crontabs")
+def gone(**_):
+    pass
+"""
+
+
+async def test_an_operator_written_with_kopf_looks_after_custom_resources(kubectl: Kubectl, tmp_path: Path) -> None:
+    await define(kubectl)
+    script = tmp_path / "operator_under_test.py"
+    script.write_text(OPERATOR)
+    environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig"), "HOME": str(tmp_path)}
+    operator = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kopf", "run", "--standalone", "-n", "default", str(script), env=environment,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        await kubectl("apply", "-f", "-", stdin=INSTANCE.replace("jobs", "jobs, replicas: 2"))
+        waiting = ("wait", "ct/nightly", "--timeout=20s")
+        assert (await kubectl(*waiting, "--for=jsonpath={.status.replicas}=2"))[0] == 0
+        await kubectl("scale", "ct/nightly", "--replicas=4")
+        assert (await kubectl(*waiting, "--for=jsonpath={.status.replicas}=4"))[0] == 0
+        assert (await kubectl("delete", "ct", "nightly", "--timeout=20s"))[0] == 0
+    finally:
+        operator.terminate()
+        await operator.wait()
+
+
+async def test_users_of_a_deprecated_version_are_warned(kubectl: Kubectl) -> None:
+    await define(kubectl, DEFINITION.replace("    storage: true\n", "    storage: true\n    deprecated: true\n"))
+    told = "Warning: stable.example.com/v1 CronTab is deprecated\n"
+    assert (await kubectl("create", "-f", "-", stdin=INSTANCE)) == (
+        0,
+        "crontab.stable.example.com/nightly created\n",
+        told,
+    )
+    assert told in (await kubectl("get", "ct"))[2]
+
+
+@pytest.mark.parametrize(
+    "broken", ["{type: array, items: {properties: 5}}", "{type: object, additionalProperties: {type: 7}}"]
+)
+async def test_a_malformed_schema_is_a_bad_request(kubectl: Kubectl, broken: str) -> None:
+    text = DEFINITION.replace("image: {type: string}", f"image: {broken}")
+    code, _, told = await kubectl("create", "--validate=false", "-f", "-", stdin=text)
+    assert code == 1
+    assert "cannot be handled as a CustomResourceDefinition: json: cannot unmarshal number" in told

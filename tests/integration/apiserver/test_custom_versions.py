@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,12 +12,14 @@ import orjson
 import pytest
 from aiohttp import web
 
-from apiserver.app import APIServer
+from apiserver.app import APIServer, serving
+from apiserver.storage.etcd import EtcdStore
 from cluster.pki import Pki
 from machinery.api.meta import Resource
 from machinery.client.rest import Client
 from machinery.errors import InternalError, Invalid, MethodNotAllowed, NotFound
-from tests.support.server import free_port
+from tests.support.etcd import running_etcd
+from tests.support.server import client_config, free_port, server_config
 from tests.support.waiting import until_gone, until_one
 
 pytestmark = pytest.mark.slow
@@ -249,3 +252,25 @@ async def test_documents_tell_of_a_definition_while_it_is_there(client: Client) 
     await client.delete(DEFINITIONS, "widgets.example.com")
     await until_gone(client, DEFINITIONS, "widgets.example.com")
     assert await paths() == before
+
+
+async def test_servers_over_one_store_serve_the_same_definitions(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(running_etcd(tmp_path))
+        clients: list[Client] = []
+        for _ in range(2):
+            store = EtcdStore([etcd.endpoint])
+            stack.push_async_callback(store.close)
+            config = server_config(tmp_path)
+            server = await stack.enter_async_context(serving(store, config, sole_writer=False))
+            await server.health.bootstrapped.wait()
+            clients.append(await stack.enter_async_context(Client(client_config(tmp_path, config))))
+        one, two = clients
+        await define(one, definition(version("v1", storage=True)))
+        await two.create(V1, {"metadata": {"name": "a"}, "spec": {}}, "default")
+        assert (await one.get(V1, "a", "default"))["spec"] == {"size": 1}
+        await two.delete(DEFINITIONS, "widgets.example.com")
+        await until_gone(one, DEFINITIONS, "widgets.example.com")
+        for client in clients:
+            with pytest.raises(NotFound):
+                await client.list(V1, "default")

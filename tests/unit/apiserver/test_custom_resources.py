@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from apiserver.customresources import formats
 from apiserver.customresources.jsonpath import PathError, column_value, compile_path, field_text
-from apiserver.customresources.rules import escaped
+from apiserver.customresources.rules import escaped, undefined_field
 from apiserver.customresources.structural import compile_schema, fill_defaults, merge_shape, prune
 from apiserver.customresources.validation import Rules
 from apiserver.registry.catalog import version_rank
@@ -166,3 +166,23 @@ def test_the_type_for_merging_knows_lists_by_key_and_metadata() -> None:
     shape = merge_shape(compile_schema(raw), "Widget")
     assert (shape.fields["ports"].list_type, shape.fields["ports"].map_keys) == ("map", ("n",))
     assert "labels" in shape.fields["metadata"].fields
+
+
+@given(objects)
+def test_no_value_breaks_validation_itself(obj: dict[str, Any]) -> None:
+    obj["metadata"] = {}
+    for cause in Rules(SCHEMA).causes(obj, None):
+        assert cause.field.startswith("spec.")
+
+
+@pytest.mark.parametrize(
+    ("rule", "missing"),
+    [
+        ("self.spec.a > 1", ""), ("self.spec.zz > 1", "1:10: undefined field 'zz'"), ("self.metadata.name == 'a'", ""),
+        ("has(self.nope)", "1:9: undefined field 'nope'"), ("'self.nope' == 'x'", ""), ("self.spec.free.any.thing", ""),
+        ("self.spec.map.key == 'a'", ""), ("self.spec.list.all(x, x.n > 1)", ""), ("self.spec.b.c.size() > 0", ""),
+    ],
+)  # fmt: skip
+def test_rules_may_name_only_fields_of_the_schema(rule: str, missing: str) -> None:
+    found = undefined_field(rule, SCHEMA, is_root=True)
+    assert (missing in found, bool(found)) == (True, bool(missing))
