@@ -87,7 +87,7 @@ class APIServer:
         authorizer = Authorizer(self.cache)
         self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of, authorizer)
         self.rest = Rest(self.storage, self._admission)
-        issuer = self._issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
+        issuer = self.issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
         self._authenticator = Authenticator(issuer, config.static_tokens)
         self._authorizer = authorizer
         self._subresources = Subresources(self.rest, self.catalog, issuer)
@@ -231,7 +231,7 @@ class APIServer:
     def _issuer_document(self, path: str) -> web.Response:
         """Tell others how to check the service account tokens this cluster issues; OpenID Connect Discovery 1.0."""
         if path == _KEYS_PATH:
-            return web.Response(body=orjson.dumps(self._issuer.key_set()), content_type="application/jwk-set+json")
+            return web.Response(body=orjson.dumps(self.issuer.key_set()), content_type="application/jwk-set+json")
         address = f"https://{self.config.advertise_address}:{self.config.port}"
         document = {
             "issuer": ISSUER, "jwks_uri": address + _KEYS_PATH, "response_types_supported": ["id_token"],

@@ -69,6 +69,14 @@ class Probe:
             time.sleep(_PAUSE_SECONDS)
         raise TimeoutError("no node became Ready")
 
+    def until_pods_may_start(self, deadline: float) -> None:
+        """Wait until the namespace default has the account and the CA its pods are given. Raises: TimeoutError."""
+        for path in ("serviceaccounts/default", "configmaps/kube-root-ca.crt"):
+            while self.get(f"/api/v1/namespaces/default/{path}")[0] != 200:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the controllers made no {path} in the namespace default")
+                time.sleep(_PAUSE_SECONDS)
+
 
 def _is_ready(node: dict[str, Any]) -> bool:
     conditions = (node.get("status") or {}).get("conditions") or ()

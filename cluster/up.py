@@ -187,7 +187,7 @@ def greeting(layout: Layout) -> str:
 
 
 def wait_ready(layout: Layout, settings: Settings) -> None:
-    """Wait until the API is ready and a node, if one was asked for, is Ready. Raises: TimeoutError."""
+    """Wait until the API is ready and a node, if one was asked for, takes pods. Raises: TimeoutError."""
     from cluster.probe import Probe
 
     deadline = time.monotonic() + _READY_SECONDS
@@ -196,6 +196,7 @@ def wait_ready(layout: Layout, settings: Settings) -> None:
         probe.until_ready(deadline)
         if settings.agent or settings.simulated_nodes:
             probe.until_node_ready(deadline)
+            probe.until_pods_may_start(deadline)
     finally:
         probe.close()
 

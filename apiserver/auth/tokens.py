@@ -4,14 +4,12 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/service-accounts
 """
 
 import base64
+import functools
 import hashlib
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
-
-import jwt
-from cryptography.hazmat.primitives import serialization
+from typing import Any, NamedTuple
 
 from apiserver.auth.user import AUTHENTICATED, User
 from apiserver.storage.watch_cache import WatchCache
@@ -21,15 +19,37 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 _ALGORITHM = "ES256"
 
 
+class _Key(NamedTuple):
+    private: Any
+    public: Any
+    id: str
+
+
 class TokenIssuer:
     """Signs and checks tokens with one key."""
 
     def __init__(self, cache: WatchCache, key_pem: bytes) -> None:
         self._cache = cache
-        self._key = serialization.load_pem_private_key(key_pem, None)
-        self._public: Any = self._key.public_key()
-        der = self._public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        self._key_id = _base64url(hashlib.sha256(der).digest())
+        self._key_pem = key_pem
+
+    @functools.cached_property
+    def _key(self) -> _Key:
+        from cryptography.hazmat.primitives import serialization
+
+        private: Any = serialization.load_pem_private_key(self._key_pem, None)
+        public = private.public_key()
+        der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return _Key(private, public, _base64url(hashlib.sha256(der).digest()))
+
+    @functools.cached_property
+    def _jwt(self) -> Any:
+        import jwt
+
+        return jwt
+
+    def load(self) -> None:
+        """Load what signing needs; it is left out of the start of the server because it takes a while."""
+        _ = self._key, self._jwt
 
     def issue(
         self, account: dict[str, Any], audiences: Sequence[str], seconds: int, bound: dict[str, Any] | None
@@ -47,14 +67,14 @@ class TokenIssuer:
             "jti": str(uuid.uuid4()), "sub": account_user(metadata["namespace"], metadata["name"]),
             "kubernetes.io": claims,
         }  # fmt: skip
-        headers = {"kid": self._key_id}
-        return jwt.encode(payload, self._key, algorithm=_ALGORITHM, headers=headers), now + seconds  # type: ignore[arg-type]
+        headers = {"kid": self._key.id}
+        return self._jwt.encode(payload, self._key.private, algorithm=_ALGORITHM, headers=headers), now + seconds
 
     def key_set(self) -> dict[str, Any]:
         """Return the JSON Web Key Set by which others check our tokens; RFC 7517."""
-        numbers = self._public.public_numbers()
+        numbers = self._key.public.public_numbers()
         x, y = (_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
-        key = {"use": "sig", "kty": "EC", "kid": self._key_id, "crv": "P-256", "alg": _ALGORITHM, "x": x, "y": y}
+        key = {"use": "sig", "kty": "EC", "kid": self._key.id, "crv": "P-256", "alg": _ALGORITHM, "x": x, "y": y}
         return {"keys": [key]}
 
     def verify(self, token: str, audiences: Sequence[str] = (ISSUER,)) -> User | None:
@@ -65,11 +85,11 @@ class TokenIssuer:
     def review(self, token: str, audiences: Sequence[str]) -> tuple[User, list[str]] | None:
         """Return whose token this is and which of the audiences it is for; None when it is not good for any."""
         try:
-            payload = jwt.decode(
-                token, self._public, algorithms=[_ALGORITHM], audience=list(audiences), issuer=ISSUER,
+            payload = self._jwt.decode(
+                token, self._key.public, algorithms=[_ALGORITHM], audience=list(audiences), issuer=ISSUER,
                 options={"require": ["exp", "sub", "aud"]},
             )  # fmt: skip
-        except jwt.PyJWTError:
+        except self._jwt.PyJWTError:
             return None
         claims = payload.get("kubernetes.io") or {}
         namespace, account = claims.get("namespace", ""), claims.get("serviceaccount") or {}

@@ -291,6 +291,7 @@ def test_containers_outlive_the_kill_of_any_component(cluster: Cluster, componen
 
 def test_wherry_prints_what_kubectl_prints(cluster: Cluster) -> None:
     cluster.kubectl("apply", "-f", str(ROOT / "manifests/hello.yaml"))
+    cluster.kubectl("rollout", "status", "deploy/hello", "--timeout=30s")
     for arguments in (
         ["get", "svc,deploy", "-o", "wide"], ["get", "pods", "-A"], ["get", "deploy", "hello", "-o", "yaml"],
         ["get", "svc", "-o", "name"], ["get", "cm", "none"], ["get", "deploy", "hello", "-o", "jsonpath={.spec.replicas}"],
