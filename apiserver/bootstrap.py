@@ -40,7 +40,6 @@ async def run(server: "APIServer") -> None:
             await server.cache.ready.wait()
             await _ensure_all(server)
             server.health.bootstrapped.set()
-            await asyncio.to_thread(server.issuer.load)
             await asyncio.sleep(_REPEAT_SECONDS)
         except errors.APIError as error:
             log.warning("could not write the first objects: %s", error)

@@ -1,5 +1,6 @@
 """The parts of objects with paths of their own: status, scale, binding, eviction, token, finalize."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -154,6 +155,7 @@ class Subresources:
         bound = spec.get("boundObjectRef")
         if bound and bound.get("kind") == "Pod":
             await self._check_bound(bound, info.namespace)
+        await asyncio.to_thread(self._issuer.load)
         token, expires = self._issuer.issue(entry.object(), spec.get("audiences") or [], seconds, bound)
         ends = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         request["spec"] = {**spec, "audiences": spec.get("audiences") or [ISSUER], "expirationSeconds": seconds}
