@@ -9,7 +9,9 @@ from apiserver.admission.policies import FindResource, Policies
 from apiserver.admission.webhooks import Complete, Webhooks
 from apiserver.auth import escalation
 from apiserver.auth.rbac import Authorizer
+from apiserver.auth.user import User
 from apiserver.registry.kind import Kind, Object
+from apiserver.request import RequestInfo
 from apiserver.storage.watch_cache import Entry, WatchCache
 from machinery import errors
 from machinery.api.resources import NAMESPACES
@@ -83,6 +85,19 @@ class Admission:
                 self._cache, replace, request.kind, request.namespace, request.present, request.old,
                 dry_run=request.dry_run,
             )  # fmt: skip
+
+    def check_may_create(self, kind: Kind, namespace: str, name: str, user: User | None) -> None:
+        """Refuse that an apply creates what its user may only change. Raises: Forbidden."""
+        if user is None:
+            return
+        resource = kind.resource
+        self._authorizer.authorize(
+            user,
+            RequestInfo(
+                "create", "", is_resource=True, group=resource.group, version=resource.version, namespace=namespace,
+                resource=resource.plural, name=name,
+            ),
+        )  # fmt: skip
 
     async def judge_connect(self, request: Attributes) -> None:
         """Refuse a connection to a pod, service or node that policies or webhooks have something against."""

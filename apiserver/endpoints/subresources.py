@@ -62,7 +62,8 @@ class Subresources:
             entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
             entry = await reading.seen(kind, entry)
             return respond(orjson.dumps(_scale_of_object(entry.object(), kind)), wanted(call))
-        options = write_options(call.query)
+        options = write_options(call)
+        options.through = "scale"
         if info.verb == "update":
             scale = await read_object(call, "Scale", _SCALE, strict=False)
             make: Callable[[Object], Any] = lambda _: scale  # noqa: E731 - one of two ways to a Scale
@@ -113,7 +114,7 @@ class Subresources:
             _set_condition(pod, {"type": "PodScheduled", "status": "True"})
             return pod
 
-        await self._rest.replace(kind, info.namespace, info.name, bound, write_options(call.query), expected_uid=uid)
+        await self._rest.replace(kind, info.namespace, info.name, bound, write_options(call), expected_uid=uid)
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
         return respond(orjson.dumps(status), status=201)
 
@@ -137,7 +138,7 @@ class Subresources:
             namespace.setdefault("spec", {})["finalizers"] = (given.get("spec") or {}).get("finalizers") or []
             return namespace
 
-        entry = await self._rest.replace(kind, "", info.name, finalized, write_options(call.query))
+        entry = await self._rest.replace(kind, "", info.name, finalized, write_options(call))
         return reading.object_response(call, entry)
 
     async def _token(self, call: Call) -> web.StreamResponse:

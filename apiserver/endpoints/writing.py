@@ -9,8 +9,9 @@ from aiohttp import web
 
 from apiserver.endpoints import body
 from apiserver.endpoints.reading import Selection, listing, object_response, respond, seen, wanted
+from apiserver.registry.field_managers import MAX_MANAGER_BYTES
 from apiserver.registry.kind import Kind, Object, shape_for
-from apiserver.registry.rest import Rest, WriteOptions
+from apiserver.registry.rest import Rest, WriteOptions, conformed
 from apiserver.request import Call
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
@@ -25,8 +26,9 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
-def write_options(query: Mapping[str, str]) -> WriteOptions:
+def write_options(call: Call) -> WriteOptions:
     """Read the parameters every write may have. Raises: BadRequest for values that are not known."""
+    query = call.query
     dry_run, validation = query.get("dryRun", ""), query.get("fieldValidation", "") or "Warn"
     if dry_run not in ("", "All"):
         raise errors.BadRequest(f'dryRun: Unsupported value: "{dry_run}": supported values: "All"')
@@ -34,7 +36,13 @@ def write_options(query: Mapping[str, str]) -> WriteOptions:
         raise errors.BadRequest(
             f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
         )
-    return WriteOptions(dry_run == "All", validation, query.get("fieldManager", ""))
+    manager = query.get("fieldManager", "")
+    if len(manager.encode()) > MAX_MANAGER_BYTES:
+        rule = f"Too long: may not be more than {MAX_MANAGER_BYTES} bytes"
+        raise errors.BadRequest(f"fieldManager: Invalid value: {manager!r}: {rule}")
+    if not manager:  # the program's name, as it introduces itself
+        manager = call.http.headers.get("User-Agent", "").partition("/")[0][:MAX_MANAGER_BYTES] or "unknown"
+    return WriteOptions(dry_run == "All", validation, manager, call.user)
 
 
 async def read_object(call: Call, kind: str, api_version: str, *, strict: bool) -> Object:
@@ -89,8 +97,7 @@ def add_warning(response: web.Response, text: str) -> None:
 
 async def create(call: Call, rest: Rest) -> web.Response:
     """Answer POST to a collection."""
-    kind, options = call.known, write_options(call.query)
-    options.user = call.user
+    kind, options = call.known, write_options(call)
     if kind.resource.namespaced and not call.info.namespace:
         raise errors.BadRequest("an empty namespace may not be set during creation")
     strict = options.field_validation == "Strict"
@@ -101,8 +108,7 @@ async def create(call: Call, rest: Rest) -> web.Response:
 
 async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
     """Answer PUT of an object or its status."""
-    kind, info, options = call.known, call.info, write_options(call.query)
-    options.user = call.user
+    kind, info, options = call.known, call.info, write_options(call)
     strict = options.field_validation == "Strict"
     obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
     try:
@@ -120,8 +126,11 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
 
 async def patch(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
     """Answer PATCH of an object or its status."""
-    kind, info, options = call.known, call.info, write_options(call.query)
-    options.user = call.user
+    kind, info, options = call.known, call.info, write_options(call)
+    if body.media_type(call.http.headers.get("Content-Type", "")) == APPLY_PATCH:
+        return await _apply(call, rest, options, subresource)
+    if "force" in call.query:
+        raise _patch_options_invalid("force: Forbidden: may not be specified for non-apply patch")
     change = await read_patch(call, kind)
 
     def changed(obj: Object) -> Object:
@@ -135,6 +144,36 @@ async def patch(call: Call, rest: Rest, *, subresource: str = "") -> web.Respons
 
     entry = await rest.update(kind, info.namespace, info.name, changed, options, subresource=subresource)
     return with_warnings(object_response(call, entry), options)
+
+
+async def _apply(call: Call, rest: Rest, options: WriteOptions, subresource: str) -> web.Response:
+    """Answer a server-side apply."""
+    kind, info = call.known, call.info
+    if not call.query.get("fieldManager"):
+        raise _patch_options_invalid("fieldManager: Required value: is required for apply patch")
+    config = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=True)
+    metadata = config["metadata"]
+    if metadata.get("managedFields"):
+        raise errors.BadRequest("metadata.managedFields must be nil")
+    if metadata.setdefault("name", info.name) != info.name:
+        raise errors.BadRequest(
+            f"the name of the object ({metadata['name']}) does not match the name on the URL ({info.name})"
+        )
+    if "namespace" in metadata and metadata["namespace"] != info.namespace:
+        raise errors.BadRequest(
+            "the namespace of the provided object does not match the namespace sent on the request "
+            f"({metadata['namespace']} != {info.namespace})"
+        )
+    conformed(kind, config, WriteOptions(field_validation="Strict"))  # who owns a field nobody knows?
+    force = call.query.get("force", "") in ("true", "1")
+    entry, created = await rest.apply(
+        kind, info.namespace, info.name, config, options, subresource=subresource, force=force
+    )
+    return with_warnings(object_response(call, entry, status=201 if created else 200), options)
+
+
+def _patch_options_invalid(cause: str) -> errors.Invalid:
+    return errors.Invalid(f'PatchOptions.meta.k8s.io "" is invalid: {cause}', group="meta.k8s.io", kind="PatchOptions")
 
 
 def _patch_failed(kind: Kind, name: str, error: PatchError) -> errors.APIError:
@@ -151,11 +190,6 @@ async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Cal
     content_type = call.http.headers.get("Content-Type", "")
     media = body.media_type(content_type)
     raw = await body.read(call.http)
-    if media == APPLY_PATCH:
-        raise errors.UnsupportedMediaType(
-            "the body of the request was in an unknown format - accepted media types include: "
-            f"{JSON_PATCH}, {MERGE_PATCH}, {STRATEGIC_PATCH}"
-        )
     if kind is not None and kind.custom is not None and media == STRATEGIC_PATCH:
         raise errors.UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: "

@@ -5,26 +5,26 @@ https://kubernetes.io/docs/concepts/overview/working-with-objects/finalizers/
 """
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.chain import Admission
 from apiserver.auth.user import User
-from apiserver.registry import names
-from apiserver.registry.kind import Kind, Object, forbidden, invalid, required
+from apiserver.registry import field_managers, names
+from apiserver.registry.deletion import mark_deleted, may_go
+from apiserver.registry.kind import Kind, Object
+from apiserver.registry.object_rules import finalizer_causes, metadata_causes, object_causes, raise_invalid
 from apiserver.request import RequestInfo
 from apiserver.storage.object_storage import ObjectStorage, conflict, encode
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
 from machinery.api import meta
 from machinery.api.resources import RESOURCE_QUOTAS
-from machinery.api.schema import Findings, SchemaMismatch, conform, missing_required, shape_of
-from machinery.errors import Cause
+from machinery.api.schema import Findings, SchemaMismatch, conform, shape_of
 
-FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 _SERVER_FIELDS = ("resourceVersion", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 _GENERATE_TRIES = 8
 
@@ -37,6 +37,8 @@ class WriteOptions:
     field_validation: str = "Warn"
     field_manager: str = ""
     user: User | None = None
+    through: str = ""  # the subresource by which the object itself is changed: scale
+    applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
 
 
@@ -90,8 +92,10 @@ class Rest:
                     request, lambda changed: self._completed(kind, changed, options)
                 )
                 metadata = obj["metadata"]
-                raise_invalid(kind, obj, [*_metadata_causes(kind, obj), *_object_causes(kind, obj)])
+                raise_invalid(kind, obj, [*metadata_causes(kind, obj), *object_causes(kind, obj)])
                 await self._admission.judge_create(request, self._replace_quota)
+                if options.field_manager and not options.applies:
+                    field_managers.track(kind, None, obj, options.field_manager, "", resettable=False)
             try:
                 return await self._store_new(kind, namespace, obj, options)
             except errors.AlreadyExists:
@@ -189,6 +193,34 @@ class Rest:
 
         return await self._write(kind, key, make, options)
 
+    async def apply(
+        self, kind: Kind, namespace: str, name: str, config: Object, options: WriteOptions,
+        *, subresource: str = "", force: bool = False,
+    ) -> tuple[Entry, bool]:  # fmt: skip
+        """Apply a configuration for its field manager. Return the object, and whether it was created.
+
+        Raises: Conflict when others manage what would change; NotFound of a subresource's object; Invalid.
+        """
+        manager = options.field_manager
+        options.applies = True
+
+        def change(live: Object) -> Object:
+            return field_managers.applied(kind, live, config, manager, subresource=subresource, force=force)
+
+        while True:
+            try:
+                return await self.update(kind, namespace, name, change, options, subresource=subresource), False
+            except errors.NotFound:
+                if subresource or (config["metadata"].get("uid")):
+                    raise
+            self._admission.check_may_create(kind, namespace, name, options.user)
+            bare = {"apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": {"name": name}}
+            made = field_managers.applied(kind, bare, config, manager)
+            try:
+                return await self.create(kind, namespace, made, options), True
+            except errors.AlreadyExists:
+                continue  # another was faster
+
     async def replace(
         self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Object], options: WriteOptions,
         *, expected_uid: str = "",
@@ -219,7 +251,7 @@ class Rest:
             shown = entry if kind.custom is None else (await kind.custom.view([entry]))[0]
             old = shown.object()
             made = await make(shown)
-            going = bool(old["metadata"].get("deletionTimestamp")) and _may_go(made)
+            going = bool(old["metadata"].get("deletionTimestamp")) and may_go(made)
             if going or options.dry_run or (made == old and _is_current(kind, entry)):
                 return None
             return made if kind.custom is None else await kind.custom.to_stored(made)
@@ -240,14 +272,7 @@ class Rest:
         metadata = new.setdefault("metadata", {})
         check_namespace(kind, namespace, metadata)
         self._check_preconditions(kind, key, old, metadata)
-        if subresource in ("status", "approval"):
-            new = _with_status(kind, old, new)
-        elif kind.custom is not None:
-            if kind.has_status:
-                new.pop("status", None)
-                new |= {"status": old["status"]} if "status" in old else {}
-        elif kind.has_status:
-            new["status"] = old.get("status") or {}
+        new = _with_parts(kind, old, new, subresource, applies=options.applies)
         self._keep_server_fields(kind, old, new)
         main = subresource not in ("status", "approval")
         if main:
@@ -260,9 +285,12 @@ class Rest:
         if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            causes = [*_metadata_causes(kind, new), *_object_causes(kind, new, old), *kind.validate_update(new, old)]
-            raise_invalid(kind, new, [*causes, *_finalizer_causes(new, old)])
+            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *kind.validate_update(new, old)]
+            raise_invalid(kind, new, [*causes, *finalizer_causes(new, old)])
         await self._admission.judge_update(request, self._replace_quota)
+        if options.field_manager and not options.applies:
+            through = subresource or options.through
+            field_managers.track(kind, old, new, options.field_manager, through, resettable=main)
         return new
 
     def _check_preconditions(self, kind: Kind, key: str, old: Object, metadata: Object) -> None:
@@ -307,7 +335,7 @@ class Rest:
                 write = WriteOptions(dry_run=dry_run, user=user)
                 await self._admission.judge_delete(self._request("DELETE", kind, namespace, write, None, old=obj))
                 marked = mark_deleted(kind, obj, options)
-                plan[:] = [_may_go(marked)]
+                plan[:] = [may_go(marked)]
                 return None if plan[0] or dry_run or marked == entry.object() else marked
 
             entry = await self.storage.update(kind.resource, key, mark)
@@ -359,6 +387,21 @@ def _is_current(kind: Kind, entry: Entry) -> bool:
     return kind.custom is None or kind.custom.is_stored_form(entry)
 
 
+def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, applies: bool) -> Object:
+    """Return an object with what the request may write from `new`, and the rest from `old`."""
+    if subresource in ("status", "approval"):
+        found = _with_status(kind, old, new)
+        if applies and (managed := new["metadata"].get("managedFields")):
+            found["metadata"]["managedFields"] = managed
+        return found
+    if kind.has_status and kind.custom is not None:
+        new.pop("status", None)
+        new |= {"status": old["status"]} if "status" in old else {}
+    elif kind.has_status:
+        new["status"] = old.get("status") or {}
+    return new
+
+
 def _with_status(kind: Kind, old: Object, new: Object) -> Object:
     """Return the old object with the new one's status, and what of its metadata comes with it."""
     if kind.custom is not None:
@@ -376,129 +419,3 @@ def _without_meta(kind: Kind, obj: Object) -> Object:
 
 def _status_metadata(metadata: Object) -> Object:
     return {name: metadata[name] for name in ("labels", "annotations", "finalizers") if name in metadata}
-
-
-def _may_go(obj: Object) -> bool:
-    """Whether an object marked for deletion may be removed now."""
-    metadata = obj["metadata"]
-    if metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds"):
-        return False
-    is_namespace = (obj["kind"], obj["apiVersion"]) == ("Namespace", "v1")
-    return not (is_namespace and (obj.get("spec") or {}).get("finalizers"))
-
-
-def mark_deleted(kind: Kind, obj: Object, options: Mapping[str, Any]) -> Object:
-    """Return the object as a delete request leaves it: deletion time, grace period, finalizers of the propagation."""
-    metadata = obj["metadata"]
-    _set_propagation(metadata, options)
-    kind.prepare_delete(obj)
-    grace = _grace_seconds(kind, obj, options)
-    if metadata.get("deletionTimestamp"):
-        if grace < metadata.get("deletionGracePeriodSeconds", 0):  # it may only be cut short
-            at = meta.parse_time(metadata["deletionTimestamp"])
-            at -= timedelta(seconds=metadata["deletionGracePeriodSeconds"] - grace)
-            metadata["deletionTimestamp"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
-            metadata["deletionGracePeriodSeconds"] = grace
-        return obj
-    at = datetime.now(UTC) + timedelta(seconds=grace)
-    metadata["deletionTimestamp"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
-    metadata["deletionGracePeriodSeconds"] = grace
-    if metadata.get("generation"):
-        metadata["generation"] += 1
-    if kind.built_in_kind == "Namespace":
-        obj.setdefault("status", {})["phase"] = "Terminating"
-    return obj
-
-
-def _grace_seconds(kind: Kind, obj: Object, options: Mapping[str, Any]) -> int:
-    if kind.built_in_kind != "Pod":
-        return 0
-    spec, status = obj["spec"], obj.get("status") or {}
-    if not spec.get("nodeName") or status.get("phase") in ("Succeeded", "Failed"):
-        return 0  # no agent runs it: nothing to wait for
-    asked = options.get("gracePeriodSeconds")
-    return max(int(spec.get("terminationGracePeriodSeconds", 30) if asked is None else asked), 0)
-
-
-def _set_propagation(metadata: Object, options: Mapping[str, Any]) -> None:
-    policy = options.get("propagationPolicy")
-    if options.get("orphanDependents") is not None:
-        policy = "Orphan" if options["orphanDependents"] else "Background"
-    if policy is None:
-        return
-    finalizers = [one for one in metadata.get("finalizers") or () if one not in (FOREGROUND, ORPHAN)]
-    if policy == "Foreground":
-        finalizers.append(FOREGROUND)
-    elif policy == "Orphan":
-        finalizers.append(ORPHAN)
-    if finalizers:
-        metadata["finalizers"] = finalizers
-    else:
-        metadata.pop("finalizers", None)
-
-
-def _metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
-    metadata = obj["metadata"]
-    name = metadata.get("name", "")
-    if not name:
-        yield required("metadata.name", "name or generateName is required")
-    elif wrong := kind.validate_name(name):
-        yield invalid("metadata.name", name, wrong)
-    if (namespace := metadata.get("namespace")) and (wrong := names.dns_label(namespace)):
-        yield invalid("metadata.namespace", namespace, wrong)
-    yield from names.label_causes(metadata.get("labels") or {}, "metadata.labels")
-    yield from names.annotation_causes(metadata.get("annotations") or {}, "metadata.annotations")
-    for finalizer in metadata.get("finalizers") or ():
-        if wrong := names.qualified_name(finalizer):
-            yield invalid("metadata.finalizers", finalizer, wrong)
-    controllers = 0
-    for index, owner in enumerate(metadata.get("ownerReferences") or ()):
-        for field_name in ("apiVersion", "kind", "name", "uid"):
-            if not owner.get(field_name):
-                yield invalid(f"metadata.ownerReferences[{index}].{field_name}", "", "must not be empty")
-        controllers += bool(owner.get("controller"))
-    if controllers > 1:
-        yield invalid(
-            "metadata.ownerReferences",
-            metadata["ownerReferences"],
-            "Only one reference can have Controller set to true",
-        )
-
-
-def _object_causes(kind: Kind, obj: Object, old: Object | None = None) -> Iterator[Cause]:
-    if kind.custom is not None:
-        yield from kind.custom.causes(obj, old)
-        return
-    shape = shape_of(kind.definition)
-    missing = [
-        path for path in missing_required({k: v for k, v in obj.items() if k not in ("status", "metadata")}, shape)
-        if path not in kind.optional_required and path != "metadata"  # checked on its own
-    ]  # fmt: skip
-    yield from (required(path) for path in missing)
-    if not any("." not in path.partition("spec.")[2] and path.startswith("spec") for path in missing):
-        yield from kind.validate(obj)
-
-
-def _finalizer_causes(new: Object, old: Object) -> Iterator[Cause]:
-    if old["metadata"].get("deletionTimestamp"):
-        added = set(new["metadata"].get("finalizers") or ()) - set(old["metadata"].get("finalizers") or ())
-        if added:
-            yield forbidden(
-                "metadata.finalizers",
-                f"no new finalizers can be added if the object is being deleted, found new finalizers {sorted(added)}",
-            )
-
-
-def raise_invalid(kind: Kind, obj: Object, causes: list[Cause]) -> None:
-    """Raise Invalid with all causes, if there are any."""
-    if not causes:
-        return
-    unique = list(dict.fromkeys(causes))
-    texts = [f"{cause.field}: {cause.message}" for cause in unique]
-    listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    resource = kind.resource
-    qualified = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
-    name = obj["metadata"].get("name", "")
-    raise errors.Invalid(
-        f'{qualified} "{name}" is invalid: {listed}', group=resource.group, kind=resource.kind, name=name, causes=unique
-    )
