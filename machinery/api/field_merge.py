@@ -66,15 +66,8 @@ def fields_of(value: Any, shape: Shape, *, dots: bool = False) -> Tree:
 
     Args: `dots` makes members of maps that have entries too, as writes other than apply own them.
     """
-    if _is_granular_map(value, shape):
-        tree: Tree = {SELF: {}} if dots and value and shape.form != "object" else {}
-        named = shape.fields if shape.form == "object" else {}
-        for name, one in value.items():
-            below = fields_of(one, child_of(shape, name), dots=dots)
-            if below and name not in named and SELF not in below:
-                below = {SELF: {}, **below}
-            tree[f"f:{name}"] = below
-        return tree
+    if type(value) is dict:
+        return _map_fields(value, shape, dots) if value and not shape.atomic else {}
     if _is_granular_list(value, shape):
         items = shape.items or _ANY
         found: Tree = {SELF: {}} if dots and value else {}
@@ -83,6 +76,31 @@ def fields_of(value: Any, shape: Shape, *, dots: bool = False) -> Tree:
             found[element] = {SELF: {}, **below} if below else {}
         return found
     return {}
+
+
+def _map_fields(value: dict[str, Any], shape: Shape, dots: bool) -> Tree:
+    """Return the fields of a map that has some; most are scalars, and those are not looked into."""
+    if shape.form == "object":
+        fields = shape.fields
+        return {
+            f"f:{name}": {} if type(one) not in _DEEP else _named_fields(one, name, fields, dots)
+            for name, one in value.items()
+        }
+    tree: Tree = {SELF: {}} if dots else {}
+    below_shape = child_of(shape, "")
+    for name, one in value.items():
+        below = fields_of(one, below_shape, dots=dots) if type(one) in _DEEP else {}
+        tree[f"f:{name}"] = {SELF: {}, **below} if below and SELF not in below else below
+    return tree
+
+
+def _named_fields(value: Any, name: str, fields: Mapping[str, Shape], dots: bool) -> Tree:
+    shape = fields.get(name)
+    below = fields_of(value, shape or _ANY, dots=dots)
+    return {SELF: {}, **below} if shape is None and below and SELF not in below else below
+
+
+_DEEP = (dict, list)
 
 
 def _lenient_items(value: Sequence[Any], shape: Shape) -> dict[str, Any]:
@@ -110,7 +128,8 @@ def compare(old: Any, new: Any, shape: Shape) -> Changes:
     if old == new:
         return Changes()
     if _is_granular_map(old, shape) and _is_granular_map(new, shape):
-        pairs = {f"f:{name}": (old.get(name), new.get(name), child_of(shape, name)) for name in {**old, **new}}
+        differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        pairs = {f"f:{name}": (old.get(name), new.get(name), child_of(shape, name)) for name in differing}
         return _compare_parts(pairs, is_map=shape.form != "object")
     if _is_granular_list(old, shape) and _is_granular_list(new, shape):
         ours, theirs, items = _lenient_items(old, shape), _lenient_items(new, shape), shape.items or _ANY
