@@ -6,10 +6,12 @@ The agent serves them as the kubelet does; this server checks who asks, finds th
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from apiserver.endpoints.port_forward import PROTOCOL, Tunnel
 from apiserver.endpoints.proxy import join
 from apiserver.registry.kind import Object
 from apiserver.request import Call
@@ -18,7 +20,7 @@ from machinery import errors
 
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
 _PATHS = {"log": "containerLogs", "exec": "exec", "attach": "attach", "portforward": "portForward"}
-_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "SPDY/3.1+portforward.k8s.io", "portforward.k8s.io")
+_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io")
 _LOG_PARAMETERS = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream")
 _CONNECT_SECONDS = 10
 _MAX_MESSAGE = 16 * 1024 * 1024
@@ -89,6 +91,8 @@ class Streams:
         if call.http.headers.get("Upgrade", "").lower() != "websocket":
             raise errors.BadRequest("Upgrade request required: this server streams over WebSocket")
         offered = [one.strip() for one in call.http.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        if call.info.subresource == "portforward" and PROTOCOL in offered:
+            return await self._tunnel(call, url)
         protocols = [one for one in offered if one in _PROTOCOLS]
         if not protocols:
             raise errors.BadRequest(
@@ -103,6 +107,19 @@ class Streams:
             await client.prepare(call.http)
             await join(client, agent)
             return client
+
+    async def _tunnel(self, call: Call, url: str) -> web.StreamResponse:
+        """Forward ports over the SPDY streams a WebSocket carries."""
+        client = web.WebSocketResponse(protocols=[PROTOCOL], max_msg_size=_MAX_MESSAGE)
+        await client.prepare(call.http)
+
+        def connect(port: int) -> Any:
+            return self._client().ws_connect(
+                url, params=[("ports", str(port))], protocols=["v4.channel.k8s.io"], max_msg_size=_MAX_MESSAGE
+            )
+
+        await Tunnel(client, connect).run()
+        return client
 
 
 def _container(pod: Object, call: Call) -> str:
