@@ -15,7 +15,7 @@ from aiohttp import web
 
 from apiserver import bootstrap
 from apiserver.admission.chain import Admission
-from apiserver.auth.authentication import Authenticator
+from apiserver.auth.authentication import Authenticator, websocket_token
 from apiserver.auth.impersonation import impersonated
 from apiserver.auth.rbac import Authorizer
 from apiserver.auth.tokens import ISSUER, TokenIssuer
@@ -111,7 +111,10 @@ class APIServer:
         response: web.StreamResponse | None = None
         try:
             peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
-            user = self._authenticator.authenticate(peer, http.headers.get("Authorization", ""))
+            shown = http.headers.get("Authorization", "")
+            if not shown and "Sec-WebSocket-Protocol" in http.headers:
+                shown = websocket_token(http.headers)
+            user = self._authenticator.authenticate(peer, shown)
             if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
                 await self._until_bootstrapped()  # the roles that say what they may are being written
             if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:

@@ -3,6 +3,8 @@
 Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/
 """
 
+import base64
+import contextlib
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,20 @@ from typing import Any
 from apiserver.auth.tokens import ISSUER, TokenIssuer
 from apiserver.auth.user import ANONYMOUS, AUTHENTICATED, User
 from machinery import errors
+
+# Browsers can't set headers on WebSockets: a token may come among the offered protocols, base64url without padding.
+TOKEN_PROTOCOL = "base64url.bearer.authorization.k8s.io."  # noqa: S105 - the name of a protocol
+
+
+def websocket_token(headers: Any) -> str:
+    """Return an Authorization header for the token among a WebSocket's offered protocols; "" when there is none."""
+    for header in headers.getall("Sec-WebSocket-Protocol", []):
+        for one in header.split(","):
+            if one.strip().startswith(TOKEN_PROTOCOL):
+                encoded = one.strip().removeprefix(TOKEN_PROTOCOL)
+                with contextlib.suppress(ValueError):
+                    return "Bearer " + base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    return ""
 
 
 @functools.lru_cache(maxsize=1024)
