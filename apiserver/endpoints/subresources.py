@@ -36,6 +36,7 @@ class Subresources:
         self._issuer = issuer
         self._handlers: Mapping[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
             "status": self._status, "approval": self._status, "scale": self._scale, "binding": self._binding,
+            "ephemeralcontainers": self._part, "resize": self._part,
             "eviction": self._eviction,
             "token": self._token, "finalize": self._finalize,
         }  # fmt: skip
@@ -55,6 +56,16 @@ class Subresources:
                 return await writing.update(call, self._rest, subresource="status")
             case _:
                 return await writing.patch(call, self._rest, subresource="status")
+
+    async def _part(self, call: Call) -> web.StreamResponse:
+        """Read the object, or write the part of its spec that the subresource is about."""
+        match call.info.verb:
+            case "get":
+                return await reading.get(call, self._rest.storage)
+            case "update":
+                return await writing.update(call, self._rest, subresource=call.info.subresource)
+            case _:
+                return await writing.patch(call, self._rest, subresource=call.info.subresource)
 
     async def _scale(self, call: Call) -> web.StreamResponse:
         kind, info = call.known, call.info

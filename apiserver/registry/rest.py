@@ -285,7 +285,9 @@ class Rest:
         if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *kind.validate_update(new, old)]
+            part = kind.subresources.get(subresource)
+            judge = (part.validate_update if part is not None else None) or kind.validate_update
+            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *judge(new, old)]
             raise_invalid(kind, new, [*causes, *finalizer_causes(new, old)])
         await self._admission.judge_update(request, self._replace_quota)
         if options.field_manager and not options.applies:
@@ -394,6 +396,9 @@ def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, appli
         if applies and (managed := new["metadata"].get("managedFields")):
             found["metadata"]["managedFields"] = managed
         return found
+    part = kind.subresources.get(subresource)
+    if part is not None and part.merge is not None:
+        return part.merge(old, new)
     if kind.has_status and kind.custom is not None:
         new.pop("status", None)
         new |= {"status": old["status"]} if "status" in old else {}
