@@ -21,6 +21,8 @@ from machinery.api.resources import (
     ENDPOINTS,
     NAMESPACES,
     PRIORITY_CLASSES,
+    ROLE_BINDINGS,
+    ROLES,
     SERVICES,
 )
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_RBAC = {one.kind: one for one in (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS)}
 _RETRY_SECONDS = 0.5
 _REPEAT_SECONDS = 30.0
 
@@ -50,8 +53,7 @@ async def _ensure_all(server: "APIServer") -> None:
     for name in IMMORTAL:
         await _ensure(server, NAMESPACES, "", {"metadata": {"name": name}})
     for document in await asyncio.to_thread(_roles):
-        resource = CLUSTER_ROLES if document["kind"] == "ClusterRole" else CLUSTER_ROLE_BINDINGS
-        await _ensure(server, resource, "", document)
+        await _ensure(server, _RBAC[document["kind"]], document["metadata"].get("namespace", ""), document)
     for name, value in SYSTEM_PRIORITIES.items():
         described = "Used for system critical pods that must " + (
             "not be moved from their current node." if "node" in name

@@ -15,6 +15,8 @@ from cluster.layout import Layout, default_data_dir
 API_PORT = 6443
 SERVICE_CIDR = "10.96.0.0/16"
 POD_CIDR = "10.244.0.0/24"
+# The group of certificates that agents let in; it may use what they serve, and nothing else of the API.
+AGENT_CLIENTS = "wherry:agent-clients"
 
 data_dir_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder."
@@ -100,7 +102,7 @@ def apiserver(
     pki = Pki(layout.pki)
     advertise = advertise_address or (bind_address if bind_address not in ("0.0.0.0", "::") else node_address())  # noqa: S104
     cert, key = pki.server("apiserver", "apiserver", server_hosts(bind_address, advertise, given["service_cidr"]))
-    agent_cert, agent_key = pki.client("apiserver-agent-client", "apiserver-agent-client", ["system:masters"])
+    agent_cert, agent_key = pki.client("apiserver-kubelet-client", "wherry-apiserver-agent-client", [AGENT_CLIENTS])
     config = ServerConfig(
         cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
         agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,

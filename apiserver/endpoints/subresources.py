@@ -108,10 +108,11 @@ class Subresources:
         """Put a pod on a node, once."""
         kind, info = call.known, call.info
         binding = await read_object(call, "Binding", "v1", strict=False)
+        uid = binding["metadata"].get("uid", "")
+        binding = await self._rest.admit_part(kind, info, binding, write_options(call))
         target = binding.get("target") or {}
         if not target.get("name"):
             raise errors.Invalid('Binding "" is invalid: target.name: Required value', kind="Binding", name=info.name)
-        uid = binding["metadata"].get("uid", "")
 
         def bound(pod: Object) -> Object:
             if pod["metadata"].get("deletionTimestamp"):
@@ -133,6 +134,7 @@ class Subresources:
         """Delete a pod as an eviction does."""
         kind, info = call.known, call.info
         eviction = await read_object(call, "Eviction", "policy/v1", strict=False)
+        eviction = await self._rest.admit_part(kind, info, eviction, write_options(call))
         await evict(self._rest, self._catalog, kind, info.namespace, info.name, eviction)
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
         return respond(orjson.dumps(status), status=201)
@@ -156,6 +158,7 @@ class Subresources:
         """Answer a TokenRequest for a service account."""
         kind, info = call.known, call.info
         request = await read_object(call, "TokenRequest", "authentication.k8s.io/v1", strict=False)
+        request = await self._rest.admit_part(kind, info, request, write_options(call))
         entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
         spec = request.get("spec") or {}
         seconds = spec.get("expirationSeconds") or 3600

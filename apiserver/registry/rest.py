@@ -124,6 +124,13 @@ class Rest:
         kind.default(obj)
         return obj
 
+    async def admit_part(self, kind: Kind, info: RequestInfo, body: Object, options: WriteOptions) -> Object:
+        """Return what admission makes of an object posted to a subresource. Raises: what admission refuses with."""
+        body["metadata"] = {**(body.get("metadata") or {}), "name": info.name, "namespace": info.namespace}
+        request = self._request("CREATE", kind, info.namespace, options, body, subresource=info.subresource)
+        await self._admission.admit_part(request)
+        return request.present
+
     async def admit_connect(self, kind: Kind, info: RequestInfo, user: User, options_kind: str) -> None:
         """Ask admission whether a user may connect to an object. Raises: what admission refuses with."""
         body = {"kind": options_kind, "apiVersion": "v1"}
