@@ -15,6 +15,8 @@ from aiohttp import web
 
 from apiserver import bootstrap
 from apiserver.admission.chain import Admission
+from apiserver.aggregation.aggregator import Aggregator
+from apiserver.aggregation.backend import BackendClient
 from apiserver.auth.authentication import Authenticator, bearer_token
 from apiserver.auth.impersonation import impersonated
 from apiserver.auth.oidc import AuthenticationConfig
@@ -105,8 +107,10 @@ class APIServer:
         )  # fmt: skip
         self._authorizer = authorizer
         self._subresources = Subresources(self.rest, self.catalog, issuer)
-        self._discovery = Discovery(self.catalog)
-        self._openapi = OpenAPI(self.catalog)
+        backends = BackendClient(self.cache, config.front_proxy_cert_file, config.front_proxy_key_file)
+        self.aggregator = Aggregator(self.rest, self.catalog, backends)
+        self._discovery = Discovery(self.catalog, self.aggregator)
+        self._openapi = OpenAPI(self.catalog, self.aggregator)
         self._reviews = Reviews(authorizer, self._authenticator)
         agent_tls = _agent_tls(config)
         self._streams = Streams(self.storage, agent_tls)
@@ -161,6 +165,8 @@ class APIServer:
 
     async def _dispatch(self, call: Call) -> web.StreamResponse:
         info = call.info
+        if (backend := self.aggregator.find(call)) is not None:
+            return await self.aggregator.handle(call, backend)
         if not info.is_resource:
             return await self._other(call)
         if self._reviews.serves(info):
@@ -273,6 +279,7 @@ class APIServer:
         await self._proxy.close()
         await self._admission.close()
         await self._authenticator.close()
+        await self.aggregator.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
@@ -323,6 +330,7 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
         tasks.append(asyncio.create_task(bootstrap.run(server)))
         tasks.append(asyncio.create_task(server.definitions.run()))
         tasks.append(asyncio.create_task(server.secret_tokens.run()))
+        tasks.append(asyncio.create_task(server.aggregator.run()))
         tasks.append(asyncio.create_task(server.definition_controller.run()))
         yield server
     finally:

@@ -10,7 +10,7 @@ from apiserver.app import APIServer, ServerConfig, serving
 from apiserver.auth.user import MASTERS, User
 from apiserver.storage.interface import Store
 from apiserver.storage.sqlite import SQLiteStore
-from cluster.components import AGENT_CLIENTS
+from cluster.components import AGENT_CLIENTS, front_proxy
 from cluster.kubeconfig import write_kubeconfig
 from cluster.pki import Pki, host_names
 from machinery.client.kubeconfig import ClientConfig
@@ -38,6 +38,7 @@ def server_config(folder: Path, *, port: int = 0) -> ServerConfig:
         agent_client_cert_file=agent_cert,
         agent_client_key_file=agent_key,
         port=port or free_port(),
+        **front_proxy(pki),
         static_tokens={ADMIN_TOKEN: User("admin", (MASTERS,))},
     )
 
