@@ -28,6 +28,7 @@ class RequestInfo:
     name: str = ""
     subresource: str = ""
     rest: str = ""
+    field_selector: str = ""
 
 
 def parse_path(path: str) -> RequestInfo | None:
@@ -67,7 +68,19 @@ def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
         verb = "delete" if info.name else "deletecollection"
     else:
         verb = _VERBS.get(method, method.lower())
+    if "fieldSelector" in query and verb in ("list", "watch", "deletecollection"):
+        selector = query["fieldSelector"]
+        return replace(info, verb=verb, name=info.name or _selected_name(selector), field_selector=selector)
     return replace(info, verb=verb)
+
+
+def _selected_name(selector: str) -> str:
+    """Return the one name a field selector asks for; rules that name objects hold for it as for a get."""
+    for term in selector.split(","):
+        field, _, value = term.partition("=")
+        if field.strip() == "metadata.name":
+            return value.lstrip("=").strip()
+    return ""
 
 
 @dataclass(slots=True)
