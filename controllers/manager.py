@@ -12,9 +12,14 @@ from controllers.deployment import DeploymentController
 from controllers.disruption import DisruptionController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
+from controllers.endpointslice_mirroring import EndpointSliceMirroringController
+from controllers.ephemeral_volume import EphemeralVolumeController
 from controllers.garbage_collector import GarbageCollector
 from controllers.informers import InformerFactory
 from controllers.job import JobController
+from controllers.local_path import PROVISIONER as LOCAL_PATH_PROVISIONER
+from controllers.local_path import Settings as LocalPath
+from controllers.local_path_provisioner import LocalPathProvisioner
 from controllers.namespace import NamespaceController
 from controllers.node_lifecycle import NodeLifecycleController
 from controllers.pod_gc import PodGCController
@@ -26,6 +31,9 @@ from controllers.serviceaccount import ServiceAccountController
 from controllers.statefulset import StatefulSetController
 from controllers.taint_eviction import TaintEvictionController
 from controllers.ttl_after_finished import TTLAfterFinishedController
+from controllers.volume_binder import VolumeBinder
+from controllers.volume_expand import VolumeExpandController
+from controllers.volume_protection import ClaimProtectionController, VolumeProtectionController
 from machinery.client.events import EventRecorder
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.leaderelection import LeaderElector
@@ -48,6 +56,8 @@ class Options:
     """How many ended pods are kept; 0 keeps all."""
     vanished_node_seconds: float = 40.0
     """How long the pods of a Node that was deleted wait for it to register anew."""
+    local_path: LocalPath | None = None
+    """Where the storage class `local-path` keeps its folders on each node; None: there is no such class."""
 
 
 async def run(config: ClientConfig, *, leader_elect: bool = True, options: Options | None = None) -> None:
@@ -80,7 +90,7 @@ def make_controllers(
     def recorder(component: str) -> EventRecorder:
         return EventRecorder(client, component)
 
-    return [
+    found: list[Controller[Any]] = [
         ClusterRoleAggregationController(client, informers),
         CronJobController(client, informers, recorder("cronjob-controller")),
         DaemonSetController(client, informers, recorder("daemonset-controller")),
@@ -88,6 +98,7 @@ def make_controllers(
         DisruptionController(client, informers, recorder("controllermanager")),
         EndpointsController(client, informers),
         EndpointSliceController(client, informers),
+        EndpointSliceMirroringController(client, informers),
         GarbageCollector(client, informers, recorder("garbage-collector-controller")),
         JobController(client, informers, recorder("job-controller")),
         NamespaceController(client, informers),
@@ -108,4 +119,24 @@ def make_controllers(
         StatefulSetController(client, informers, recorder("statefulset-controller")),
         TaintEvictionController(client, informers, recorder("taint-eviction-controller")),
         TTLAfterFinishedController(client, informers),
+        *_of_volumes(client, informers, options),
     ]
+    return found
+
+
+def _of_volumes(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
+    recorder = EventRecorder(client, "persistentvolume-controller")
+    found: list[Controller[Any]] = [
+        ClaimProtectionController(client, informers),
+        EphemeralVolumeController(client, informers, EventRecorder(client, "ephemeral_volume")),
+        VolumeBinder(client, informers, recorder, own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,))),
+        VolumeExpandController(client, informers, EventRecorder(client, "volume_expand")),
+        VolumeProtectionController(client, informers),
+    ]
+    if options.local_path is not None:
+        found.append(
+            LocalPathProvisioner(
+                client, informers, EventRecorder(client, LOCAL_PATH_PROVISIONER), settings=options.local_path
+            )
+        )
+    return found

@@ -297,6 +297,8 @@ class ServiceSpec(View, frozen=True):
     type: str = "ClusterIP"
     ipFamilies: tuple[str, ...] = ()
     publishNotReadyAddresses: bool = False
+    trafficDistribution: str | None = None
+    clusterIPs: tuple[str, ...] = ()
 
 
 class Service(View, frozen=True):
