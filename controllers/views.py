@@ -127,6 +127,7 @@ class PodSpec(View, frozen=True):
     affinity: JSON | None = None
     restartPolicy: str = "Always"
     volumes: tuple[JSON, ...] = ()
+    resourceClaims: tuple[JSON, ...] = ()
 
 
 class Terminated(View, frozen=True):
@@ -165,6 +166,7 @@ class PodStatus(View, frozen=True):
     conditions: tuple[Condition, ...] = ()
     containerStatuses: tuple[ContainerStatus, ...] = ()
     initContainerStatuses: tuple[ContainerStatus, ...] = ()
+    resourceClaimStatuses: tuple[JSON, ...] = ()
 
 
 class Pod(View, frozen=True):
@@ -341,6 +343,7 @@ class NodeSpec(View, frozen=True):
 
     unschedulable: bool = False
     taints: tuple[JSON, ...] = ()
+    podCIDRs: tuple[str, ...] = ()
 
 
 class NodeCondition(Condition, frozen=True):
@@ -406,6 +409,13 @@ class ServiceAccount(View, frozen=True):
 
 class ConfigMap(View, frozen=True):
     """A ConfigMap, its contents included."""
+
+    metadata: ObjectMeta
+    data: dict[str, str] = {}
+
+
+class Secret(View, frozen=True):
+    """A Secret, its contents included."""
 
     metadata: ObjectMeta
     data: dict[str, str] = {}
