@@ -18,6 +18,7 @@ from controllers.endpointslice import EndpointSliceController
 from controllers.endpointslice_mirroring import EndpointSliceMirroringController
 from controllers.ephemeral_volume import EphemeralVolumeController
 from controllers.garbage_collector import GarbageCollector
+from controllers.horizontal_pod_autoscaler import HorizontalPodAutoscalerController
 from controllers.informers import InformerFactory
 from controllers.job import JobController
 from controllers.local_path import PROVISIONER as LOCAL_PATH_PROVISIONER
@@ -70,6 +71,8 @@ class Options:
     """The CA that signs requested certificates; None: nobody here does."""
     cluster_cidrs: tuple[str, ...] = ()
     """From where nodes that name no range for their pods get one; none: they get none."""
+    autoscaler_sync_seconds: float = 15.0
+    """How often autoscalers look at their metrics."""
     service_cidrs: tuple[str, ...] = ()
     """From where the API server takes the addresses of Services."""
 
@@ -113,6 +116,9 @@ def make_controllers(
         EndpointsController(client, informers),
         EndpointSliceController(client, informers),
         GarbageCollector(client, informers, recorder("garbage-collector-controller")),
+        HorizontalPodAutoscalerController(
+            client, informers, recorder("horizontal-pod-autoscaler"), sync_seconds=options.autoscaler_sync_seconds
+        ),
         JobController(client, informers, recorder("job-controller")),
         NamespaceController(client, informers),
         NodeLifecycleController(

@@ -97,12 +97,19 @@ class ContainerPort(View, frozen=True):
     protocol: str = "TCP"
 
 
+class Resources(View, frozen=True):
+    """What a container asks for, as quantities."""
+
+    requests: dict[str, str] | None = None
+
+
 class Container(View, frozen=True):
-    """A container, as far as Services look into it."""
+    """A container, as far as Services and autoscalers look into it."""
 
     name: str
     ports: tuple[ContainerPort, ...] = ()
     restartPolicy: str = ""
+    resources: Resources | None = None
 
 
 class Toleration(View, frozen=True):
@@ -128,6 +135,7 @@ class PodSpec(View, frozen=True):
     restartPolicy: str = "Always"
     volumes: tuple[JSON, ...] = ()
     resourceClaims: tuple[JSON, ...] = ()
+    resources: Resources | None = None
 
 
 class Terminated(View, frozen=True):
@@ -161,6 +169,7 @@ class PodStatus(View, frozen=True):
     """The part of a pod's status that controllers read."""
 
     phase: str = ""
+    startTime: str | None = None
     podIP: str = ""
     podIPs: tuple[PodIP, ...] = ()
     conditions: tuple[Condition, ...] = ()
