@@ -30,7 +30,6 @@ class RequestInfo:
     rest: str = ""
 
 
-@functools.lru_cache(maxsize=4096)
 def parse_path(path: str) -> RequestInfo | None:
     """Return what a resource path names, its verb still open; None for other paths."""
     parts = path.strip("/").split("/")
@@ -54,11 +53,15 @@ def parse_path(path: str) -> RequestInfo | None:
 
 def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Return what a request asks for."""
+    return _request_info(method, path, query.get("watch") in ("true", "1"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
     info = parse_path(path)
     if info is None:
         return RequestInfo(method.lower(), path)
     if method in ("GET", "HEAD"):
-        watches = query.get("watch") in ("true", "1")
         verb = "get" if info.name else "watch" if watches else "list"
     elif method == "DELETE":
         verb = "delete" if info.name else "deletecollection"
