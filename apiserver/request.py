@@ -28,9 +28,9 @@ class RequestInfo:
     name: str = ""
     subresource: str = ""
     rest: str = ""
+    field_selector: str = ""
 
 
-@functools.lru_cache(maxsize=4096)
 def parse_path(path: str) -> RequestInfo | None:
     """Return what a resource path names, its verb still open; None for other paths."""
     parts = path.strip("/").split("/")
@@ -54,17 +54,33 @@ def parse_path(path: str) -> RequestInfo | None:
 
 def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Return what a request asks for."""
+    return _request_info(method, path, query.get("watch") in ("true", "1"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
     info = parse_path(path)
     if info is None:
         return RequestInfo(method.lower(), path)
     if method in ("GET", "HEAD"):
-        watches = query.get("watch") in ("true", "1")
         verb = "get" if info.name else "watch" if watches else "list"
     elif method == "DELETE":
         verb = "delete" if info.name else "deletecollection"
     else:
         verb = _VERBS.get(method, method.lower())
+    if "fieldSelector" in query and verb in ("list", "watch", "deletecollection"):
+        selector = query["fieldSelector"]
+        return replace(info, verb=verb, name=info.name or _selected_name(selector), field_selector=selector)
     return replace(info, verb=verb)
+
+
+def _selected_name(selector: str) -> str:
+    """Return the one name a field selector asks for; rules that name objects hold for it as for a get."""
+    for term in selector.split(","):
+        field, _, value = term.partition("=")
+        if field.strip() == "metadata.name":
+            return value.lstrip("=").strip()
+    return ""
 
 
 @dataclass(slots=True)

@@ -6,11 +6,13 @@ Source: the package `kubernetes-validate`, which carries the definitions of each
 """
 
 import functools
-import importlib.resources
+import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from machinery.api.quantity import canonical
@@ -47,6 +49,7 @@ class Shape:
     list_type: str = ""
     map_keys: tuple[str, ...] = ()
     atomic: bool = False
+    demands: bool | None = None  # whether it or a type within has required fields; None until first asked
     preserves: bool = False  # an object that keeps fields it does not know, of any form (custom resources)
 
     def go_type(self) -> str:
@@ -75,12 +78,37 @@ class Findings:
     unknown: list[str] = field(default_factory=list)
 
 
+class _File(msgspec.Struct):
+    """The file of definitions, each of them left as it stands there."""
+
+    defs: dict[str, msgspec.Raw] = msgspec.field(name="$defs")
+
+
+class _Definitions(Mapping[str, Any]):
+    """The definitions, each decoded when it is asked for: all of them as dicts take six times the file's size."""
+
+    def __init__(self, file: bytes) -> None:
+        self._raw = msgspec.json.decode(file, type=_File).defs
+
+    def __getitem__(self, name: str) -> Any:
+        return orjson.loads(memoryview(self._raw[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
 @functools.cache
 def definitions() -> Mapping[str, Any]:
     """Return the raw OpenAPI definitions of the API level, by full name ("io.k8s.api.core.v1.Pod")."""
-    root = importlib.resources.files("kubernetes_validate") / "kubernetes-json-schema"
-    loaded = orjson.loads((root / f"{API_LEVEL}-local" / "_definitions.json").read_bytes())
-    return loaded["$defs"]  # type: ignore[no-any-return]
+    # Found and not imported: the package would load a validator that nobody here uses.
+    spec = importlib.util.find_spec("kubernetes_validate")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("kubernetes_validate")
+    root = Path(spec.submodule_search_locations[0]) / "kubernetes-json-schema"
+    return _Definitions((root / f"{API_LEVEL}-local" / "_definitions.json").read_bytes())
 
 
 _compiled: dict[str, Shape] = {}
@@ -294,8 +322,21 @@ def missing_required(value: Mapping[str, Any], shape: Shape, path: str = "") -> 
             yield f"{path}.{name}" if path else name
     for name, item in value.items():
         child = shape.fields.get(name)
-        if child is not None and item and isinstance(item, dict | list):
+        if child is not None and item and isinstance(item, dict | list) and _demands(child):
             yield from _missing_in(item, child, f"{path}.{name}" if path else name)
+
+
+def _demands(shape: Shape) -> bool:
+    """Whether a type or one within it has required fields; found once a type."""
+    if shape.demands is None:
+        seen, open_ = {id(shape)}, [shape]
+        while open_ and not open_[-1].required:
+            for below in (*(last := open_.pop()).fields.values(), *((last.items,) if last.items else ())):
+                if id(below) not in seen:
+                    seen.add(id(below))
+                    open_.append(below)
+        shape.demands = bool(open_)
+    return shape.demands
 
 
 def _is_missing(value: Mapping[str, Any], name: str, form: str) -> bool:
