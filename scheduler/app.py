@@ -42,9 +42,14 @@ _WORKLOADS = {
 
 
 async def run(
-    config: ClientConfig, *, leader_elect: bool = True, identity: str = "", profiles: Sequence[Profile] = ()
+    config: ClientConfig,
+    *,
+    leader_elect: bool = True,
+    identity: str = "",
+    profiles: Sequence[Profile] = (),
+    lease: Mapping[str, float] | None = None,
 ) -> None:
-    """Place pods until cancelled; with `leader_elect`, only while we hold the lease."""
+    """Place pods until cancelled; with `leader_elect`, only while we hold the lease, whose durations may be given."""
     chosen = {one.name: one for one in profiles or (default_profile(),)}
     async with Client(config, user_agent="wherry-scheduler") as client:
 
@@ -52,7 +57,7 @@ async def run(
             await schedule(client, config, chosen)
 
         if leader_elect:
-            await LeaderElector(client, LEASE_NAME, identity=identity).run(lead)
+            await LeaderElector(client, LEASE_NAME, identity=identity, **(lease or {})).run(lead)
         else:
             await lead()
 

@@ -25,8 +25,8 @@ class Cluster:
     """The selectors of a namespace's Services."""
     workload: Callable[[str, str, str], LabelSelector | None] = _none
     """The selector of a workload, by kind, namespace and name."""
-    budgets: Callable[[str], Iterable[Object]] = _empty
-    """The PodDisruptionBudgets of a namespace."""
+    budgets: Callable[[], Iterable[Object]] = _empty
+    """All PodDisruptionBudgets."""
     claim: Callable[[str, str], Object | None] = _none
     """A PersistentVolumeClaim, by namespace and name."""
     volume: Callable[[str], Object | None] = _none

@@ -197,8 +197,8 @@ class Pod:
     """One pod."""
 
     __slots__ = (
-        "annotations", "blocked", "condition", "created", "deleting", "done", "gates", "key", "name", "node",
-        "nominated", "scheduler", "shape", "started", "uid", "version",
+        "annotations", "condition", "created", "deleting", "done", "gates", "key", "name", "node",
+        "nominated", "preempted", "scheduler", "shape", "started", "uid", "version",
     )  # fmt: skip
 
     def __init__(self, view: PodView, shape: Shape) -> None:
@@ -217,7 +217,7 @@ class Pod:
         self.started = status.startTime or ""
         self.done = status.phase in _TERMINAL
         self.condition = _unschedulable_text(status)
-        self.blocked = any(one.type == "DisruptionTarget" and one.status == "True" for one in status.conditions or ())
+        self.preempted = self.deleting and _is_preempted(status)
         self.shape = shape
 
     @property
@@ -343,6 +343,11 @@ def _running(view: PodView) -> dict[str, dict[str, Any]]:
         if given:
             found[one.name] = given
     return found
+
+
+def _is_preempted(status: _Status) -> bool:
+    found = next((one for one in status.conditions or () if one.type == "DisruptionTarget"), None)
+    return found is not None and found.status == "True" and found.reason == "PreemptionByScheduler"
 
 
 def _unschedulable_text(status: _Status) -> str:

@@ -81,7 +81,10 @@ class Chooser:
 
     def cycle(self, pod: Pod) -> Cycle:
         """Begin a cycle for a pod."""
-        return Cycle(pod, self._table, self._cluster)
+        return Cycle(pod, self._table, self._cluster, self.passes_on, self._looks_beyond)
+
+    def _looks_beyond(self, cycle: Cycle) -> bool:
+        return any(plugin.filter(cycle) is not None for plugin in self.profile.cluster_plugins)
 
     def choose(self, pod: Pod) -> int:
         """Return the row of the best node. Raises: Unschedulable."""
@@ -136,8 +139,8 @@ class Chooser:
                 mask = passed if mask is None else mask & passed
         if mask is not None:
             mask = mask & self._keep(cycle.needs).mask
-        nominated = cycle.pod.nominated and self._table.nominated.get(cycle.pod.uid)
-        if nominated:
+        nominated = self._table.nominated.get(cycle.pod.uid)
+        if nominated is not None:
             return self._with_own_nomination(cycle, nominated[1], mask)
         return mask
 

@@ -17,9 +17,10 @@ from machinery.client.rest import Client, ConnectionFailed, PatchType
 from machinery.errors import APIError, NotFound
 from scheduler.binder import BINDINGS_AT_ONCE, Binder
 from scheduler.cluster import Cluster
-from scheduler.framework.plugin import Cycle, Happening, Rejected
+from scheduler.evictor import Evictor
+from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
 from scheduler.framework.profile import Profile
-from scheduler.metrics import ATTEMPTS, DURATION, PENDING
+from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
 from scheduler.pods import Pod
 from scheduler.queue import Entry, SchedulingQueue, by_priority
 from scheduler.schedule_one import Chooser, Diagnosis, Unschedulable
@@ -50,6 +51,8 @@ class Scheduler:
         self._recorders = {name: EventRecorder(client, name) for name in profiles}
         self._news = asyncio.Event()
         self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
+        self._evictor = Evictor(client)
+        self._preempting: set[str] = set()  # uids of pods for which others are being deleted
         self._reports = asyncio.Semaphore(_REPORTS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._attempts = {
@@ -87,9 +90,8 @@ class Scheduler:
             self.queue.remove(new.key)
             self._nominate(new, "")
         elif new.uid not in self._assumed:
+            self._keep_nomination(old, new)
             self.queue.put(new)
-            if new.nominated or new.uid in self.table.nominated:
-                self._nominate(new, new.nominated)
             self._news.set()
 
     def on_namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
@@ -103,6 +105,14 @@ class Scheduler:
             self.cluster.version += 1
         action = "delete" if new is None else "add" if old is None else "update"
         self._happened(Happening(kind, action, old, new))
+
+    def _keep_nomination(self, old: Pod | None, new: Pod) -> None:
+        """What the API says of a nomination counts when it changes; else what we decided and it has not heard yet."""
+        known = self.table.nominated.get(new.uid)
+        if new.nominated != (old.nominated if old is not None else ""):
+            self._nominate(new, new.nominated)
+        elif known is not None:
+            self._nominate(new, self.table.nodes[known[1]].name)
 
     def _nominate(self, pod: Pod, node: str) -> None:
         known = self.table.nominated.get(pod.uid)
@@ -279,7 +289,7 @@ class Scheduler:
         """A plugin refused after the node was chosen."""
         self._unassume(entry, cycle, node)
         log.info("%s was not bound to %s: %s", entry.pod.key, node, why)
-        self._report(entry.pod, why, "")
+        self._report(entry.pod, why, None)
         self._failed(entry, entry.pod)
 
     def _failed(self, entry: Entry, pod: Pod) -> None:
@@ -292,36 +302,69 @@ class Scheduler:
     def _rejected(self, entry: Entry, cycle: Cycle, diagnosis: Diagnosis) -> None:
         pod = entry.pod
         self._attempts["unschedulable", pod.scheduler].inc()
-        nominated = ""
-        for plugin in self.profiles[pod.scheduler].post_filters if diagnosis.nodes else ():
-            nominated, diagnosis.post_filter = plugin.post_filter(cycle, diagnosis.resolvable)
-            if nominated:
-                self._nominate(pod, nominated)
+        nominated = None
+        if diagnosis.nodes and len(diagnosis.resolvable) and pod.uid not in self._preempting:
+            for plugin in self.profiles[pod.scheduler].post_filters:
+                rescue = plugin.post_filter(cycle, diagnosis.resolvable)
+                diagnosis.post_filter, nominated = rescue.text, rescue.node
+                if rescue.node is not None:
+                    self._nominate(pod, rescue.node)
+                if rescue.node:
+                    self._preempt(pod, rescue)
+                    break
         self.queue.put_aside(entry, frozenset(diagnosis.plugins), asyncio.get_running_loop().time())
         self._report(pod, str(diagnosis), nominated)
 
-    def _report(self, pod: Pod, text: str, nominated: str) -> None:
+    def _preempt(self, pod: Pod, rescue: Rescue) -> None:
+        PREEMPTION_ATTEMPTS.inc()
+        PREEMPTION_VICTIMS.observe(len(rescue.victims))
+        node = self.table.by_name[rescue.node or ""]
+        displaced = [one for one in self.table.nominated_on.get(node.row, {}).values() if one.priority < pod.priority]
+        for one in displaced:  # their place is taken; they may find another
+            self._nominate(one, "")
+            self.queue.wake(one.key)
+            self._report(one, one.condition, "")
+        self._preempting.add(pod.uid)
+        self._spawn(self._evict(pod, rescue))
+
+    async def _evict(self, pod: Pod, rescue: Rescue) -> None:
+        try:
+            await self._evictor.evict(rescue.victims, pod, rescue.node or "", self._recorders[pod.scheduler])
+        except (APIError, ConnectionFailed) as error:
+            log.warning("preempting on %s for %s: %s", rescue.node, pod.key, error)
+        finally:
+            self._preempting.discard(pod.uid)
+            if not any(self._is_there(victim) for victim in rescue.victims):
+                self.queue.wake(pod.key)  # they went before we were done, and nothing more will happen
+                self._news.set()
+
+    def _is_there(self, pod: Pod) -> bool:
+        node = self.table.by_name.get(pod.node)
+        return node is not None and pod.uid in node.pods
+
+    def _report(self, pod: Pod, text: str, nominated: str | None) -> None:
         """Tell users why a pod is not placed: an event, and its condition when that says something else so far."""
         self._spawn(self._write_report(pod, text, nominated))
 
-    async def _write_report(self, pod: Pod, text: str, nominated: str) -> None:
+    async def _write_report(self, pod: Pod, text: str, nominated: str | None) -> None:
         async with self._reports:
-            await self._recorders[pod.scheduler].event(pod.reference, "Warning", "FailedScheduling", text)
-            if pod.condition == text and (not nominated or nominated == pod.nominated):
+            if text:
+                await self._recorders[pod.scheduler].event(pod.reference, "Warning", "FailedScheduling", text)
+            if pod.condition == text and (nominated is None or nominated == pod.nominated):
                 return
             condition = {
                 "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
                 "lastProbeTime": None, "lastTransitionTime": now(),
             }  # fmt: skip
-            status: dict[str, Any] = {"conditions": [condition]}
-            if nominated:
-                status["nominatedNodeName"] = nominated
+            status: dict[str, Any] = {"conditions": [condition]} if text else {}
+            if nominated is not None:
+                status["nominatedNodeName"] = nominated or None
             patch = {"metadata": {"uid": pod.uid}, "status": status}
             try:
                 await self._client.patch(
                     PODS, pod.key.name, patch, pod.key.namespace, type=PatchType.STRATEGIC, subresource="status"
                 )
-                pod.condition = text
+                pod.condition, pod.nominated = text, nominated if nominated is not None else pod.nominated
             except (APIError, ConnectionFailed) as error:
                 log.info("the condition of %s was not written: %s", pod.key, error)
 

@@ -4,6 +4,7 @@ Rows stay where they are: one whose node is gone is dead (`alive` is false), and
 too. Whatever changes a row puts it in the journal, so that who keeps answers by row looks only at what changed.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,9 @@ class NodeTable:
         self._taint_ids: dict[Any, int] = {(): 0}
         self.image_sizes: dict[str, Ints] = {}
         self.tallies = Tallies(self.capacity)
+        self.priorities: Counter[int] = Counter()
+        """How many pods are there of each priority."""
+        self.versions: dict[int, int] = {}  # row: the number of its last entry in the journal
         self.journal: list[int] = []
         self.journal_start = 0
         self.nominated: dict[str, tuple[Pod, int]] = {}  # uid: pod and row
@@ -172,6 +176,7 @@ class NodeTable:
 
     def _changed(self, row: int) -> None:
         self.journal.append(row)
+        self.versions[row] = self.journal_start + len(self.journal)
         if len(self.journal) > 2 * _JOURNAL_LENGTH:
             del self.journal[:_JOURNAL_LENGTH]
             self.journal_start += _JOURNAL_LENGTH
@@ -325,6 +330,7 @@ class NodeTable:
             at = self.resources.get(resource)
             requested[at if at is not None else self.column(resource)][row] += sign * number
         requested[PODS][row] += sign
+        self.priorities[needs.priority] += sign
         cpu, memory = needs.scored
         self._scored[0][row] += sign * cpu
         self._scored[1][row] += sign * memory

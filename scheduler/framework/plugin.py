@@ -11,7 +11,7 @@ Everything else at Kubernetes' extension points has an empty method here; a plug
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/#extension-points
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,6 +59,10 @@ class Cycle:
     pod: Pod
     table: NodeTable
     cluster: Cluster
+    passes_on: Callable[["Cycle", int], bool] = lambda _cycle, _row: True
+    """Whether the pod passes all filters on one row, as the table now stands."""
+    looks_beyond: Callable[["Cycle"], bool] = lambda _cycle: False
+    """Whether any filter that looks beyond the node has a say about the pod."""
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -112,12 +116,27 @@ class Plugin:
 class NodePlugin(Plugin):
     """A rule over needs and a node's own row."""
 
+    looks_at_pods: ClassVar[bool] = False
+    """Whether it judges by the pods on a node, too, so that one that leaves could help."""
+
     normalizes: ClassVar[bool] = False
     """Whether scores are made comparable by `normalize`, over the nodes that passed; else they are 0 to 100."""
 
     def filter(self, needs: Needs, table: NodeTable, rows: Rows) -> Codes | None:
         """Return a code for each of the rows; None when all pass."""
         return None
+
+    def helped_by(self, happening: Happening, pod: Pod, table: NodeTable) -> bool:
+        """A change of a node helps if the pod passes there now; one of a pod, only where this looks at pods."""
+        row = happening.row
+        if row < 0 or happening.kind not in ("Node", "AssignedPod"):
+            return False
+        if happening.kind == "AssignedPod":
+            if not self.looks_at_pods or happening.action == "add":
+                return False
+            if table.nominated.get(pod.uid, (None, -1))[1] == row:
+                return True  # it waits for just this
+        return self.passes(pod.shape.needs, table, row)
 
     def confines(self, needs: Needs, table: NodeTable) -> Mask | None:
         """Return the rows a pod is confined to beforehand, so that others are not even looked at; None for all."""
@@ -169,11 +188,23 @@ class ClusterPlugin(Plugin):
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """What is to be done for a pod that fits nowhere."""
+
+    text: str = ""
+    """What users are told."""
+    node: str | None = None
+    """The node the pod is nominated for; "" takes a nomination back, None leaves it."""
+    victims: tuple[Pod, ...] = ()
+    """Pods that are to go from there."""
+
+
 class PostFilterPlugin(Plugin):
     """What is tried when no node passed."""
 
-    def post_filter(self, cycle: Cycle, resolvable: Mask) -> tuple[str, str]:
-        """Return the node to nominate (or nothing), and a text for users."""
+    def post_filter(self, cycle: Cycle, resolvable: Mask) -> Rescue:
+        """Say what could make room, on the rows where pods leaving could help."""
         raise NotImplementedError
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from scheduler.framework.plugin import Plugin
 from scheduler.framework.profile import Profile
 from scheduler.plugins.balanced_allocation import BalancedAllocation
+from scheduler.plugins.default_preemption import DefaultPreemption
 from scheduler.plugins.image_locality import ImageLocality
 from scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from scheduler.plugins.node_affinity import NodeAffinity, NodeAffinityNames
@@ -25,7 +26,8 @@ Factory = Callable[[], Plugin]
 
 DEFAULT_PLUGINS: tuple[Factory, ...] = (
     SchedulingGates, PrioritySort, NodeUnschedulable, NodeName, TaintToleration, NodeAffinityNames, NodeAffinity,
-    NodePorts, NodeResourcesFit, PodTopologySpread, InterPodAffinity, BalancedAllocation, ImageLocality,
+    NodePorts, NodeResourcesFit, PodTopologySpread, InterPodAffinity, DefaultPreemption, BalancedAllocation,
+    ImageLocality,
 )  # fmt: skip
 WEIGHTS: Mapping[str, int] = {
     "TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "PodTopologySpread": 2, "InterPodAffinity": 2,

@@ -13,6 +13,7 @@ class NodePorts(NodePlugin):
     """Rejects nodes where a host port of the pod is taken: at its address, or on all of them."""
 
     name = "NodePorts"
+    looks_at_pods = True
 
     def filter(self, needs: Needs, table: NodeTable, rows: Rows) -> Codes | None:
         """See NodePlugin."""

@@ -24,6 +24,7 @@ class NodeResourcesFit(NodePlugin):
     """Rejects nodes without room for the pod's requests; scores by one of three strategies."""
 
     name = "NodeResourcesFit"
+    looks_at_pods = True
 
     def __init__(
         self,
