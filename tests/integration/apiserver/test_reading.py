@@ -181,3 +181,22 @@ async def test_metadata_alone_may_be_asked_for(client: Client) -> None:
 async def test_a_form_nobody_has_is_not_acceptable(client: Client) -> None:
     with pytest.raises(errors.NotAcceptable):
         await client.request("GET", PODS.path("default"), headers={"Accept": "text/html"})
+
+
+async def test_a_page_of_a_state_that_is_forgotten_can_be_followed_by_the_rest_as_it_is_now(
+    client: Client, server: APIServer
+) -> None:
+    for number in range(6):
+        await client.create(CONFIG_MAPS, {"metadata": {"name": f"c{number}"}}, "default")
+    path = "/api/v1/namespaces/default/configmaps"
+    first = json.loads(await client.request("GET", path, params={"limit": "2"}))
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "c7"}}, "default")
+    await server.cache.store.compact(server.cache.revision)
+    with pytest.raises(errors.Expired, match="The provided continue parameter is too old") as caught:
+        await client.request("GET", path, params={"limit": "2", "continue": first["metadata"]["continue"]})
+    assert isinstance(caught.value, errors.Expired)
+    token = caught.value.continue_token
+    rest = json.loads(await client.request("GET", path, params={"limit": "10", "continue": token}))
+    seen = [item["metadata"]["name"] for item in [*first["items"], *rest["items"]]]
+    assert [name for name in seen if name.startswith("c")] == ["c0", "c1", "c2", "c3", "c4", "c5", "c7"]
+    assert int(rest["metadata"]["resourceVersion"]) > int(first["metadata"]["resourceVersion"])
