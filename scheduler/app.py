@@ -47,7 +47,7 @@ async def run(
     leader_elect: bool = True,
     identity: str = "",
     profiles: Sequence[Profile] = (),
-    lease: Mapping[str, float] | None = None,
+    lease: Mapping[str, Any] | None = None,
 ) -> None:
     """Place pods until cancelled; with `leader_elect`, only while we hold the lease, whose durations may be given."""
     chosen = {one.name: one for one in profiles or (default_profile(),)}
