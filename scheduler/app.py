@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,15 +25,13 @@ from machinery.client.reflector import Reflector
 from machinery.client.rest import Client
 from scheduler.binder import Binder
 from scheduler.cluster import Cluster
+from scheduler.config import SchedulerConfig, default_config
 from scheduler.feed import PodFeed
-from scheduler.framework.profile import Profile
-from scheduler.plugins.default import default_profile
 from scheduler.scheduler import Scheduler
 from scheduler.views import NamespaceOnly, SelectorOnly, ServiceOnly
 
 log = logging.getLogger(__name__)
 
-LEASE_NAME = "kube-scheduler"
 _WORKLOADS = {
     "ReplicaSet": REPLICA_SETS,
     "StatefulSet": STATEFUL_SETS,
@@ -46,27 +44,29 @@ async def run(
     *,
     leader_elect: bool = True,
     identity: str = "",
-    profiles: Sequence[Profile] = (),
-    lease: Mapping[str, Any] | None = None,
+    settings: SchedulerConfig | None = None,
 ) -> None:
-    """Place pods until cancelled; with `leader_elect`, only while we hold the lease, whose durations may be given."""
-    chosen = {one.name: one for one in profiles or (default_profile(),)}
+    """Place pods until cancelled; with `leader_elect`, only while we hold the lease."""
+    chosen = settings or default_config()
     async with Client(config, user_agent="wherry-scheduler") as client:
 
         async def lead() -> None:
             await schedule(client, config, chosen)
 
         if leader_elect:
-            await LeaderElector(client, LEASE_NAME, identity=identity, **(lease or {})).run(lead)
+            elector = LeaderElector(
+                client, chosen.lease_name, chosen.lease_namespace, identity=identity, **chosen.lease
+            )
+            await elector.run(lead)
         else:
             await lead()
 
 
-async def schedule(client: Client, config: ClientConfig, profiles: Mapping[str, Profile]) -> None:
+async def schedule(client: Client, config: ClientConfig, settings: SchedulerConfig) -> None:
     """Place pods until cancelled."""
     followed = Followed(client)
     async with Binder(config) as binder, asyncio.TaskGroup() as group:
-        scheduler = Scheduler(client, binder, profiles, followed.cluster)
+        scheduler = Scheduler(client, binder, settings, followed.cluster)
         await followed.start(group, scheduler)
         synced = asyncio.Event()
         feed = PodFeed(scheduler.on_pod, synced.set)
