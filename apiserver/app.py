@@ -36,7 +36,7 @@ from apiserver.endpoints.streams import SUBRESOURCES as STREAMED
 from apiserver.endpoints.streams import Streams
 from apiserver.endpoints.subresources import Subresources
 from apiserver.endpoints.watch import watch
-from apiserver.metrics import DURATION, REQUESTS, WATCHES
+from apiserver.metrics import WATCHES, duration, requests
 from apiserver.registry.catalog import Catalog, built_in
 from apiserver.registry.kind import Kind
 from apiserver.registry.rest import Rest
@@ -61,6 +61,7 @@ CONNECTED = ("attach", "exec", "portforward", "proxy")
 _KEYS_PATH = "/openid/v1/jwks"
 _ISSUER_PATHS = ("/.well-known/openid-configuration", _KEYS_PATH)
 COMPACT_SECONDS = 300.0
+_SOMETHING = RequestInfo("other", "")
 _BOOTSTRAP_SECONDS = 3.0
 
 
@@ -151,10 +152,16 @@ class APIServer:
             response = error_response(errors.InternalError(f"Internal error occurred: {error}"))
         finally:
             code = response.status if response is not None else 499
-            REQUESTS.labels(info.verb, info.group, info.version, info.resource, info.subresource, code).inc()
-            if info.verb != "watch":
-                DURATION.labels(info.verb, info.resource).observe(time.perf_counter() - started)
+            self._count(info, code, time.perf_counter() - started)
         return response
+
+    def _count(self, info: RequestInfo, code: int, seconds: float) -> None:
+        """Count a request; what is refused may name anything, and gets no counter of its own."""
+        if code >= 400 and self.catalog.find(info.group, info.version, info.resource) is None:
+            info = _SOMETHING
+        requests(info.verb, info.group, info.version, info.resource, info.subresource, code).inc()
+        if info.verb != "watch":
+            duration(info.verb, info.resource).observe(seconds)
 
     async def _until_bootstrapped(self) -> None:
         try:

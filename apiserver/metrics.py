@@ -3,6 +3,8 @@
 Source: https://kubernetes.io/docs/reference/instrumentation/metrics/
 """
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry()
@@ -17,6 +19,18 @@ DURATION = Histogram(
 WATCHES = Gauge(
     "apiserver_longrunning_requests", "Watches and streams now being served.", ["verb", "resource"], registry=REGISTRY
 )
+
+
+@functools.lru_cache(maxsize=10_000)
+def requests(verb: str, group: str, version: str, resource: str, subresource: str, code: int) -> Counter:
+    """Return the counter of such requests; found once for all of the same labels."""
+    return REQUESTS.labels(verb, group, version, resource, subresource, code)
+
+
+@functools.lru_cache(maxsize=10_000)
+def duration(verb: str, resource: str) -> Histogram:
+    """Return the histogram of such requests."""
+    return DURATION.labels(verb, resource)
 
 
 def exposition() -> bytes:

@@ -31,7 +31,6 @@ class RequestInfo:
     field_selector: str = ""
 
 
-@functools.lru_cache(maxsize=4096)
 def parse_path(path: str) -> RequestInfo | None:
     """Return what a resource path names, its verb still open; None for other paths."""
     parts = path.strip("/").split("/")
@@ -55,20 +54,32 @@ def parse_path(path: str) -> RequestInfo | None:
 
 def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Return what a request asks for."""
+    info = _request_info(method, path, query.get("watch") in ("true", "1"))
+    return _with_selector(info, query["fieldSelector"]) if "fieldSelector" in query else info
+
+
+@functools.lru_cache(maxsize=4096)
+def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
     info = parse_path(path)
     if info is None:
         return RequestInfo(method.lower(), path)
     if method in ("GET", "HEAD"):
-        watches = query.get("watch") in ("true", "1")
         verb = "get" if info.name else "watch" if watches else "list"
     elif method == "DELETE":
         verb = "delete" if info.name else "deletecollection"
     else:
         verb = _VERBS.get(method, method.lower())
-    if "fieldSelector" in query and verb in ("list", "watch", "deletecollection"):
-        selector = query["fieldSelector"]
-        return replace(info, verb=verb, name=info.name or _selected_name(selector), field_selector=selector)
     return replace(info, verb=verb)
+
+
+_MANY = ("list", "watch", "deletecollection")
+
+
+def _with_selector(info: RequestInfo, selector: str) -> RequestInfo:
+    """Return what a request for many objects asks for, with what narrows it for authorization."""
+    if info.verb not in _MANY:
+        return info
+    return replace(info, name=info.name or _selected_name(selector), field_selector=selector)
 
 
 def _selected_name(selector: str) -> str:

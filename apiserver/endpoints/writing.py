@@ -112,9 +112,9 @@ async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Respon
     strict = options.field_validation == "Strict"
     obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
     try:
-        wanted_bytes = orjson.dumps(obj)  # each try changes what it is given
+        given = orjson.dumps(obj)  # each try changes what it is given
         entry = await rest.update(
-            kind, info.namespace, info.name, lambda _: orjson.loads(wanted_bytes), options, subresource=subresource
+            kind, info.namespace, info.name, lambda _: orjson.loads(given), options, subresource=subresource
         )
     except errors.NotFound:
         if not kind.creates_on_update or subresource or obj["metadata"].get("resourceVersion"):

@@ -1,4 +1,4 @@
-"""etcd v3 as the store, over grpc.aio on stubs of our own.
+"""etcd v3 as the store, on messages generated from its public API.
 
 A guarded write is one transaction that compares the revision and, where that fails, reads what is there instead, so a
 conflict costs one round trip. Sources: https://etcd.io/docs/v3.5/learning/api/ and
@@ -8,15 +8,13 @@ https://etcd.io/docs/v3.5/learning/api_guarantees/
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import grpc
-
+from apiserver.storage import rpc
 from apiserver.storage.etcdpb import rpc_pb2 as pb
-from apiserver.storage.etcdpb import rpc_pb2_grpc as stubs
 from apiserver.storage.interface import (
     Batch,
     Change,
@@ -34,7 +32,7 @@ from apiserver.storage.interface import (
 )
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
+Answer = TypeVar("Answer", covariant=True)
 
 CALL_SECONDS = 3.5
 _PAGE = 5000
@@ -42,18 +40,22 @@ _RETRY_SECONDS = 0.1
 # A watch that brings nothing is asked for its progress this often, so that a dead connection is noticed.
 _PROGRESS_SECONDS = 1.0
 _SILENCE_SECONDS = 15.0
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.use_local_subchannel_pool", 1),
-    # Unix sockets give no host name; etcd's HTTP/2 server refuses the escaped path that would be sent instead.
-    ("grpc.default_authority", "localhost"),
-)
+_KV, _LEASE, _MAINTENANCE = "/etcdserverpb.KV", "/etcdserverpb.Lease", "/etcdserverpb.Maintenance"
+_WATCH = "/etcdserverpb.Watch/Watch"
+
+
+class _Message(Protocol):
+    """A message of the API that is sent."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        """Return its bytes."""
+
+
+class _Readable(Protocol[Answer]):
+    """A class of messages that are received."""
+
+    def FromString(self, data: bytes, /) -> Answer:  # noqa: N802 - protobuf's name
+        """Return the message that bytes hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,66 +67,48 @@ class EtcdTLS:
     key_file: Path | None = None
 
 
-def _target(endpoint: str) -> str:
-    """Return an endpoint as gRPC names it: "unix:/run/etcd.sock", "10.0.0.1:2379"."""
-    if endpoint.startswith("unix://"):
-        return "unix:" + endpoint.removeprefix("unix://")
-    return endpoint.partition("://")[2] or endpoint
-
-
 class EtcdStore:
     """A store in an etcd cluster; endpoints are tried in turn."""
 
     def __init__(self, endpoints: Sequence[str], tls: EtcdTLS | None = None) -> None:
-        self._channels = [self._channel(endpoint, tls) for endpoint in endpoints]
-        self._kv: list[Any] = [stubs.KVStub(channel) for channel in self._channels]
-        self._lease: list[Any] = [stubs.LeaseStub(channel) for channel in self._channels]
-        self._status: list[Any] = [stubs.MaintenanceStub(channel) for channel in self._channels]
+        context = rpc.tls_context(tls.ca_file, tls.cert_file, tls.key_file) if tls is not None else None
+        self._channels = [rpc.Channel(endpoint, context) for endpoint in endpoints]
         self._at = 0
 
-    @staticmethod
-    def _channel(endpoint: str, tls: EtcdTLS | None) -> grpc.aio.Channel:
-        if tls is None:
-            return grpc.aio.insecure_channel(_target(endpoint), options=_OPTIONS)
-        credentials = grpc.ssl_channel_credentials(
-            tls.ca_file.read_bytes(),
-            tls.key_file.read_bytes() if tls.key_file else None,
-            tls.cert_file.read_bytes() if tls.cert_file else None,
-        )
-        options = [option for option in _OPTIONS if option[0] != "grpc.default_authority"]
-        return grpc.aio.secure_channel(_target(endpoint), credentials, options=options)
-
-    async def _call(self, method: Callable[[int], Awaitable[T]], *, repeat: bool = False) -> T:
+    async def _call(self, method: str, request: _Message, answer: _Readable[Answer], *, repeat: bool = False) -> Answer:
         """Call one endpoint; what may be repeated goes on to the next when it is away. Raises: StoreError."""
-        deadline = asyncio.get_running_loop().time() + CALL_SECONDS
+        data, left, began = request.SerializeToString(), CALL_SECONDS, 0.0
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
-                    return await method(self._at % len(self._channels))
-            except TimeoutError as error:
-                self._at += 1
-                raise StoreUnavailable("etcd did not answer in time") from error
-            except grpc.aio.AioRpcError as error:
+                return answer.FromString(await self._channels[self._at].unary(method, data, left))
+            except rpc.RpcError as error:
                 failure = _as_store_error(error)
                 if not isinstance(failure, StoreUnavailable):
                     raise failure from error
-                self._at += 1
-                if not repeat and not _was_never_sent(error):
+                self._turn()
+                if error.code == rpc.DEADLINE_EXCEEDED or not (repeat or error.never_sent):
+                    raise failure from error
+                now = asyncio.get_running_loop().time()
+                began = began or now
+                left = CALL_SECONDS - _RETRY_SECONDS - (now - began)
+                if left <= 0:
                     raise failure from error
                 await asyncio.sleep(_RETRY_SECONDS)
-                if asyncio.get_running_loop().time() >= deadline - _RETRY_SECONDS:
-                    raise failure from error
+
+    def _turn(self) -> None:
+        """Go on with the next endpoint."""
+        self._at = (self._at + 1) % len(self._channels)
 
     async def current_revision(self) -> int:
         """See Store.current_revision."""
         request = pb.RangeRequest(key=b"\x00", limit=1, count_only=True)
-        response = await self._call(lambda at: self._kv[at].Range(request), repeat=True)
+        response = await self._call(_KV + "/Range", request, pb.RangeResponse, repeat=True)
         return int(response.header.revision)
 
     async def get(self, key: str) -> KeyValue:
         """See Store.get."""
         request = pb.RangeRequest(key=key.encode())
-        response = await self._call(lambda at: self._kv[at].Range(request), repeat=True)
+        response = await self._call(_KV + "/Range", request, pb.RangeResponse, repeat=True)
         if not response.kvs:
             raise KeyNotFound(key)
         return _key_value(response.kvs[0])
@@ -137,7 +121,7 @@ class EtcdStore:
         while True:
             page = min(_PAGE, limit - len(items)) if limit else _PAGE
             request = pb.RangeRequest(key=start, range_end=end, limit=page, revision=revision)
-            response = await self._call(lambda at, request=request: self._kv[at].Range(request), repeat=True)  # type: ignore[misc]
+            response = await self._call(_KV + "/Range", request, pb.RangeResponse, repeat=True)
             items += [_key_value(kv) for kv in response.kvs]
             revision = revision or int(response.header.revision)
             if not response.more or (limit and len(items) >= limit):
@@ -151,7 +135,7 @@ class EtcdStore:
             compare=[pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=name, mod_revision=0)],
             success=[pb.RequestOp(request_put=pb.PutRequest(key=name, value=value, lease=lease))],
         )
-        response = await self._call(lambda at: self._kv[at].Txn(request))
+        response = await self._call(_KV + "/Txn", request, pb.TxnResponse)
         if not response.succeeded:
             raise KeyExists(key)
         return int(response.header.revision)
@@ -173,7 +157,7 @@ class EtcdStore:
             success=[operation],
             failure=[pb.RequestOp(request_range=pb.RangeRequest(key=name))],
         )
-        response = await self._call(lambda at: self._kv[at].Txn(request))
+        response = await self._call(_KV + "/Txn", request, pb.TxnResponse)
         if response.succeeded:
             return int(response.header.revision)
         found = response.responses[0].response_range.kvs
@@ -183,32 +167,40 @@ class EtcdStore:
 
     async def compact(self, revision: int) -> None:
         """See Store.compact."""
-        await self._call(lambda at: self._kv[at].Compact(pb.CompactionRequest(revision=revision)))
+        await self._call(_KV + "/Compact", pb.CompactionRequest(revision=revision), pb.CompactionResponse)
 
     async def grant_lease(self, ttl_seconds: int) -> int:
         """See Store.grant_lease."""
-        response = await self._call(lambda at: self._lease[at].LeaseGrant(pb.LeaseGrantRequest(TTL=ttl_seconds)))
+        response = await self._call(
+            _LEASE + "/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_seconds), pb.LeaseGrantResponse
+        )
         return int(response.ID)
 
     async def keep_alive(self, lease: int) -> None:
         """See Store.keep_alive."""
-
-        async def once(at: int) -> int:
-            call = self._lease[at].LeaseKeepAlive(iter([pb.LeaseKeepAliveRequest(ID=lease)]))
-            response = await call.read()
-            call.cancel()
-            return int(response.TTL)
-
-        if await self._call(once) <= 0:
+        try:
+            call = await self._channels[self._at].stream(_LEASE + "/LeaseKeepAlive", CALL_SECONDS)
+            try:
+                call.write(pb.LeaseKeepAliveRequest(ID=lease).SerializeToString())
+                response = pb.LeaseKeepAliveResponse.FromString(await call.read(CALL_SECONDS))
+            finally:
+                call.cancel()
+        except rpc.RpcError as error:
+            self._turn()
+            raise _as_store_error(error) from error
+        except TimeoutError as error:
+            self._turn()
+            raise StoreUnavailable("etcd did not answer in time") from error
+        if response.TTL <= 0:
             raise KeyNotFound(f"lease {lease}")
 
     async def revoke_lease(self, lease: int) -> None:
         """See Store.revoke_lease."""
-        await self._call(lambda at: self._lease[at].LeaseRevoke(pb.LeaseRevokeRequest(ID=lease)))
+        await self._call(_LEASE + "/LeaseRevoke", pb.LeaseRevokeRequest(ID=lease), pb.LeaseRevokeResponse)
 
     async def health(self) -> None:
         """See Store.health."""
-        response = await self._call(lambda at: self._status[at].Status(pb.StatusRequest()))
+        response = await self._call(_MAINTENANCE + "/Status", pb.StatusRequest(), pb.StatusResponse)
         if any("NOSPACE" in text for text in response.errors):
             raise StoreFull("etcd raised the alarm NOSPACE")
         await self.current_revision()
@@ -226,27 +218,31 @@ class EtcdStore:
         """Watch for ever; a lost connection is taken up again behind the last change delivered."""
         trusted = await self._tells_progress_truly()
         while True:
-            stub: Any = stubs.WatchStub(self._channels[self._at % len(self._channels)])
-            call = stub.Watch()
-            asking = asyncio.create_task(_ask_progress(call))
+            call: rpc.TwoWay | None = None
+            asking: asyncio.Task[None] | None = None
             try:
+                call = await self._channels[self._at].stream(_WATCH, CALL_SECONDS)
+                asking = asyncio.create_task(_ask_progress(call))
                 key = prefix.encode()
+                # The values that deletes overwrote are not asked for: the cache that reads this has them.
                 create = pb.WatchCreateRequest(
-                    key=key, range_end=_prefix_end(key), start_revision=position, prev_kv=True, fragment=True
+                    key=key, range_end=_prefix_end(key), start_revision=position, fragment=True
                 )
-                await call.write(pb.WatchRequest(create_request=create))
+                call.write(pb.WatchRequest(create_request=create).SerializeToString())
                 async for batch in _batches(call):
                     if batch.changes:
                         position = batch.revision + 1
                     if batch.changes or trusted:
                         yield batch
-            except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
-                log.warning("the watch on etcd broke: %s", _shown(error))
-                self._at += 1
+            except (rpc.RpcError, TimeoutError) as error:
+                log.warning("the watch on etcd broke: %s", error or "it is silent")
+                self._turn()
             finally:
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
-                call.cancel()
+                if asking is not None:
+                    asking.cancel()
+                    await asyncio.gather(asking, return_exceptions=True)
+                if call is not None:
+                    call.cancel()
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _tells_progress_truly(self) -> bool:
@@ -255,7 +251,7 @@ class EtcdStore:
         Versions before 3.4.25, and 3.5.0 to 3.5.7, do not: https://github.com/etcd-io/etcd/issues/15220
         """
         try:
-            response = await self._call(lambda at: self._status[at].Status(pb.StatusRequest()), repeat=True)
+            response = await self._call(_MAINTENANCE + "/Status", pb.StatusRequest(), pb.StatusResponse, repeat=True)
         except StoreError:
             return False
         version = tuple(int(part) for part in response.version.split(".")[:3] if part.isdigit())
@@ -267,21 +263,18 @@ class EtcdStore:
             await channel.close()
 
 
-async def _ask_progress(call: Any) -> None:
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        while True:
-            await asyncio.sleep(_PROGRESS_SECONDS)
-            await call.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+async def _ask_progress(call: rpc.TwoWay) -> None:
+    question = pb.WatchRequest(progress_request=pb.WatchProgressRequest()).SerializeToString()
+    while True:
+        await asyncio.sleep(_PROGRESS_SECONDS)
+        call.write(question)
 
 
-async def _batches(call: Any) -> AsyncIterator[Batch]:
+async def _batches(call: rpc.TwoWay) -> AsyncIterator[Batch]:
     """Yield batches; the fragments of one revision are joined, so that none is taken for whole."""
     changes: list[Change] = []
     while True:
-        async with asyncio.timeout(_SILENCE_SECONDS):
-            response = await call.read()
-        if response is grpc.aio.EOF:
-            return
+        response = pb.WatchResponse.FromString(await call.read(_SILENCE_SECONDS))
         if response.compact_revision:
             raise Compacted(f"revisions up to {response.compact_revision} are compacted")
         if response.canceled:
@@ -300,8 +293,7 @@ async def _batches(call: Any) -> AsyncIterator[Batch]:
 def _change(event: Any) -> Change:
     kv = event.kv
     if event.type:
-        last = event.prev_kv.value if event.HasField("prev_kv") else None
-        return Change(kv.key.decode(), last, kv.mod_revision, deleted=True)
+        return Change(kv.key.decode(), None, kv.mod_revision, deleted=True)
     return Change(kv.key.decode(), kv.value, kv.mod_revision, deleted=False)
 
 
@@ -314,27 +306,18 @@ def _prefix_end(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
-def _was_never_sent(error: grpc.aio.AioRpcError) -> bool:
-    """Whether there was no connection to send a request over: a write then has surely not happened."""
-    return error.code() == grpc.StatusCode.UNAVAILABLE and "failed to connect" in (error.details() or "")
-
-
-def _shown(error: BaseException) -> str:
-    return error.details() or str(error.code()) if isinstance(error, grpc.aio.AioRpcError) else repr(error)
-
-
-def _as_store_error(error: grpc.aio.AioRpcError) -> StoreError:
-    text = error.details() or str(error.code())
-    match error.code():
-        case grpc.StatusCode.OUT_OF_RANGE if "compacted" in text:
+def _as_store_error(error: rpc.RpcError) -> StoreError:
+    text = str(error)
+    match error.code:
+        case rpc.OUT_OF_RANGE if "compacted" in text:
             return Compacted(text)
-        case grpc.StatusCode.OUT_OF_RANGE:
+        case rpc.OUT_OF_RANGE:
             return FutureRevision(text)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if "space" in text:
+        case rpc.RESOURCE_EXHAUSTED if "space" in text:
             return StoreFull(text)
-        case grpc.StatusCode.NOT_FOUND:
+        case rpc.NOT_FOUND:
             return KeyNotFound(text)
-        case grpc.StatusCode.INVALID_ARGUMENT if "too large" in text:
+        case rpc.INVALID_ARGUMENT if "too large" in text:
             return ValueTooLarge(text)
         case _:
             return StoreUnavailable(text)

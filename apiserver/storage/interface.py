@@ -20,7 +20,7 @@ class KeyValue(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One write of the past. For a delete, `value` is the last value there was, None if it is no longer known."""
+    """One write of the past. A delete has no value: those who follow have what was there."""
 
     key: str
     value: bytes | None

@@ -161,7 +161,7 @@ class SQLiteStore:
         else:
             self._writer.execute("INSERT OR REPLACE INTO live VALUES (?, ?)", (key, revision))
         self._revision = revision
-        self._pending.append(Change(key, value, revision, deleted))
+        self._pending.append(Change(key, None if deleted else value, revision, deleted))
         return revision
 
     def _live(self, connection: sqlite3.Connection, key: str) -> KeyValue | None:
@@ -210,7 +210,7 @@ class SQLiteStore:
 
         def work() -> int:
             found = self._guarded(key, expected_revision)
-            return self._append(key, found.value, found.create_revision, deleted=True)
+            return self._append(key, None, found.create_revision, deleted=True)
 
         return await self._submit(work)
 
@@ -263,8 +263,8 @@ class SQLiteStore:
 
     def _end_lease(self, lease: int) -> None:
         rows = self._writer.execute(_LIVE + "WHERE log.lease = ?", (lease,)).fetchall()
-        for key, value, created, _ in rows:
-            self._append(key, value, created, deleted=True)
+        for key, _, created, _ in rows:
+            self._append(key, None, created, deleted=True)
         self._writer.execute("DELETE FROM lease WHERE id = ?", (lease,))
 
     async def _expire_leases(self) -> None:

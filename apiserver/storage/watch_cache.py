@@ -202,7 +202,7 @@ class Collection:
         fresh = {entry.key: entry for entry in entries}
         gone = [entry for key, entry in self._entries.items() if key not in fresh]
         for entry in gone:
-            self.apply_delete(entry.key, None, revision)
+            self.apply_delete(entry.key, revision)
         for entry in fresh.values():
             present = self._entries.get(entry.key)
             if present is None or present.revision != entry.revision:
@@ -215,7 +215,7 @@ class Collection:
         previous = self.put(entry)
         self._tell(Event("MODIFIED" if previous is not None else "ADDED", entry, previous, entry.revision))
 
-    def apply_delete(self, key: str, last: bytes | None, revision: int) -> None:
+    def apply_delete(self, key: str, revision: int) -> None:
         """Take a delete; the object is told with the revision of its deletion."""
         previous = self._entries.pop(key, None)
         if previous is None:
@@ -223,7 +223,7 @@ class Collection:
         del self._keys[bisect_left(self._keys, key)]
         self.generation += 1
         old = b'"resourceVersion":"%d",' % previous.revision
-        entry = Entry(key, last if last is not None else previous.value.replace(old, b"", 1), revision)
+        entry = Entry(key, previous.value.replace(old, b"", 1), revision)
         self._tell(Event("DELETED", entry, previous, revision))
 
     def _tell(self, event: Event) -> None:
@@ -369,6 +369,6 @@ class WatchCache:
     def _apply_change(self, change: Change) -> None:
         collection = self.collection(change.key.split("/", 3)[2])
         if change.deleted:
-            collection.apply_delete(change.key, change.value, change.mod_revision)
+            collection.apply_delete(change.key, change.mod_revision)
         elif change.value is not None:
             collection.apply_put(Entry(change.key, change.value, change.mod_revision))

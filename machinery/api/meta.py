@@ -1,5 +1,7 @@
 """Names of objects and resources, and the metadata every object carries."""
 
+import functools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +54,12 @@ def key_of(obj: Mapping[str, Any]) -> ObjectKey:
 
 def now() -> str:
     """Return the present time as metav1.Time prints it: RFC 3339, UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _at_second(int(time.time()))
+
+
+@functools.lru_cache(maxsize=8)
+def _at_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def now_micro() -> str:

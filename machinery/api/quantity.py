@@ -49,6 +49,7 @@ def to_bytes(text: str | int | float | Decimal) -> int:
     return _ceil(parse_quantity(text))
 
 
+@lru_cache(maxsize=4096, typed=True)
 def canonical(text: str | int | float) -> str:
     """Return a quantity as the API writes it: no fraction, the largest suffix that leaves none.
 

@@ -47,6 +47,7 @@ class Shape:
     list_type: str = ""
     map_keys: tuple[str, ...] = ()
     atomic: bool = False
+    demands: bool | None = None  # whether it or a type within has required fields; None until first asked
     preserves: bool = False  # an object that keeps fields it does not know, of any form (custom resources)
 
     def go_type(self) -> str:
@@ -294,8 +295,21 @@ def missing_required(value: Mapping[str, Any], shape: Shape, path: str = "") -> 
             yield f"{path}.{name}" if path else name
     for name, item in value.items():
         child = shape.fields.get(name)
-        if child is not None and item and isinstance(item, dict | list):
+        if child is not None and item and isinstance(item, dict | list) and _demands(child):
             yield from _missing_in(item, child, f"{path}.{name}" if path else name)
+
+
+def _demands(shape: Shape) -> bool:
+    """Whether a type or one within it has required fields; found once a type."""
+    if shape.demands is None:
+        seen, open_ = {id(shape)}, [shape]
+        while open_ and not open_[-1].required:
+            for below in (*(last := open_.pop()).fields.values(), *((last.items,) if last.items else ())):
+                if id(below) not in seen:
+                    seen.add(id(below))
+                    open_.append(below)
+        shape.demands = bool(open_)
+    return shape.demands
 
 
 def _is_missing(value: Mapping[str, Any], name: str, form: str) -> bool:
