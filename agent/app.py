@@ -22,7 +22,7 @@ from agent.server import AgentServer
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
-from machinery.api.resources import ENDPOINT_SLICES, PODS, SERVICES
+from machinery.api.resources import ENDPOINT_SLICES, NODES, PODS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
@@ -72,8 +72,10 @@ async def _work(
         group.create_task(pods.follow_runtime())
         if config.proxy:
             slices: Informer[Object] = Informer(client, ENDPOINT_SLICES, dict)
+            nodes: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
             group.create_task(slices.run())
-            group.create_task(ServiceProxy(config, services, slices, pods).run())
+            group.create_task(nodes.run())
+            group.create_task(ServiceProxy(config, services, slices, nodes, pods).run())
         if config.static_pod_dir is not None:
             group.create_task(StaticPods(config, client).run())
         await services.synced()  # containers are told of services when they are made

@@ -67,6 +67,11 @@ class PodRuntime:
         return self._context.pod
 
     @property
+    def uid(self) -> str:
+        """The pod's uid."""
+        return self._context.uid
+
+    @property
     def seen(self) -> Seen:
         """What the runtime held at the last look."""
         return self._context.seen

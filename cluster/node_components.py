@@ -29,6 +29,7 @@ from cluster.layout import Layout
 @click.option("--port", default=10250, show_default=True)
 @click.option("--runtime-endpoint", type=click.Path(path_type=Path), help="The runtime's CRI socket.")
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option("--cluster-cidr", default="", help="The range of all nodes' pods.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--bridge", default="wherry0", show_default=True)
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
@@ -53,7 +54,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
         data_dir=data_dir / "agent", runtime_socket=given["runtime_endpoint"] or layout.runtime_socket, cert_file=cert,
         key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
-        service_cidr=given["service_cidr"], bridge=given["bridge"], cluster_dns=given["cluster_dns"],
+        cluster_cidr=given["cluster_cidr"], service_cidr=given["service_cidr"], bridge=given["bridge"],
+        cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)

@@ -104,7 +104,7 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
         if settings.node_name:
             agent += ["--node-name", settings.node_name]
         found.append(_wherry(layout, "agent", *agent))
-    found.append(_wherry(layout, "controller-manager"))
+    found.append(_wherry(layout, "controller-manager", "--service-cidr", settings.service_cidr))
     found.append(_wherry(layout, "scheduler"))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))

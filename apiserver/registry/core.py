@@ -19,6 +19,7 @@ from apiserver.registry.kind import (
     required,
     unsupported,
 )  # fmt: skip
+from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
 from machinery.api import resources
 from machinery.errors import Cause
@@ -103,8 +104,10 @@ def _default_service(service: Object) -> None:
             port["targetPort"] = port.get("port")
     if spec["type"] != "ExternalName":
         spec.setdefault("internalTrafficPolicy", "Cluster")
-    if spec["type"] in ("NodePort", "LoadBalancer"):
+    if spec["type"] in ("NodePort", "LoadBalancer") or (spec["type"] == "ClusterIP" and spec.get("externalIPs")):
         spec.setdefault("externalTrafficPolicy", "Cluster")
+    else:
+        spec.pop("externalTrafficPolicy", None)  # a service that was given another type
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
 
@@ -281,6 +284,7 @@ KINDS = (
         subresources={
             "status": STATUS, "binding": Subresource(("create",), kind="Binding"),
             "eviction": Subresource(("create",), kind="Eviction", group="policy", version="v1"),
+            "ephemeralcontainers": EPHEMERAL_CONTAINERS, "resize": RESIZE,
             "log": Subresource(("get",)), "exec": _STREAM,
             "attach": Subresource(("create", "get"), kind="PodAttachOptions"),
             "portforward": Subresource(("create", "get"), kind="PodPortForwardOptions"),

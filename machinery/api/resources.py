@@ -88,3 +88,5 @@ DEVICE_CLASSES = _cluster(_DEVICES, "v1", "deviceclasses", "DeviceClass")
 RESOURCE_CLAIMS = Resource(_DEVICES, "v1", "resourceclaims", "ResourceClaim")
 RESOURCE_CLAIM_TEMPLATES = Resource(_DEVICES, "v1", "resourceclaimtemplates", "ResourceClaimTemplate")
 RESOURCE_SLICES = _cluster(_DEVICES, "v1", "resourceslices", "ResourceSlice")
+
+API_SERVICES = _cluster("apiregistration.k8s.io", "v1", "apiservices", "APIService")
