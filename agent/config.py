@@ -50,6 +50,11 @@ class AgentConfig:
         return self.data_dir / "pods"
 
     @property
+    def seccomp_dir(self) -> Path:
+        """Where the seccomp profiles are that pods name by Localhost."""
+        return self.data_dir / "seccomp"
+
+    @property
     def logs_dir(self) -> Path:
         """Container logs, one folder a pod."""
         return self.data_dir / "pod-logs"

@@ -25,7 +25,7 @@ from agent.pod_worker import ContainerSeen
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
 _MAX_MESSAGE = 16 * 1024 * 1024
 # Only these may ask: the API server, and administrators.
-ALLOWED_GROUPS = frozenset({"system:masters"})
+ALLOWED_GROUPS = frozenset({"wherry:agent-clients", "system:masters"})
 
 
 class AgentServer:

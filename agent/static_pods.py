@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from agent.config import AgentConfig
-from machinery.api.resources import PODS
+from machinery.api.resources import NODES, PODS
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import AlreadyExists, APIError, NotFound
 
@@ -100,7 +100,11 @@ class StaticPods:
             return
 
     async def _create(self, pod: Mapping[str, Any]) -> None:
+        name = self._config.node_name
         try:
-            await self._client.create(PODS, pod)
+            uid = (await self._client.get(NODES, name))["metadata"]["uid"]
+            owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid, "controller": True}
+            metadata = {**pod["metadata"], "ownerReferences": [owner]}  # else an agent may not make pods
+            await self._client.create(PODS, {**pod, "metadata": metadata})
         except AlreadyExists:
             return

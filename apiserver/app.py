@@ -5,7 +5,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,14 @@ from aiohttp import web
 
 from apiserver import bootstrap
 from apiserver.admission.chain import Admission
-from apiserver.auth.authentication import Authenticator
+from apiserver.aggregation.aggregator import Aggregator
+from apiserver.aggregation.backend import BackendClient
+from apiserver.auth.authentication import Authenticator, bearer_token
 from apiserver.auth.impersonation import impersonated
+from apiserver.auth.oidc import AuthenticationConfig
 from apiserver.auth.rbac import Authorizer
+from apiserver.auth.request_header import RequestHeader
+from apiserver.auth.secret_tokens import SecretTokens
 from apiserver.auth.tokens import ISSUER, TokenIssuer
 from apiserver.auth.user import User
 from apiserver.customresources.controller import DefinitionController
@@ -75,6 +80,12 @@ class ServerConfig:
     advertise_address: str = "127.0.0.1"
     service_cidr: str = "10.96.0.0/16"
     static_tokens: Mapping[str, User] = field(default_factory=dict)
+    authentication: AuthenticationConfig = field(default_factory=AuthenticationConfig)
+    token_webhook_file: Path | None = None  # a kubeconfig that names who knows tokens
+    front_proxy_ca_file: Path | None = None  # signs those who may say in headers who asks
+    front_proxy_names: Sequence[str] = ("front-proxy-client",)
+    front_proxy_cert_file: Path | None = None  # what we show to extension API servers
+    front_proxy_key_file: Path | None = None
 
 
 class APIServer:
@@ -89,17 +100,28 @@ class APIServer:
         self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of, authorizer)
         self.rest = Rest(self.storage, self._admission)
         issuer = self.issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
-        self._authenticator = Authenticator(issuer, config.static_tokens)
+        proxies = config.front_proxy_ca_file
+        self._authenticator = Authenticator(
+            issuer, config.static_tokens, self.cache, config=config.authentication,
+            webhook_file=config.token_webhook_file,
+            proxies=RequestHeader(proxies, config.front_proxy_names) if proxies is not None else None,
+        )  # fmt: skip
         self._authorizer = authorizer
         self._subresources = Subresources(self.rest, self.catalog, issuer)
-        self._discovery = Discovery(self.catalog)
-        self._openapi = OpenAPI(self.catalog)
+        backends = BackendClient(self.cache, config.front_proxy_cert_file, config.front_proxy_key_file)
+        self.aggregator = Aggregator(self.rest, self.catalog, backends)
+        self._discovery = Discovery(self.catalog, self.aggregator)
+        self._openapi = OpenAPI(self.catalog, self.aggregator)
         self._reviews = Reviews(authorizer, self._authenticator)
         agent_tls = _agent_tls(config)
         self._streams = Streams(self.storage, agent_tls)
         self._proxy = Proxy(self.storage, agent_tls)
         self.definitions = Follower(self.cache, self.catalog)
         self.definition_controller = DefinitionController(self.rest)
+        secrets = self.catalog.find("", "v1", "secrets")
+        if secrets is None:
+            raise LookupError("secrets")
+        self.secret_tokens = SecretTokens(self.rest, secrets, issuer, config.client_ca_file.read_bytes())
         self.health = health.Health(self.cache)
         for kind in self.catalog:
             self.cache.collection(kind.resource.group_resource)
@@ -112,7 +134,9 @@ class APIServer:
         response: web.StreamResponse | None = None
         try:
             peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
-            user = self._authenticator.authenticate(peer, http.headers.get("Authorization", ""))
+            user = self._authenticator.authenticate(peer, http.headers, info.path)
+            if user is None:
+                user = await self._authenticator.look_up(bearer_token(http.headers))
             if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
                 await self._until_bootstrapped()  # the roles that say what they may are being written
             if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
@@ -148,6 +172,8 @@ class APIServer:
 
     async def _dispatch(self, call: Call) -> web.StreamResponse:
         info = call.info
+        if (backend := self.aggregator.find(call)) is not None:
+            return await self.aggregator.handle(call, backend)
         if not info.is_resource:
             return await self._other(call)
         if self._reviews.serves(info):
@@ -259,6 +285,8 @@ class APIServer:
         await self._streams.close()
         await self._proxy.close()
         await self._admission.close()
+        await self._authenticator.close()
+        await self.aggregator.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
@@ -286,6 +314,8 @@ def server_tls(config: ServerConfig) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(config.cert_file, config.key_file)
     context.load_verify_locations(config.client_ca_file)
+    if config.front_proxy_ca_file is not None:
+        context.load_verify_locations(config.front_proxy_ca_file)
     context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
@@ -306,6 +336,8 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
         ).start()  # fmt: skip
         tasks.append(asyncio.create_task(bootstrap.run(server)))
         tasks.append(asyncio.create_task(server.definitions.run()))
+        tasks.append(asyncio.create_task(server.secret_tokens.run()))
+        tasks.append(asyncio.create_task(server.aggregator.run()))
         tasks.append(asyncio.create_task(server.definition_controller.run()))
         yield server
     finally:

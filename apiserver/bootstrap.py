@@ -6,10 +6,12 @@ They are written when absent, and looked at again from time to time, so that a d
 import asyncio
 import importlib.resources
 import ipaddress
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 from apiserver.admission.chain import IMMORTAL
+from apiserver.aggregation.aggregator import HEADERS
 from apiserver.registry.rest import WriteOptions
 from apiserver.registry.scheduling import SYSTEM_PRIORITIES
 from machinery import errors
@@ -17,10 +19,13 @@ from machinery.api.meta import Resource
 from machinery.api.resources import (
     CLUSTER_ROLE_BINDINGS,
     CLUSTER_ROLES,
+    CONFIG_MAPS,
     ENDPOINT_SLICES,
     ENDPOINTS,
     NAMESPACES,
     PRIORITY_CLASSES,
+    ROLE_BINDINGS,
+    ROLES,
     SERVICES,
 )
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_RBAC = {one.kind: one for one in (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS)}
 _RETRY_SECONDS = 0.5
 _REPEAT_SECONDS = 30.0
 
@@ -50,8 +56,7 @@ async def _ensure_all(server: "APIServer") -> None:
     for name in IMMORTAL:
         await _ensure(server, NAMESPACES, "", {"metadata": {"name": name}})
     for document in await asyncio.to_thread(_roles):
-        resource = CLUSTER_ROLES if document["kind"] == "ClusterRole" else CLUSTER_ROLE_BINDINGS
-        await _ensure(server, resource, "", document)
+        await _ensure(server, _RBAC[document["kind"]], document["metadata"].get("namespace", ""), document)
     for name, value in SYSTEM_PRIORITIES.items():
         described = "Used for system critical pods that must " + (
             "not be moved from their current node." if "node" in name
@@ -61,6 +66,21 @@ async def _ensure_all(server: "APIServer") -> None:
             server, PRIORITY_CLASSES, "", {"metadata": {"name": name}, "value": value, "description": described}
         )
     await _ensure_kubernetes_service(server)
+    await _tell_proxies(server)
+
+
+async def _tell_proxies(server: "APIServer") -> None:
+    """Tell extension API servers whose certificates this cluster's clients and proxies show."""
+    config = server.config
+    data = {"client-ca-file": await asyncio.to_thread(config.client_ca_file.read_text)}
+    if config.front_proxy_ca_file is not None:
+        data["requestheader-client-ca-file"] = await asyncio.to_thread(config.front_proxy_ca_file.read_text)
+        data["requestheader-allowed-names"] = json.dumps(list(config.front_proxy_names))
+        data["requestheader-extra-headers-prefix"] = json.dumps(HEADERS["extra"])
+        for what in ("username", "uid", "group"):
+            data[f"requestheader-{what}-headers"] = json.dumps(HEADERS[what])
+    body = {"metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"}, "data": data}
+    await _put(server, CONFIG_MAPS, body, "data")
 
 
 def _roles() -> list[dict[str, Any]]:
@@ -113,14 +133,14 @@ async def _ensure_kubernetes_service(server: "APIServer") -> None:
 
 
 async def _put(server: "APIServer", resource: Resource, obj: dict[str, Any], *fields: str) -> None:
-    """Create an object of the namespace default, or bring its fields up to date."""
+    """Create an object, or bring its fields up to date."""
     kind = server.catalog.find(resource.group, resource.version, resource.plural)
     if kind is None:
         raise LookupError(resource.group_resource)
-    name = obj["metadata"]["name"]
+    name, namespace = obj["metadata"]["name"], obj["metadata"]["namespace"]
     wanted = {field: obj[field] for field in fields}
-    entry = server.cache.collection(resource.group_resource).get(kind.key("default", name))
+    entry = server.cache.collection(resource.group_resource).get(kind.key(namespace, name))
     if entry is None:
-        await _ensure(server, resource, "default", obj)
+        await _ensure(server, resource, namespace, obj)
     elif any(entry.object().get(field) != value for field, value in wanted.items()):
-        await server.rest.update(kind, "default", name, lambda old: {**old, **wanted}, WriteOptions())
+        await server.rest.update(kind, namespace, name, lambda old: {**old, **wanted}, WriteOptions())

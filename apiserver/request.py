@@ -28,6 +28,7 @@ class RequestInfo:
     name: str = ""
     subresource: str = ""
     rest: str = ""
+    field_selector: str = ""
 
 
 def parse_path(path: str) -> RequestInfo | None:
@@ -53,11 +54,11 @@ def parse_path(path: str) -> RequestInfo | None:
 
 def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Return what a request asks for."""
-    return _request_info(method, path, query.get("watch") in ("true", "1"))
+    return _request_info(method, path, query.get("watch") in ("true", "1"), query.get("fieldSelector"))
 
 
 @functools.lru_cache(maxsize=4096)
-def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
+def _request_info(method: str, path: str, watches: bool, selector: str | None) -> RequestInfo:
     info = parse_path(path)
     if info is None:
         return RequestInfo(method.lower(), path)
@@ -67,7 +68,18 @@ def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
         verb = "delete" if info.name else "deletecollection"
     else:
         verb = _VERBS.get(method, method.lower())
+    if selector is not None and verb in ("list", "watch", "deletecollection"):
+        return replace(info, verb=verb, name=info.name or _selected_name(selector), field_selector=selector)
     return replace(info, verb=verb)
+
+
+def _selected_name(selector: str) -> str:
+    """Return the one name a field selector asks for; rules that name objects hold for it as for a get."""
+    for term in selector.split(","):
+        field, _, value = term.partition("=")
+        if field.strip() == "metadata.name":
+            return value.lstrip("=").strip()
+    return ""
 
 
 @dataclass(slots=True)

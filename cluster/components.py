@@ -7,16 +7,22 @@ import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster.apiserver_options import server_options, server_settings
 from cluster.layout import Layout, default_data_dir
+
+if TYPE_CHECKING:
+    from cluster.pki import Pki
 
 API_PORT = 6443
 SERVICE_CIDR = "10.96.0.0/16"
 POD_CIDR = "10.244.0.0/24"
 _GC_THRESHOLD = (10_000, 20, 50)
+# The group of certificates that agents let in; it may use what they serve, and nothing else of the API.
+AGENT_CLIENTS = "wherry:agent-clients"
 
 data_dir_option = click.option(
     "--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder."
@@ -98,6 +104,7 @@ def _collect_seldom() -> None:
 @click.option("--etcd-certfile", type=click.Path(exists=True, path_type=Path))
 @click.option("--etcd-keyfile", type=click.Path(exists=True, path_type=Path))
 @click.option("--service-cidr", default=SERVICE_CIDR, help="Where service addresses are taken from.")
+@server_options
 def apiserver(
     data_dir: Path, bind_address: str, port: int, advertise_address: str, verbose: bool, **given: Any
 ) -> None:
@@ -108,13 +115,14 @@ def apiserver(
     layout = Layout(data_dir)
     layout.make()
     pki = Pki(layout.pki)
+    extra = server_settings(given)
     advertise = advertise_address or (bind_address if bind_address not in ("0.0.0.0", "::") else node_address())  # noqa: S104
     cert, key = pki.server("apiserver", "apiserver", server_hosts(bind_address, advertise, given["service_cidr"]))
-    agent_cert, agent_key = pki.client("apiserver-agent-client", "apiserver-agent-client", ["system:masters"])
+    agent_cert, agent_key = pki.client("apiserver-kubelet-client", "wherry-apiserver-agent-client", [AGENT_CLIENTS])
     config = ServerConfig(
         cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
         agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,
-        advertise_address=advertise, service_cidr=given["service_cidr"],
+        advertise_address=advertise, service_cidr=given["service_cidr"], **front_proxy(pki), **extra,
     )  # fmt: skip
 
     async def main() -> None:
@@ -125,6 +133,13 @@ def apiserver(
             await store.close()
 
     run_component(main, verbose=verbose)
+
+
+def front_proxy(pki: "Pki") -> dict[str, Any]:
+    """Return the settings by which this server tells extension API servers who asks, and takes such words itself."""
+    front = pki.front_proxy()
+    cert, key = front.client("front-proxy-client", "front-proxy-client")
+    return {"front_proxy_ca_file": front.ca_file, "front_proxy_cert_file": cert, "front_proxy_key_file": key}
 
 
 async def open_store(layout: Layout, given: Mapping[str, Any]) -> Any:
@@ -204,15 +219,42 @@ def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, ident
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
+@click.option("--cluster-cidr", default="", help="Give nodes that name no range for their pods one out of these.")
+@click.option("--service-cidr", default=SERVICE_CIDR, help="Where the API server takes service addresses from.")
+@click.option(
+    "--local-path", default="", help="Where nodes keep the volumes of the class local-path; in the data folder by "
+    "default, 'none' for no such class.",
+)  # fmt: skip
+@click.option("--local-path-image", default="wherry.local/busybox:latest", help="An image with sh, for its helpers.")
+@click.option("--cluster-signing-cert-file", type=click.Path(path_type=Path), help="The CA that signs certificates.")
+@click.option("--cluster-signing-key-file", type=click.Path(path_type=Path))
 def controller_manager(
-    data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, verbose: bool
+    data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool, **given: Any
 ) -> None:
     """Run the controllers."""
     from controllers.manager import Options, run
 
-    config = client_config(Layout(data_dir), "controller-manager", kubeconfig)
-    options = Options(identity=identity)
+    layout = Layout(data_dir)
+    config = client_config(layout, "controller-manager", kubeconfig)
+    options = Options(**_manager_options(layout, given))
     run_component(lambda: run(config, leader_elect=leader_elect, options=options), verbose=verbose)
+
+
+def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the controllers' options; what names no place lies in the data folder."""
+    from controllers.certificate_signer import Authority
+    from controllers.local_path import Settings
+
+    cert = given["cluster_signing_cert_file"] or layout.pki / "ca.crt"
+    key = given["cluster_signing_key_file"] or layout.pki / "ca.key"
+    folder = given["local_path"] or str((layout.root / "volumes").absolute())
+    return {
+        "identity": given["identity"],
+        "authority": Authority(cert, key) if cert.exists() and key.exists() else None,
+        "local_path": Settings(folder, given["local_path_image"]) if folder != "none" else None,
+        "cluster_cidrs": tuple(filter(None, given["cluster_cidr"].split(","))),
+        "service_cidrs": tuple(filter(None, given["service_cidr"].split(","))),
+    }
 
 
 @click.command("runtime")

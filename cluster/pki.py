@@ -22,7 +22,9 @@ _RENEW_DAYS = 30
 class Pki:
     """A folder of certificates; what is missing or near its end is made when asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, ca_name: str = "wherry-ca") -> None:
+        """Args: `ca_name` is the common name of the CA, where one has to be made."""
+        self._ca_name = ca_name
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.ca_file = folder / "ca.crt"
@@ -35,7 +37,7 @@ class Pki:
             self._ca = x509.load_pem_x509_certificate(self.ca_file.read_bytes())
             return
         self._ca_key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wherry-ca")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._ca_name)])
         public = self._ca_key.public_key()
         usage = x509.KeyUsage(
             digital_signature=True, key_encipherment=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
@@ -65,6 +67,10 @@ class Pki:
         if not path.exists():
             _write_key(path, ec.generate_private_key(ec.SECP256R1()))
         return path
+
+    def front_proxy(self) -> "Pki":
+        """Return the certificates by which a server says who asks; their CA signs nothing else."""
+        return Pki(self.folder / "front-proxy", ca_name="wherry-front-proxy-ca")
 
     def _leaf(
         self, name: str, user: str, groups: Sequence[str], hosts: Sequence[str], *, server: bool

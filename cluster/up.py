@@ -107,7 +107,7 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
         if settings.dns:
             agent += ["--cluster-dns", dns_address(settings.service_cidr)]
         found.append(_wherry(layout, "agent", *agent))
-    found.append(_wherry(layout, "controller-manager"))
+    found.append(_wherry(layout, "controller-manager", "--service-cidr", settings.service_cidr))
     found.append(_wherry(layout, "scheduler"))
     if settings.agent and settings.dns:
         dns = ["--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr]

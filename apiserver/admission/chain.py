@@ -3,7 +3,7 @@
 Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 """
 
-from apiserver.admission import certificates, claims, limits, pods, quota, services
+from apiserver.admission import certificates, claims, limits, node_restriction, pods, quota, services
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.policies import FindResource, Policies
 from apiserver.admission.webhooks import Complete, Webhooks
@@ -42,6 +42,7 @@ class Admission:
         kind, namespace, obj = request.kind, request.namespace, request.present
         if kind.resource.namespaced:
             self._check_namespace(kind, namespace, obj)
+        node_restriction.check(self._cache, request)
         match kind.built_in_kind:
             case "Pod":
                 limits.set_defaults(self._cache, namespace, obj)
@@ -70,6 +71,7 @@ class Admission:
 
     async def admit_update(self, request: Attributes, complete: Complete) -> Object:
         """Complete a changed object and return it. Raises: Invalid; what webhooks refuse with."""
+        node_restriction.check(self._cache, request)
         if request.kind.built_in_kind == "Service" and not request.subresource and request.old is not None:
             self._addresses.reallocate(request.present, request.old)
         await self._webhooks.mutate(request, complete)
@@ -99,6 +101,16 @@ class Admission:
             ),
         )  # fmt: skip
 
+    async def admit_part(self, request: Attributes) -> None:
+        """Complete and judge what is posted to a subresource: a token request, an eviction, a binding.
+
+        Raises: what node restrictions, policies and webhooks refuse with.
+        """
+        node_restriction.check(self._cache, request)
+        await self._webhooks.mutate(request, lambda changed: changed)
+        self._policies.validate(request)
+        await self._webhooks.validate(request)
+
     async def judge_connect(self, request: Attributes) -> None:
         """Refuse a connection to a pod, service or node that policies or webhooks have something against."""
         self._policies.validate(request)
@@ -111,6 +123,7 @@ class Admission:
                 f'namespaces "{request.name}" is forbidden: this namespace may not be deleted',
                 kind="namespaces", name=request.name,
             )  # fmt: skip
+        node_restriction.check(self._cache, request)
         self._policies.validate(request)
         await self._webhooks.validate(request)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from apiserver.auth.nodes import NODES, NodeAuthorizer
 from apiserver.auth.user import MASTERS, User
 from apiserver.request import RequestInfo
 from apiserver.storage.watch_cache import Collection, WatchCache
@@ -32,6 +33,7 @@ class Authorizer:
             plural: cache.collection(f"{plural}.{GROUP}")
             for plural in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
         }
+        self._nodes = NodeAuthorizer(cache)
         self._generation: tuple[int, ...] = ()
         self._grants: dict[tuple[str, str], list[Grant]] = {}
         self._rules: dict[tuple[str, str, str], Sequence[Mapping[str, Any]]] = {}
@@ -44,7 +46,7 @@ class Authorizer:
 
     def allows(self, user: User, info: RequestInfo) -> bool:
         """Whether a rule allows the request."""
-        if MASTERS in user.groups:
+        if MASTERS in user.groups or (NODES in user.groups and self._nodes.allows(user, info)):
             return True
         self._refresh()
         if info.is_resource:

@@ -16,6 +16,7 @@ from apiserver.storage.watch_cache import WatchCache
 
 ACCOUNT_PREFIX = "system:serviceaccount:"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
+LEGACY_ISSUER = "kubernetes/serviceaccount"
 _ALGORITHM = "ES256"
 
 
@@ -62,6 +63,8 @@ class TokenIssuer:
         }
         if bound:
             claims[bound["kind"].lower()] = {"name": bound["name"], "uid": bound.get("uid", "")}
+            if node := bound.get("node"):  # where the pod runs; told of, but the token does not depend on it
+                claims["node"] = node
         payload = {
             "iss": ISSUER, "aud": list(audiences or [ISSUER]), "iat": now, "nbf": now, "exp": now + seconds,
             "jti": str(uuid.uuid4()), "sub": account_user(metadata["namespace"], metadata["name"]),
@@ -84,6 +87,8 @@ class TokenIssuer:
 
     def review(self, token: str, audiences: Sequence[str]) -> tuple[User, list[str]] | None:
         """Return whose token this is and which of the audiences it is for; None when it is not good for any."""
+        if (user := self._of_secret(token)) is not None:
+            return user, [one for one in audiences if one == ISSUER]
         try:
             payload = self._jwt.decode(
                 token, self._key.public, algorithms=[_ALGORITHM], audience=list(audiences), issuer=ISSUER,
@@ -103,13 +108,48 @@ class TokenIssuer:
             extra["authentication.kubernetes.io/pod-name"] = [pod["name"]]
             extra["authentication.kubernetes.io/pod-uid"] = [pod["uid"]]
         groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
-        for plural in ("secrets", "nodes"):
-            reference = claims.get(plural.removesuffix("s"))
-            if reference is not None and not self._lives(plural, namespace if plural == "secrets" else "", reference):
+        secret, node = claims.get("secret"), claims.get("node")
+        if secret is not None and not self._lives("secrets", namespace, secret):
+            return None
+        if node is not None:
+            if pod is None and not self._lives("nodes", "", node):
                 return None
+            extra["authentication.kubernetes.io/node-name"] = [node["name"]]
+            if node.get("uid"):
+                extra["authentication.kubernetes.io/node-uid"] = [node["uid"]]
         told = payload["aud"] if isinstance(payload["aud"], list) else [payload["aud"]]
         user = User(payload["sub"], groups, account.get("uid", ""), extra)
         return user, [one for one in audiences if one in told]
+
+    def issue_for_secret(self, account: dict[str, Any], secret: str) -> str:
+        """Return a token without an end, good while a secret of that name holds it."""
+        metadata = account["metadata"]
+        payload = {
+            "iss": LEGACY_ISSUER, "sub": account_user(metadata["namespace"], metadata["name"]),
+            f"{LEGACY_ISSUER}/namespace": metadata["namespace"], f"{LEGACY_ISSUER}/secret.name": secret,
+            f"{LEGACY_ISSUER}/service-account.name": metadata["name"],
+            f"{LEGACY_ISSUER}/service-account.uid": metadata["uid"],
+        }  # fmt: skip
+        return str(self._jwt.encode(payload, self._key.private, algorithm=_ALGORITHM, headers={"kid": self._key.id}))
+
+    def _of_secret(self, token: str) -> User | None:
+        """Return whose token of a secret this is; None when it is none, or the secret holds it no more."""
+        try:
+            claims = self._jwt.decode(token, self._key.public, algorithms=[_ALGORITHM], issuer=LEGACY_ISSUER)
+        except self._jwt.PyJWTError:
+            return None
+        namespace, secret, name, uid = (
+            claims.get(f"{LEGACY_ISSUER}/{part}", "")
+            for part in ("namespace", "secret.name", "service-account.name", "service-account.uid")
+        )
+        entry = self._cache.collection("secrets").get(f"/registry/secrets/{namespace}/{secret}")
+        held = (entry.object().get("data") or {}).get("token", "") if entry is not None else ""
+        if held != base64.b64encode(token.encode()).decode():
+            return None
+        if not self._lives("serviceaccounts", namespace, {"name": name, "uid": uid}):
+            return None
+        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
+        return User(account_user(namespace, name), groups, uid)
 
     def _lives(self, plural: str, namespace: str, reference: dict[str, Any]) -> bool:
         path = f"{namespace}/{reference.get('name')}" if namespace else reference.get("name")

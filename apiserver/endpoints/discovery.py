@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from apiserver.aggregation.aggregator import Aggregator
+from apiserver.aggregation.backend import Backend
 from apiserver.endpoints.reading import respond
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.kind import Kind
@@ -22,8 +24,9 @@ _GROUP = "apidiscovery.k8s.io"
 class Discovery:
     """Answers /api, /apis and what lies directly below."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, aggregator: Aggregator) -> None:
         self._catalog = catalog
+        self._aggregator = aggregator
 
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer the request. Raises: NotFound for a group or version that is not served."""
@@ -58,6 +61,14 @@ class Discovery:
             }
             for group in groups
         ]
+        if not core:
+            items += [
+                {
+                    "metadata": {"name": group, "creationTimestamp": None},
+                    "versions": [_backend_version(one) for one in backends],
+                }
+                for group, backends in self._aggregator.groups()
+            ]
         body = orjson.dumps({"kind": _AGGREGATED, "apiVersion": f"{_GROUP}/v2", "metadata": {}, "items": items})
         etag = f'"{hashlib.sha256(body).hexdigest().upper()}"'
         headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": "public"}
@@ -77,10 +88,16 @@ class Discovery:
 
     def _groups(self) -> dict[str, Any]:
         groups = [_group_body(group, self._catalog.versions(group)) for group in self._catalog.groups() if group]
+        groups += [
+            _group_body(group, [one.spec["version"] for one in backends])
+            for group, backends in self._aggregator.groups()
+        ]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
 
     def _group(self, group: str) -> dict[str, Any]:
         versions = self._catalog.versions(group)
+        if not versions:
+            versions = [one.spec["version"] for one in dict(self._aggregator.groups()).get(group, ())]
         if not versions:
             raise errors.NotFound("the server could not find the requested resource")
         return {"kind": "APIGroup", "apiVersion": "v1", **_group_body(group, versions)}
@@ -92,6 +109,11 @@ class Discovery:
         group_version = f"{group}/{version}" if group else version
         listed = [entry for kind in kinds for entry in _legacy_resources(kind)]
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": listed}
+
+
+def _backend_version(backend: Backend) -> dict[str, Any]:
+    freshness = "Current" if backend.available else "Stale"
+    return {"version": backend.spec["version"], "resources": backend.resources, "freshness": freshness}
 
 
 def _group_body(group: str, versions: list[str]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from apiserver.aggregation.aggregator import Aggregator
+from apiserver.aggregation.backend import Backend
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.kind import Kind
 from apiserver.request import Call
@@ -24,8 +26,10 @@ _INFO = {"title": "Kubernetes", "version": "v1.36.0"}
 class OpenAPI:
     """Answers /openapi/v2 and /openapi/v3; documents are made when first asked for."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, aggregator: Aggregator) -> None:
         self._catalog = catalog
+        self._aggregator = aggregator
+        self._aggregated = aggregator.changes
         self._documents: dict[str, bytes] = {}
         self._kinds: dict[str, list[Kind]] = {}
         self._changes = catalog.changes
@@ -35,20 +39,24 @@ class OpenAPI:
         self._forget_changed()
         path = call.info.path.strip("/").removeprefix("openapi/")
         if path not in ("v2", "v3") and path not in self._group_paths():
-            raise errors.NotFound("the server could not find the requested resource")
+            theirs = self._aggregator.openapi_v3(path.removeprefix("v3/"))
+            if theirs is None:
+                raise errors.NotFound("the server could not find the requested resource")
+            return _document(call, theirs)
         body = self._documents.get(path)
         if body is None:
             changes = self._changes
             body = await asyncio.to_thread(self._make, path)
             if changes == self._changes:
                 self._documents[path] = body
-        etag = f'"{_hash(body)}"'
-        if call.http.headers.get("If-None-Match") == etag:
-            return web.Response(status=304, headers={"ETag": etag})
-        return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag, "Vary": "Accept"})
+        return _document(call, body)
 
     def _forget_changed(self) -> None:
         """Drop the documents of groups whose kinds came or went, and those that tell of all."""
+        if self._aggregated != self._aggregator.changes:
+            self._aggregated = self._aggregator.changes
+            for path in ("v2", "v3"):
+                self._documents.pop(path, None)
         if self._changes == self._catalog.changes:
             return
         self._changes = self._catalog.changes
@@ -66,13 +74,20 @@ class OpenAPI:
 
     def _make(self, path: str) -> bytes:
         if path == "v3":
-            return orjson.dumps({"paths": {name.removeprefix("v3/"): self._link(name) for name in self._group_paths()}})
+            links = {name.removeprefix("v3/"): self._link(name) for name in self._group_paths()}
+            for backend in self._backends():
+                if backend.openapi_v3:
+                    name = backend.path.removeprefix("/")
+                    links[name] = {"serverRelativeURL": f"/openapi/v3/{name}?hash={backend.openapi_hash}"}
+            return orjson.dumps({"paths": links})
         if path == "v2":
             kinds = list(self._catalog)
             body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": _paths(kinds, "#/definitions/", v3=False)}
             body["definitions"] = {name: _plain(raw, "#/definitions/") for name, raw in _used(kinds).items()}
             for name, raw in _custom(kinds).items():
                 body["definitions"][name] = _for_v2(raw)
+            for backend in self._backends():
+                _merge_v2(body, backend)
             return orjson.dumps(body)
         group, version = self._group_paths()[path]
         kinds = self._catalog.kinds(group, version)
@@ -84,10 +99,29 @@ class OpenAPI:
              "components": {"schemas": schemas}}
         )  # fmt: skip
 
+    def _backends(self) -> list[Backend]:
+        return [one for _, backends in self._aggregator.groups() for one in backends]
+
     def _link(self, name: str) -> dict[str, str]:
         if name not in self._documents:
             self._documents[name] = self._make(name)
         return {"serverRelativeURL": f"/openapi/{name}?hash={_hash(self._documents[name])}"}
+
+
+def _document(call: Call, body: bytes) -> web.Response:
+    etag = f'"{_hash(body)}"'
+    if call.http.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers={"ETag": etag})
+    return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag, "Vary": "Accept"})
+
+
+def _merge_v2(body: dict[str, Any], backend: Backend) -> None:
+    """Add what an extension API server's document says of its own group version; names we have stay ours."""
+    for path, operations in (backend.openapi_v2.get("paths") or {}).items():
+        if path.startswith(backend.path):
+            body["paths"].setdefault(path, operations)
+    for name, definition in (backend.openapi_v2.get("definitions") or {}).items():
+        body["definitions"].setdefault(name, definition)
 
 
 def _hash(body: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Port forwarding as kubectl does it: SPDY streams inside a WebSocket, each pair of them one connection to a pod.
+"""Port forwarding as kubectl does it: SPDY streams, bare or inside a WebSocket; each pair is one connection to a pod.
 
 The agent is asked for one WebSocket a connection, with the port's data on channel 0 and its errors on channel 1.
 Source: https://github.com/kubernetes/enhancements/tree/master/keps/sig-api-machinery/4006-transition-spdy-to-websockets
@@ -6,14 +6,14 @@ Source: https://github.com/kubernetes/enhancements/tree/master/keps/sig-api-mach
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 
 from apiserver.endpoints.spdy import (
+    GOAWAY,
     PING,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
@@ -31,13 +31,15 @@ _CHUNK = 32 * 1024
 
 Connect = Callable[[int], AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]]
 """Opens a WebSocket to the agent for one port of the pod."""
+Send = Callable[[bytes], Awaitable[None]]
 
 
 class Tunnel:
-    """One client's WebSocket and the connections that go through it."""
+    """One client's stream of bytes and the connections that go through it."""
 
-    def __init__(self, client: web.WebSocketResponse, connect: Connect) -> None:
-        self._client = client
+    def __init__(self, send: Send, received: AsyncIterator[bytes], connect: Connect) -> None:
+        self._send_bytes = send
+        self._received = received
         self._connect = connect
         self._framer = Framer()
         self._errors: dict[str, int] = {}  # request id -> its error stream
@@ -47,10 +49,10 @@ class Tunnel:
     async def run(self) -> None:
         """Serve until the client goes away."""
         try:
-            async for message in self._client:
-                if message.type != aiohttp.WSMsgType.BINARY:
-                    continue
-                for frame in self._framer.feed(message.data):
+            async for data in self._received:
+                for frame in self._framer.feed(data):
+                    if frame.kind == GOAWAY:
+                        return
                     await self._take(frame)
         except BadFrame:
             return
@@ -128,7 +130,7 @@ class Tunnel:
 
     async def _send(self, data: bytes) -> None:
         with contextlib.suppress(ConnectionError):
-            await self._client.send_bytes(data)
+            await self._send_bytes(data)
 
 
 async def _to_pod(queue: "asyncio.Queue[bytes | None]", agent: Any) -> None:

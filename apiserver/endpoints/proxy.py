@@ -73,7 +73,7 @@ class Proxy:
         host = f"[{target.host}]" if ":" in target.host else target.host
         query = call.http.query_string
         url = URL(f"{target.scheme}://{host}:{target.port}{path}" + (f"?{query}" if query else ""), encoded=True)
-        headers = _request_headers(call)
+        headers = request_headers(call)
         tls: Any = self._agent_tls if target.is_agent else False  # services show certificates nobody here signed
         if "websocket" in call.http.headers.get("Upgrade", "").lower():
             return await self._join(call, url, headers, tls)
@@ -82,7 +82,7 @@ class Proxy:
             call.http.method, url, headers=headers, data=body, ssl=tls, allow_redirects=False, skip_auto_headers=_SKIP
         )
         async with _reaching(), asking as answer:
-            return await _hand_back(call, answer)
+            return await hand_back(call, answer)
 
     async def _join(self, call: Call, url: URL, headers: CIMultiDict[str], tls: Any) -> web.StreamResponse:
         protocols = [one.strip() for one in call.http.headers.get("Sec-WebSocket-Protocol", "").split(",") if one]
@@ -178,7 +178,8 @@ def _service_port(service: Object, asked: str) -> Object | None:
     return next((one for one in ports if asked in (one.get("name"), str(one["port"]))), None)
 
 
-def _request_headers(call: Call) -> CIMultiDict[str]:
+def request_headers(call: Call) -> CIMultiDict[str]:
+    """Return the headers of a request that may be passed on."""
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in call.http.headers.items():
         if name.lower() not in _HOP_BY_HOP and name.lower() not in _PRIVATE:
@@ -190,7 +191,8 @@ def _request_headers(call: Call) -> CIMultiDict[str]:
     return kept
 
 
-async def _hand_back(call: Call, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+async def hand_back(call: Call, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """Hand an answer back as it comes."""
     response = web.StreamResponse(status=answer.status, reason=answer.reason)
     for name, value in answer.headers.items():
         if name.lower() not in _HOP_BY_HOP:

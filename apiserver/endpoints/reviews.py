@@ -106,7 +106,7 @@ class Reviews:
         review = await read_object(call, "TokenReview", f"{_AUTHENTICATION}/v1", strict=False)
         spec = review.get("spec") or {}
         try:
-            user, audiences = self._authenticator.review(spec.get("token", ""), spec.get("audiences") or ())
+            user, audiences = await self._authenticator.review(spec.get("token", ""), spec.get("audiences") or ())
         except errors.Unauthorized:
             status = {"authenticated": False, "user": {}, "error": "[invalid bearer token, token lookup failed]"}
             return {**review, "status": status}

@@ -3,16 +3,20 @@
 The agent serves them as the kubelet does; this server checks who asks, finds the node and hands bytes over.
 """
 
+import base64
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from apiserver.auth.authentication import TOKEN_PROTOCOL
+from apiserver.endpoints import remote_command
 from apiserver.endpoints.port_forward import PROTOCOL, Tunnel
 from apiserver.endpoints.proxy import join
+from apiserver.endpoints.takeover import take_over
 from apiserver.registry.kind import Object
 from apiserver.request import Call
 from apiserver.storage.object_storage import ObjectStorage
@@ -20,8 +24,12 @@ from machinery import errors
 
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
 _PATHS = {"log": "containerLogs", "exec": "exec", "attach": "attach", "portforward": "portForward"}
-_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io")
-_LOG_PARAMETERS = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream")
+_FORWARD_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io")
+_SPDY, _SPDY_FORWARD = "SPDY/3.1", "portforward.k8s.io"
+_LOG_FLAGS = ("follow", "previous", "timestamps")
+_LOG_LEAST = {"sinceSeconds": 1, "tailLines": 0, "limitBytes": 1}
+_LOG_TEXTS = ("sinceTime", "stream")
+_LOG_PROTOCOLS = ("binary.k8s.io", "base64.binary.k8s.io")
 _CONNECT_SECONDS = 10
 _MAX_MESSAGE = 16 * 1024 * 1024
 
@@ -44,10 +52,17 @@ class Streams:
         """Answer a request for a pod's log, exec, attach or portforward."""
         entry = await self._storage.get(call.known.resource, call.known.key(call.info.namespace, call.info.name))
         pod = entry.object()
-        url = self._agent_url(pod, call)
         if call.info.subresource == "log":
-            return await self._log(call, url)
-        return await self._stream(call, url)
+            query = _log_query(call)
+            if not pod["spec"].get("nodeName"):
+                return web.Response(text="", content_type="text/plain")
+            return await self._log(call, self._agent_url(pod, call), query)
+        if call.info.subresource == "portforward":
+            return await self._forward(call, self._agent_url(pod, call))
+        if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            verb = "exec into" if call.info.subresource == "exec" else "attach to"
+            raise errors.BadRequest(f"cannot {verb} a container in a completed pod; current phase is {_phase(pod)}")
+        return await self._command(call, self._agent_url(pod, call))
 
     def _agent_url(self, pod: Object, call: Call) -> str:
         node_name = pod["spec"].get("nodeName", "")
@@ -73,11 +88,12 @@ class Streams:
             )
         return self._session
 
-    async def _log(self, call: Call, url: str) -> web.StreamResponse:
-        query = {name: call.query[name] for name in _LOG_PARAMETERS if name in call.query}
+    async def _log(self, call: Call, url: str, query: Mapping[str, str]) -> web.StreamResponse:
         async with _agent_errors(url), self._client().get(url, params=query) as answer:
             if answer.status != 200:
                 raise _agent_refusal(answer.status, await answer.text())
+            if _upgrade(call) == "websocket":
+                return await _log_over_websocket(call, answer)
             response = web.StreamResponse(headers={"Content-Type": "text/plain"})
             response.enable_chunked_encoding()
             await response.prepare(call.http)
@@ -87,39 +103,173 @@ class Streams:
                 await response.write_eof()
             return response
 
-    async def _stream(self, call: Call, url: str) -> web.StreamResponse:
-        if call.http.headers.get("Upgrade", "").lower() != "websocket":
-            raise errors.BadRequest("Upgrade request required: this server streams over WebSocket")
-        offered = [one.strip() for one in call.http.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        if call.info.subresource == "portforward" and PROTOCOL in offered:
-            return await self._tunnel(call, url)
-        protocols = [one for one in offered if one in _PROTOCOLS]
-        if not protocols:
-            raise errors.BadRequest(
-                f"unable to negotiate protocol: client offers {offered}, server takes {list(_PROTOCOLS)}"
-            )
-        params = list(call.http.query.items())
-        async with (
-            _agent_errors(url),
-            self._client().ws_connect(url, params=params, protocols=protocols, max_msg_size=_MAX_MESSAGE) as agent,
-        ):
-            client = web.WebSocketResponse(protocols=[agent.protocol or protocols[0]], max_msg_size=_MAX_MESSAGE)
+    async def _command(self, call: Call, url: str) -> web.StreamResponse:
+        """Run a command, or join a running one, for a client of any protocol."""
+        wanted = {name: _flag(call.query, name) for name in ("stdin", "stdout", "stderr", "tty")}
+        if not (wanted["stdin"] or wanted["stdout"] or wanted["stderr"]):
+            raise errors.BadRequest("you must specify at least 1 of stdin, stdout, stderr")
+        if wanted["tty"]:
+            wanted["stderr"] = False
+        params = [(name, "true") for name, value in wanted.items() if value]
+        params += [("command", part) for part in call.http.query.getall("command", [])]
+        if call.info.subresource == "exec" and params[-1][0] != "command":
+            raise errors.BadRequest("you must specify at least one command for the container")
+        upgrade = _upgrade(call)
+        if upgrade not in ("websocket", _SPDY.lower()):
+            raise errors.BadRequest("Upgrade request required")
+        if upgrade == "websocket":
+            return await self._command_over_websocket(call, url, params)
+        protocol = _spdy_protocol(call, remote_command.SPDY)
+        async with self._agent(url, params, remote_command.PLAIN) as agent:
+            connection = await take_over(call.http, _SPDY, {"X-Stream-Protocol-Version": protocol})
+            session = remote_command.SpdySession(connection, protocol, wanted)
+            if await session.opened():
+                await remote_command.bridge(session, agent)
+            return connection.response
+
+    async def _command_over_websocket(self, call: Call, url: str, params: Any) -> web.StreamResponse:
+        protocol = _websocket_protocol(call, remote_command.WEBSOCKET)
+        plain = (protocol,) if protocol in remote_command.PLAIN else remote_command.PLAIN
+        async with self._agent(url, params, plain) as agent:
+            client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
+            await client.prepare(call.http)
+            if protocol in remote_command.PLAIN:
+                await join(client, agent)
+            else:
+                await remote_command.bridge(remote_command.OldWebSocket(client, protocol), agent)
+            return client
+
+    @contextlib.asynccontextmanager
+    async def _agent(
+        self, url: str, params: Any, protocols: Sequence[str]
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open a WebSocket to an agent. Raises: what the agent refuses with; InternalError when it is away."""
+        connecting = self._client().ws_connect(url, params=params, protocols=protocols, max_msg_size=_MAX_MESSAGE)
+        async with _agent_errors(url), connecting as agent:
+            yield agent
+
+    async def _forward(self, call: Call, url: str) -> web.StreamResponse:
+        """Forward ports: over SPDY streams, bare or inside a WebSocket, or over a WebSocket's channels."""
+        upgrade = _upgrade(call)
+        if upgrade == _SPDY.lower():
+            protocol = _spdy_protocol(call, (_SPDY_FORWARD,))
+            connection = await take_over(call.http, _SPDY, {"X-Stream-Protocol-Version": protocol})
+            await Tunnel(connection.send, connection.receive(), self._port(url)).run()
+            return connection.response
+        if upgrade != "websocket":
+            raise errors.BadRequest("Upgrade request required")
+        if PROTOCOL in _offered(call):
+            client = web.WebSocketResponse(protocols=[PROTOCOL], max_msg_size=_MAX_MESSAGE)
+            await client.prepare(call.http)
+            await Tunnel(client.send_bytes, _messages(client), self._port(url)).run()
+            return client
+        protocol = _websocket_protocol(call, _FORWARD_PROTOCOLS)
+        async with self._agent(url, list(call.http.query.items()), (protocol or _FORWARD_PROTOCOLS[1],)) as agent:
+            client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
             await client.prepare(call.http)
             await join(client, agent)
             return client
 
-    async def _tunnel(self, call: Call, url: str) -> web.StreamResponse:
-        """Forward ports over the SPDY streams a WebSocket carries."""
-        client = web.WebSocketResponse(protocols=[PROTOCOL], max_msg_size=_MAX_MESSAGE)
-        await client.prepare(call.http)
+    def _port(self, url: str) -> Any:
+        """Return what opens a WebSocket for one port of a pod."""
 
         def connect(port: int) -> Any:
             return self._client().ws_connect(
                 url, params=[("ports", str(port))], protocols=["v4.channel.k8s.io"], max_msg_size=_MAX_MESSAGE
             )
 
-        await Tunnel(client, connect).run()
-        return client
+        return connect
+
+
+async def _messages(socket: web.WebSocketResponse) -> AsyncIterator[bytes]:
+    async for message in socket:
+        if message.type == aiohttp.WSMsgType.BINARY:
+            yield message.data
+
+
+def _upgrade(call: Call) -> str:
+    return str(call.http.headers.get("Upgrade", "")).lower()
+
+
+def _offered(call: Call) -> list[str]:
+    headers = call.http.headers.getall("Sec-WebSocket-Protocol", [])
+    found = [one.strip() for header in headers for one in header.split(",")]
+    return [one for one in found if one and not one.startswith(TOKEN_PROTOCOL)]
+
+
+def _websocket_protocol(call: Call, known: Sequence[str]) -> str:
+    """Return the first protocol a client offers that is known; "" when it offers none. Raises: BadRequest."""
+    offered = _offered(call)
+    found = next((one for one in offered if one in known), "")
+    if offered and not found:
+        raise errors.BadRequest(f"unable to negotiate protocol: client offers {offered}, server takes {list(known)}")
+    return found
+
+
+def _spdy_protocol(call: Call, known: Sequence[str]) -> str:
+    """Return the newest protocol a client's headers offer. Raises: Forbidden when none is known."""
+    headers = call.http.headers.getall("X-Stream-Protocol-Version", [])
+    offered = [one.strip() for header in headers for one in header.split(",") if one.strip()]
+    if not offered:
+        return known[-1]
+    found = next((one for one in known if one in offered), "")
+    if not found:
+        raise errors.Forbidden(
+            f"unable to upgrade: unable to negotiate protocol: client supports {offered}, server accepts {list(known)}"
+        )
+    return found
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    """Read a boolean parameter as the API does: anything but "false" and "0" means yes."""
+    value = query.get(name)
+    return value is not None and value.lower() not in ("false", "0")
+
+
+def _log_query(call: Call) -> dict[str, str]:
+    """Return the parameters of a log request for the agent. Raises: BadRequest, Invalid."""
+    query = call.query
+    found = {name: "true" for name in _LOG_FLAGS if _flag(query, name)}
+    found |= {name: query[name] for name in _LOG_TEXTS if query.get(name)}
+    wrong = []
+    for name, least in _LOG_LEAST.items():
+        text = query.get(name, "")
+        if not text:
+            continue
+        if not text.removeprefix("-").isdigit():
+            raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+        if int(text) < least:
+            rule = "must be greater than or equal to 0" if least == 0 else "must be greater than 0"
+            wrong.append(errors.Cause("FieldValueInvalid", f"Invalid value: {int(text)}: {rule}", name))
+        found[name] = text
+    if "sinceSeconds" in found and "sinceTime" in found:
+        told = "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"
+        wrong.append(errors.Cause("FieldValueForbidden", told, ""))
+    if wrong:
+        texts = [f"{one.field}: {one.message}" if one.field else one.message for one in wrong]
+        listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+        message = f'PodLogOptions "{call.info.name}" is invalid: {listed}'
+        raise errors.Invalid(message, kind="PodLogOptions", name=call.info.name, causes=wrong)
+    return found
+
+
+async def _log_over_websocket(call: Call, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    """Send a log as the messages of a WebSocket, bytes or base64."""
+    protocol = _websocket_protocol(call, _LOG_PROTOCOLS)
+    client = web.WebSocketResponse(protocols=[protocol] if protocol else ())
+    await client.prepare(call.http)
+    with contextlib.suppress(ConnectionResetError, aiohttp.ClientPayloadError):
+        async for chunk in answer.content.iter_any():
+            if protocol == _LOG_PROTOCOLS[1]:
+                await client.send_str(base64.b64encode(chunk).decode())
+            else:
+                await client.send_bytes(chunk)
+    await client.close()
+    return client
+
+
+def _phase(pod: Object) -> str:
+    return str(pod["status"]["phase"])
 
 
 def _container(pod: Object, call: Call) -> str:

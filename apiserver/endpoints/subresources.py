@@ -22,9 +22,12 @@ from apiserver.storage.object_storage import conflict
 from machinery import errors
 from machinery.api import meta
 from machinery.api.patch import PatchError
+from machinery.api.resources import NODES, PODS, SECRETS
 
 MIN_TOKEN_SECONDS, MAX_TOKEN_SECONDS = 600, 1 << 32
 _SCALE = "autoscaling/v1"
+# What a token may be bound to: it is good as long as that lives.
+_BINDABLE = {("v1", one.kind): one for one in (PODS, SECRETS, NODES)}
 
 
 class Subresources:
@@ -36,6 +39,7 @@ class Subresources:
         self._issuer = issuer
         self._handlers: Mapping[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
             "status": self._status, "approval": self._status, "scale": self._scale, "binding": self._binding,
+            "ephemeralcontainers": self._part, "resize": self._part,
             "eviction": self._eviction,
             "token": self._token, "finalize": self._finalize,
         }  # fmt: skip
@@ -55,6 +59,16 @@ class Subresources:
                 return await writing.update(call, self._rest, subresource="status")
             case _:
                 return await writing.patch(call, self._rest, subresource="status")
+
+    async def _part(self, call: Call) -> web.StreamResponse:
+        """Read the object, or write the part of its spec that the subresource is about."""
+        match call.info.verb:
+            case "get":
+                return await reading.get(call, self._rest.storage)
+            case "update":
+                return await writing.update(call, self._rest, subresource=call.info.subresource)
+            case _:
+                return await writing.patch(call, self._rest, subresource=call.info.subresource)
 
     async def _scale(self, call: Call) -> web.StreamResponse:
         kind, info = call.known, call.info
@@ -97,10 +111,11 @@ class Subresources:
         """Put a pod on a node, once."""
         kind, info = call.known, call.info
         binding = await read_object(call, "Binding", "v1", strict=False)
+        uid = binding["metadata"].get("uid", "")
+        binding = await self._rest.admit_part(kind, info, binding, write_options(call))
         target = binding.get("target") or {}
         if not target.get("name"):
             raise errors.Invalid('Binding "" is invalid: target.name: Required value', kind="Binding", name=info.name)
-        uid = binding["metadata"].get("uid", "")
 
         def bound(pod: Object) -> Object:
             if pod["metadata"].get("deletionTimestamp"):
@@ -122,6 +137,7 @@ class Subresources:
         """Delete a pod as an eviction does."""
         kind, info = call.known, call.info
         eviction = await read_object(call, "Eviction", "policy/v1", strict=False)
+        eviction = await self._rest.admit_part(kind, info, eviction, write_options(call))
         await evict(self._rest, self._catalog, kind, info.namespace, info.name, eviction)
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
         return respond(orjson.dumps(status), status=201)
@@ -145,6 +161,7 @@ class Subresources:
         """Answer a TokenRequest for a service account."""
         kind, info = call.known, call.info
         request = await read_object(call, "TokenRequest", "authentication.k8s.io/v1", strict=False)
+        request = await self._rest.admit_part(kind, info, request, write_options(call))
         entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
         spec = request.get("spec") or {}
         seconds = spec.get("expirationSeconds") or 3600
@@ -154,24 +171,39 @@ class Subresources:
                 "may not specify a duration less than 10 minutes", group="authentication.k8s.io", kind="TokenRequest",
             )  # fmt: skip
         bound = spec.get("boundObjectRef")
-        if bound and bound.get("kind") == "Pod":
-            await self._check_bound(bound, info.namespace)
+        if bound:
+            await self._check_bound(bound, info.namespace, info.name)
         await asyncio.to_thread(self._issuer.load)
         token, expires = self._issuer.issue(entry.object(), spec.get("audiences") or [], seconds, bound)
+        if bound:
+            bound.pop("node", None)
         ends = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         request["spec"] = {**spec, "audiences": spec.get("audiences") or [ISSUER], "expirationSeconds": seconds}
         request["status"] = {"token": token, "expirationTimestamp": ends}
         metadata = {"name": info.name, "namespace": info.namespace, "creationTimestamp": meta.now()}
         return respond(orjson.dumps({**request, "metadata": metadata}), status=201)
 
-    async def _check_bound(self, bound: Object, namespace: str) -> None:
-        pod = await self._rest.storage.get(
-            meta.Resource("", "v1", "pods", "Pod"), f"/registry/pods/{namespace}/{bound['name']}"
-        )
-        uid = pod.object()["metadata"]["uid"]
+    async def _check_bound(self, bound: Object, namespace: str, account: str) -> None:
+        """Complete a reference to what a token is bound to. Raises: NotFound, Conflict, BadRequest, Invalid."""
+        resource = _BINDABLE.get((bound.get("apiVersion", "v1"), bound.get("kind", "")))
+        if resource is None:
+            raise errors.BadRequest(f"cannot bind token for serviceaccount \"{account}\" to type "
+                f"{bound.get('apiVersion', '')}, Kind={bound.get('kind', '')}")  # fmt: skip
+        scope = f"{namespace}/" if resource.namespaced else ""
+        found = await self._rest.storage.get(resource, f"/registry/{resource.plural}/{scope}{bound.get('name', '')}")
+        obj = found.object()
+        uid = obj["metadata"]["uid"]
         if bound.setdefault("uid", uid) != uid:
-            why = f"the UID in the bound object reference ({bound['uid']}) does not match the UID in record ({uid})"
-            raise conflict(meta.Resource("", "v1", "pods", "Pod"), bound["name"], why)
+            why = f"the UID in the bound object reference ({bound['uid']}) does not match the UID in record. "
+            raise conflict(resource, bound["name"], why + "The object might have been deleted and then recreated")
+        if resource.kind == "Pod":
+            running_as = obj["spec"].get("serviceAccountName") or "default"
+            if running_as != account:
+                why = "to pod running with different serviceaccount name."
+                raise errors.BadRequest(f'cannot bind token for serviceaccount "{account}" {why}')
+            if node := obj["spec"].get("nodeName"):
+                entry = self._rest.storage.cache.collection("nodes").get(f"/registry/nodes/{node}")
+                bound["node"] = {"name": node, "uid": entry.object()["metadata"]["uid"] if entry is not None else ""}
 
 
 def _set_condition(pod: Object, condition: Object) -> None:

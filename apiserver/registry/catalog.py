@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from apiserver.registry import (
     admission_registration,
     apiextensions,
+    apiregistration,
     apps,
     autoscaling,
     batch,
@@ -35,7 +36,7 @@ _GROUP_ORDER = (
 _MODULES = (
     core, replication, limits, storage, apps, batch, autoscaling, policy, rbac, coordination, networking, scheduling,
     certificates, admission_registration, flowcontrol, devices,
-    apiextensions,
+    apiextensions, apiregistration,
 )  # fmt: skip
 
 

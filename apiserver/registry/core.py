@@ -19,6 +19,7 @@ from apiserver.registry.kind import (
     required,
     unsupported,
 )  # fmt: skip
+from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
 from machinery.api import resources
 from machinery.errors import Cause
@@ -283,6 +284,7 @@ KINDS = (
         subresources={
             "status": STATUS, "binding": Subresource(("create",), kind="Binding"),
             "eviction": Subresource(("create",), kind="Eviction", group="policy", version="v1"),
+            "ephemeralcontainers": EPHEMERAL_CONTAINERS, "resize": RESIZE,
             "log": Subresource(("get",)), "exec": _STREAM,
             "attach": Subresource(("create", "get"), kind="PodAttachOptions"),
             "portforward": Subresource(("create", "get"), kind="PodPortForwardOptions"),

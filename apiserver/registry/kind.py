@@ -39,12 +39,18 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Subresource:
-    """A part of an object with its own path; `kind` is given where its body is of another kind."""
+    """A part of an object with its own path; `kind` is given where its body is of another kind.
+
+    One that writes a part of the spec says how that part is put into the old object (old, new), and what is wrong with
+    a change (new, old).
+    """
 
     verbs: Sequence[str]
     kind: str = ""
     group: str = ""
     version: str = ""
+    merge: Callable[[Object, Object], Object] | None = None
+    validate_update: Callable[[Object, Object], list[Cause]] | None = None
 
 
 STATUS = Subresource(("get", "patch", "update"))

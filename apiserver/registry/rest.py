@@ -124,6 +124,13 @@ class Rest:
         kind.default(obj)
         return obj
 
+    async def admit_part(self, kind: Kind, info: RequestInfo, body: Object, options: WriteOptions) -> Object:
+        """Return what admission makes of an object posted to a subresource. Raises: what admission refuses with."""
+        body["metadata"] = {**(body.get("metadata") or {}), "name": info.name, "namespace": info.namespace}
+        request = self._request("CREATE", kind, info.namespace, options, body, subresource=info.subresource)
+        await self._admission.admit_part(request)
+        return request.present
+
     async def admit_connect(self, kind: Kind, info: RequestInfo, user: User, options_kind: str) -> None:
         """Ask admission whether a user may connect to an object. Raises: what admission refuses with."""
         body = {"kind": options_kind, "apiVersion": "v1"}
@@ -285,7 +292,9 @@ class Rest:
         if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *kind.validate_update(new, old)]
+            part = kind.subresources.get(subresource)
+            judge = (part.validate_update if part is not None else None) or kind.validate_update
+            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *judge(new, old)]
             raise_invalid(kind, new, [*causes, *finalizer_causes(new, old)])
         await self._admission.judge_update(request, self._replace_quota)
         if options.field_manager and not options.applies:
@@ -394,6 +403,9 @@ def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, appli
         if applies and (managed := new["metadata"].get("managedFields")):
             found["metadata"]["managedFields"] = managed
         return found
+    part = kind.subresources.get(subresource)
+    if part is not None and part.merge is not None:
+        return part.merge(old, new)
     if kind.has_status and kind.custom is not None:
         new.pop("status", None)
         new |= {"status": old["status"]} if "status" in old else {}

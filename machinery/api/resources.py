@@ -65,6 +65,8 @@ CERTIFICATE_SIGNING_REQUESTS = _cluster(
     "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest"
 )
 
+CLUSTER_TRUST_BUNDLES = _cluster("certificates.k8s.io", "v1beta1", "clustertrustbundles", "ClusterTrustBundle")
+
 _ADMISSION = "admissionregistration.k8s.io"
 MUTATING_WEBHOOKS = _cluster(_ADMISSION, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration")
 VALIDATING_WEBHOOKS = _cluster(_ADMISSION, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration")
@@ -86,3 +88,5 @@ DEVICE_CLASSES = _cluster(_DEVICES, "v1", "deviceclasses", "DeviceClass")
 RESOURCE_CLAIMS = Resource(_DEVICES, "v1", "resourceclaims", "ResourceClaim")
 RESOURCE_CLAIM_TEMPLATES = Resource(_DEVICES, "v1", "resourceclaimtemplates", "ResourceClaimTemplate")
 RESOURCE_SLICES = _cluster(_DEVICES, "v1", "resourceslices", "ResourceSlice")
+
+API_SERVICES = _cluster("apiregistration.k8s.io", "v1", "apiservices", "APIService")

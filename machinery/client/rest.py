@@ -1,37 +1,37 @@
 """The API over HTTP: one coroutine a verb, bytes and dicts in and out, refusals as machinery.errors.
 
-This module alone turns HTTP answers back into APIError. Importing it loads aiohttp (about 100 ms): who must start
-quickly imports it late.
+This module alone turns HTTP answers back into APIError.
 """
 
 import asyncio
 import contextlib
-import errno
-import io
 import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlencode, urlsplit
 
-import aiohttp
 import msgspec
 import orjson
-from yarl import URL
 
 from machinery.api.meta import Resource, key_of
+from machinery.client import http
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.tls import ssl_context
 from machinery.errors import APIError, from_status
+
+if TYPE_CHECKING:
+    import aiohttp
 
 REQUEST_TIMEOUT_SECONDS = 60.0
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_THROTTLED_TRIES = 10
 """How often a request answered with Retry-After is sent again; client-go's figure."""
-
-
-_LONG_BODY = 512 * 1024
+# What may stand in a path as it is; a name with a blank or a line break in it must not become another request.
+_PATH_SAFE = "/:@!$&'()*+,;=~"
 
 
 class ConnectionFailed(ConnectionError):
@@ -74,32 +74,32 @@ class Client:
     ) -> None:
         """Args: `patience_seconds` is how long reads keep trying while the server refuses connections."""
         self.config = config
-        self._base = URL(config.server)
-        self._host = self._base.authority
-        self._user_agent = user_agent
+        parts = urlsplit(config.server)
+        self._path = parts.path.rstrip("/")
+        self._host = parts.netloc.rpartition("@")[2]
+        self._address = (parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80))
+        self._is_secure = parts.scheme == "https"
+        # No compression: the usual peer is on this machine or this network, where gzip costs more than it saves.
+        self._headers = {"Host": self._host, "Accept": "application/json", "User-Agent": user_agent}
         self._patience_seconds = patience_seconds
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_TIMEOUT_SECONDS)
-        self._endless = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_seconds = timeout_seconds
+        self._tls: ssl.SSLContext | None = None
+        self._pool: http.Pool | None = None
         self._token_stamp = 0
         self._token = config.token
 
     async def __aenter__(self) -> Self:
-        secure = self.config.server.startswith("https:")
-        # ssl=True would have aiohttp read the machine's CA bundle even for plain HTTP.
-        tls = await asyncio.to_thread(ssl_context, self.config) if secure else False
-        connector = aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=_socket_that_notices_dead_peers)
-        # No compression: the usual peer is on this machine or this network, where gzip costs more than it saves.
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": self._user_agent}
-        self._session = aiohttp.ClientSession(connector=connector, headers=headers)
+        if self._is_secure:
+            self._tls = await asyncio.to_thread(ssl_context, self.config)
+        self._pool = http.Pool(*self._address, self._tls, server_name=self.config.tls_server_name)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
 
     # ---- verbs
 
@@ -213,7 +213,7 @@ class Client:
             watch="true",
         )
         async with self.stream("GET", resource.path(namespace), params=params) as response:
-            async for line in _lines(response.content):
+            async for line in _lines(response):
                 event = _decode_event(line)
                 if event.type == "ERROR":
                     raise from_status(event.decode())
@@ -241,7 +241,10 @@ class Client:
         while True:
             tries += 1
             try:
-                async with self._exchange(method, path, params, body, headers, self._timeout) as response:
+                async with (
+                    asyncio.timeout(self._timeout_seconds),
+                    self._exchange(method, path, params, body, headers) as response,
+                ):
                     return await response.read()
             except TimeoutError as error:
                 raise ConnectionFailed(_describe(error, self._host)) from error
@@ -263,12 +266,12 @@ class Client:
         *,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[http.Response]:
         """Send a request whose answer is read as it comes: watches, logs. No time limit but the server's.
 
         Raises: as `request`; ConnectionFailed also when the connection is cut while the caller reads.
         """
-        async with self._exchange(method, path, params, None, headers, self._endless) as response:
+        async with self._exchange(method, path, params, None, headers) as response:
             yield response
 
     @contextlib.asynccontextmanager
@@ -278,24 +281,30 @@ class Client:
         *,
         params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         protocols: Sequence[str] = (),
-    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open a WebSocket (exec, attach, port-forward); repeated parameters are given as pairs."""
-        session = self._require_session()
-        url = self._url(path).update_query(params or ())
-        connecting = session.ws_connect(
-            url,
-            protocols=protocols,
-            headers=await self._authorization(),
-            max_msg_size=0,
-            server_hostname=self._tls_name(),
-        )
-        with self._connection_errors():
-            try:
-                socket_ = await connecting
-            except aiohttp.WSServerHandshakeError as error:
-                raise from_status({"message": error.message}, code=error.status) from error
-        async with socket_:
-            yield socket_
+    ) -> AsyncIterator["aiohttp.ClientWebSocketResponse"]:
+        """Open a WebSocket (exec, attach, port-forward); repeated parameters are given as pairs.
+
+        Loads aiohttp, which only those who open one need.
+        """
+        import aiohttp
+        from yarl import URL
+
+        url = URL(f"{'https' if self._is_secure else 'http'}://{self._host}{self._target(path, None)}", encoded=True)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls or False)) as session,
+                session.ws_connect(
+                    url.update_query(params or ()), protocols=protocols, headers=await self._authorization(),
+                    max_msg_size=0, server_hostname=self.config.tls_server_name or None,
+                ) as socket_,
+            ):  # fmt: skip
+                yield socket_
+        except aiohttp.WSServerHandshakeError as error:
+            raise from_status({"message": error.message}, code=error.status) from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ConnectionFailed(_describe(error.certificate_error, self._host)) from error
+        except aiohttp.ClientError as error:
+            raise ConnectionFailed(_describe(error, self._host)) from error
 
     async def _json(
         self,
@@ -318,32 +327,28 @@ class Client:
         params: Mapping[str, str] | None,
         body: bytes | None,
         headers: Mapping[str, str] | None,
-        timeout: aiohttp.ClientTimeout,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session = self._require_session()
-        url = self._url(path)
-        if params:
-            url = url.update_query(params)
-        sent = {**await self._authorization(), **(headers or {})}
+    ) -> AsyncIterator[http.Response]:
+        pool = self._require_pool()
+        sent = {**self._headers, **await self._authorization(), **(headers or {})}
         with self._connection_errors():
-            async with session.request(
-                method, url, data=_streamed(body), headers=sent, timeout=timeout, server_hostname=self._tls_name()
-            ) as response:
+            response = await pool.send(
+                method, self._target(path, params), sent, body, connect_seconds=CONNECT_TIMEOUT_SECONDS
+            )
+            try:
                 if response.status >= 400:
                     raise _refusal(response, await response.read())
                 yield response
+            finally:
+                pool.release(response)
 
-    def _require_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _require_pool(self) -> http.Pool:
+        if self._pool is None:
             raise RuntimeError("the client is used outside `async with`")
-        return self._session
+        return self._pool
 
-    def _url(self, path: str) -> URL:
-        # with_path quotes: a name with a blank or a line break in it must not become another request.
-        return self._base.with_path(self._base.path.rstrip("/") + path)
-
-    def _tls_name(self) -> str | None:
-        return self.config.tls_server_name or None
+    def _target(self, path: str, params: Mapping[str, str] | None) -> str:
+        target = self._path + quote(path, safe=_PATH_SAFE)
+        return f"{target}?{urlencode(params, safe='(),')}" if params else target
 
     async def _authorization(self) -> Mapping[str, str]:
         if self.config.token_file:
@@ -356,16 +361,12 @@ class Client:
 
     @contextlib.contextmanager
     def _connection_errors(self) -> Iterator[None]:
-        """Turn what aiohttp raises about the connection into ConnectionFailed, in kubectl's words."""
+        """Turn what is raised about the connection into ConnectionFailed, in kubectl's words."""
         try:
             yield
-        except aiohttp.ClientError as error:
-            raise ConnectionFailed(_describe(error, self._host)) from error
-
-
-def _streamed(body: bytes | None) -> io.BytesIO | bytes | None:
-    """Return a body in the form aiohttp sends piece by piece when it is long."""
-    return io.BytesIO(body) if body is not None and len(body) > _LONG_BODY else body
+        except http.Failure as error:
+            cause = error.__cause__ if isinstance(error, http.NotConnected) else None
+            raise ConnectionFailed(_describe(cause or error, self._host)) from error
 
 
 def _params(**given: str | int) -> dict[str, str]:
@@ -377,7 +378,7 @@ def _may_repeat(method: str, error: APIError) -> bool:
     return error.code == 429 or method == "GET"
 
 
-def _refusal(response: aiohttp.ClientResponse, body: bytes) -> APIError:
+def _refusal(response: http.Response, body: bytes) -> APIError:
     try:
         status = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -386,27 +387,27 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes) -> APIError:
         status = {"message": body.decode(errors="replace").strip() or response.reason or "unknown"}
     error = from_status(status, code=response.status)
     # The header, not the body, is the promise that a repeat is welcome (as client-go reads it).
-    wait = response.headers.get("Retry-After", "")
+    wait = response.headers.get("retry-after", "")
     error.retry_after_seconds = int(wait) if wait.isdigit() else 0
     return error
 
 
-def _describe(error: Exception, host: str) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"Unable to connect to the server: tls: failed to verify certificate: {error.certificate_error}"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+def _describe(error: BaseException, host: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"Unable to connect to the server: tls: failed to verify certificate: {error}"
+    if isinstance(error, socket.gaierror):
         return f"Unable to connect to the server: dial tcp: lookup {host.rpartition(':')[0] or host}: no such host"
-    if isinstance(error, aiohttp.ClientOSError) and error.errno == errno.ECONNREFUSED:
+    if isinstance(error, ConnectionRefusedError):
         return f"The connection to the server {host} was refused - did you specify the right host or port?"
     if isinstance(error, TimeoutError):
         return f"Unable to connect to the server: {host} did not answer in time"
     return f"Unable to connect to the server: {host}: {error or type(error).__name__}"
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Cut a stream at newlines. The reader's own readline gives up at 128 KiB; one watch line can be megabytes."""
+async def _lines(response: http.Response) -> AsyncIterator[bytes]:
+    """Cut a stream at newlines; a line of a watch can be megabytes long."""
     pending: list[bytes] = []
-    async for chunk in content.iter_any():
+    async for chunk in response.chunks():
         first, *rest = chunk.split(b"\n")
         pending.append(first)
         for piece in rest:
@@ -414,17 +415,6 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             pending = [piece]
             if line:
                 yield line
-
-
-def _socket_that_notices_dead_peers(info: tuple[Any, ...]) -> socket.socket:
-    """Make a socket whose connection fails within a minute when the peer's machine vanishes: a watch may be silent."""
-    family, kind, protocol, *_ = info
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000)):
-        if hasattr(socket, name):  # not every system has each
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
 
 
 def _read_text(path: str) -> str:

@@ -10,6 +10,7 @@ from apiserver.app import APIServer, ServerConfig, serving
 from apiserver.auth.user import MASTERS, User
 from apiserver.storage.interface import Store
 from apiserver.storage.sqlite import SQLiteStore
+from cluster.components import AGENT_CLIENTS, front_proxy
 from cluster.kubeconfig import write_kubeconfig
 from cluster.pki import Pki, host_names
 from machinery.client.kubeconfig import ClientConfig
@@ -28,7 +29,7 @@ def server_config(folder: Path, *, port: int = 0) -> ServerConfig:
     """Return the settings of a server whose certificates lie in `folder`/pki."""
     pki = Pki(folder / "pki")
     cert, key = pki.server("apiserver", "apiserver", [*host_names(), "kubernetes.default.svc", "10.96.0.1"])
-    agent_cert, agent_key = pki.client("apiserver-agent-client", "apiserver-agent-client", [MASTERS])
+    agent_cert, agent_key = pki.client("apiserver-kubelet-client", "wherry-apiserver-agent-client", [AGENT_CLIENTS])
     return ServerConfig(
         cert_file=cert,
         key_file=key,
@@ -37,6 +38,7 @@ def server_config(folder: Path, *, port: int = 0) -> ServerConfig:
         agent_client_cert_file=agent_cert,
         agent_client_key_file=agent_key,
         port=port or free_port(),
+        **front_proxy(pki),
         static_tokens={ADMIN_TOKEN: User("admin", (MASTERS,))},
     )
 

@@ -31,7 +31,7 @@ BY_KIND = {sample["kind"]: sample for sample in SAMPLES}
 ELSEWHERE = {
     "Namespace", "Node", "Pod", "ConfigMap", "Secret", "ServiceAccount", "Service", "Endpoints", "Event", "Lease",
     "Deployment", "ReplicaSet", "EndpointSlice", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding",
-    "CertificateSigningRequest", "CustomResourceDefinition",
+    "CertificateSigningRequest", "CustomResourceDefinition", "APIService",
 }  # fmt: skip
 
 

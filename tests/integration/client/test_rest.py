@@ -1,6 +1,7 @@
 """The REST client against scripted answers: refusals, waits, broken connections."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,7 @@ async def test_a_callers_own_timeout_inside_a_stream_stays_a_timeout() -> None:
     async with scripted_server(answer) as config, Client(config) as client:
         with pytest.raises(TimeoutError):
             async with client.stream("GET", "/") as response, asyncio.timeout(0.02):
-                await response.content.readany()
+                await anext(response.chunks())
 
 
 async def test_a_websocket_handshake_that_is_refused_is_an_api_error() -> None:
@@ -201,3 +202,84 @@ async def test_a_websocket_carries_repeated_parameters_and_the_protocol() -> Non
         async with client.websocket("/exec", params=params, protocols=["v5.channel.k8s.io"]) as ws:
             assert ws.protocol == "v5.channel.k8s.io"
             assert await ws.receive_str() == "ls -l"
+
+
+async def test_requests_one_after_another_share_a_connection_and_those_at_once_do_not() -> None:
+    peers = []
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peers.append(request.transport.get_extra_info("peername"))
+        await asyncio.sleep(0)
+        return web.json_response({}, status=404 if "missing" in request.path else 200)
+
+    async with scripted_server(answer) as config, Client(config) as client:
+        for name in ("a", "missing", "b"):
+            with contextlib.suppress(NotFound):
+                await client.get(NODES, name)
+        assert len(set(peers)) == 1
+        await asyncio.gather(*(client.get(NODES, "a") for _ in range(3)))
+    assert len(set(peers)) == 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{", "Server disconnected", id="cut-short"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", "disconnected", id="cut-chunk"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", "malformed answer", id="no-http"),
+        pytest.param(b"", "Server disconnected", id="nothing"),
+    ],
+)
+async def test_an_answer_that_is_none_is_a_failed_connection(sent: bytes, told: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Client(ClientConfig(f"http://127.0.0.1:{port}"), patience_seconds=0) as client:
+        with pytest.raises(ConnectionFailed, match=told):
+            await client.get(NODES, "a")
+
+
+async def test_a_name_can_not_become_another_request() -> None:
+    seen = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    config = ClientConfig(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with server, Client(config) as client:
+        await client.get(NODES, "a b\r\nX: y?z#%2F")
+        with pytest.raises(ValueError, match="line break"):
+            await client.request("GET", "/", headers={"X": "a\r\nY: b"})
+    assert seen == [b"GET /api/v1/nodes/a%20b%0D%0AX:%20y%3Fz%23%252F HTTP/1.1"]
+
+
+async def test_a_reader_that_is_slow_slows_the_server_down() -> None:
+    written = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal written
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        for _ in range(400):
+            await stream.write(b"x" * 100_000)
+            written += 100_000
+        return stream
+
+    async with scripted_server(answer) as config, Client(config) as client:
+        async with client.stream("GET", "/") as response:
+            assert await anext(response.chunks())
+            before = -1
+            while before != written:  # until the server can send no more
+                before = written
+                await asyncio.sleep(0.1)
+            assert written < 20_000_000
+            total = sum([len(chunk) async for chunk in response.chunks()])
+        assert total > 20_000_000

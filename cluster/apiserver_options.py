@@ -1,0 +1,70 @@
+"""The API server's options beyond where it listens and what it stores in; named as kube-apiserver names them."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_FILE = click.Path(exists=True, path_type=Path)
+
+_OPTIONS = (
+    click.option(
+        "--authentication-config", type=_FILE, help="An AuthenticationConfiguration: other issuers, anonymous."
+    ),
+    click.option("--authentication-token-webhook-config-file", type=_FILE, help="A kubeconfig of who knows tokens."),
+    click.option("--oidc-issuer-url", default="", help="Trust the tokens of this issuer."),
+    click.option("--oidc-client-id", default="", help="The audience its tokens must have."),
+    click.option("--oidc-username-claim", default="sub", show_default=True),
+    click.option("--oidc-username-prefix", default="", help='"-" for none; ISSUER# for claims other than email.'),
+    click.option("--oidc-groups-claim", default=""),
+    click.option("--oidc-groups-prefix", default=""),
+    click.option("--oidc-required-claim", multiple=True, help="KEY=VALUE that tokens must have."),
+    click.option("--oidc-ca-file", type=_FILE, help="Who signs the issuer's certificate."),
+)
+
+
+def server_options(command: Command) -> Command:
+    """Give a command these options."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def server_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ServerConfig fields that the options ask for. Raises: ClickException for files without sense."""
+    return {
+        "authentication": _authentication(given),
+        "token_webhook_file": given["authentication_token_webhook_config_file"],
+    }
+
+
+def _authentication(given: Mapping[str, Any]) -> Any:
+    from apiserver.auth.oidc import AuthenticationConfig, ConfigurationError, read_configuration
+
+    path = given["authentication_config"]
+    if path is None:
+        return AuthenticationConfig([_issuer(given)]) if given["oidc_issuer_url"] else AuthenticationConfig()
+    if given["oidc_issuer_url"]:
+        raise click.UsageError("authentication-config file and oidc-* flags are mutually exclusive")
+    try:
+        return read_configuration(path)
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _issuer(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of an AuthenticationConfiguration that says what the flags say."""
+    url, claim, prefix = given["oidc_issuer_url"], given["oidc_username_claim"], given["oidc_username_prefix"]
+    if not prefix and claim != "email":
+        prefix = f"{url}#"
+    issuer: dict[str, Any] = {"url": url, "audiences": [given["oidc_client_id"]]}
+    if given["oidc_ca_file"] is not None:
+        issuer["certificateAuthority"] = given["oidc_ca_file"].read_text()
+    mappings: dict[str, Any] = {"username": {"claim": claim, "prefix": "" if prefix == "-" else prefix}}
+    if given["oidc_groups_claim"]:
+        mappings["groups"] = {"claim": given["oidc_groups_claim"], "prefix": given["oidc_groups_prefix"]}
+    pairs = (one.partition("=") for one in given["oidc_required_claim"])
+    rules = [{"claim": key, "requiredValue": value} for key, _, value in pairs]
+    return {"issuer": issuer, "claimMappings": mappings, "claimValidationRules": rules}
