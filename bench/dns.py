@@ -50,16 +50,8 @@ def _start(layout: Layout, port: int) -> subprocess.Popen[bytes]:
 
 
 def _until_up(port: int) -> None:
-    argv = [
-        "dig",
-        f"@{_ADDRESS}",
-        "-p",
-        str(port),
-        "+short",
-        "+tries=1",
-        "+time=1",
-        "kube-dns.kube-system.svc.cluster.local",
-    ]
+    name = "kube-dns.kube-system.svc.cluster.local"
+    argv = ["dig", f"@{_ADDRESS}", "-p", str(port), "+short", "+tries=1", "+time=1", name]
     for _ in range(200):
         if subprocess.run(argv, check=False, capture_output=True).stdout.startswith(b"10."):
             return
