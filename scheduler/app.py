@@ -20,7 +20,7 @@ from machinery.api.resources import (
 from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.informer import Informer
 from machinery.client.kubeconfig import ClientConfig
-from machinery.client.leaderelection import LeaderElector
+from machinery.client.leaderelection import LeaderElector, LeaseDurations
 from machinery.client.reflector import Reflector
 from machinery.client.rest import Client
 from scheduler.binder import Binder
@@ -47,7 +47,7 @@ async def run(
     leader_elect: bool = True,
     identity: str = "",
     profiles: Sequence[Profile] = (),
-    lease: Mapping[str, float] | None = None,
+    lease: LeaseDurations | None = None,
 ) -> None:
     """Place pods until cancelled; with `leader_elect`, only while we hold the lease, whose durations may be given."""
     chosen = {one.name: one for one in profiles or (default_profile(),)}
@@ -57,7 +57,7 @@ async def run(
             await schedule(client, config, chosen)
 
         if leader_elect:
-            await LeaderElector(client, LEASE_NAME, identity=identity, **(lease or {})).run(lead)
+            await LeaderElector(client, LEASE_NAME, identity=identity, **(lease or LeaseDurations())).run(lead)
         else:
             await lead()
 
