@@ -16,6 +16,7 @@ COMMANDS = {
     "runtime": "cluster.components:runtime",
     "why": "cluster.scheduling:why",
     "simulate": "cluster.scheduling:simulate",
+    "dns": "cluster.node_components:dns",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 
