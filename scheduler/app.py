@@ -2,20 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import (
+    CSI_DRIVERS,
+    CSI_NODES,
+    CSI_STORAGE_CAPACITIES,
     NAMESPACES,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
     POD_DISRUPTION_BUDGETS,
     PODS,
     REPLICA_SETS,
     REPLICATION_CONTROLLERS,
     SERVICES,
     STATEFUL_SETS,
+    STORAGE_CLASSES,
 )  # fmt: skip
 from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.informer import Informer
@@ -37,6 +43,11 @@ _WORKLOADS = {
     "StatefulSet": STATEFUL_SETS,
     "ReplicationController": REPLICATION_CONTROLLERS,
 }
+
+
+_STORAGE = (
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES, CSI_NODES, CSI_DRIVERS, CSI_STORAGE_CAPACITIES,
+)  # fmt: skip
 
 
 async def run(
@@ -84,9 +95,27 @@ class Followed:
         self._services: Informer[ServiceOnly] = Informer(client, SERVICES, ServiceOnly)
         self._workloads = {kind: Informer(client, resource, SelectorOnly) for kind, resource in _WORKLOADS.items()}
         self._budgets: Informer[Any] = Informer(client, POD_DISRUPTION_BUDGETS, dict)
+        self._storage: dict[str, Informer[Any]] = {
+            resource.kind: Informer(client, resource, dict) for resource in _STORAGE
+        }
+        claims, volumes = self._storage["PersistentVolumeClaim"], self._storage["PersistentVolume"]
         self.cluster = Cluster(
-            services=self._selectors, workload=self._workload, budgets=self._budgets.list, client=client
+            services=self._selectors,
+            workload=self._workload,
+            budgets=self._budgets.list,
+            claim=lambda namespace, name: claims.get(ObjectKey(namespace, name)),
+            volume=self._named("PersistentVolume"),
+            volumes=volumes.list,
+            storage_class=self._named("StorageClass"),
+            csi_node=self._named("CSINode"),
+            csi_driver=self._named("CSIDriver"),
+            capacities=self._storage["CSIStorageCapacity"].list,
+            client=client,
         )
+
+    def _named(self, kind: str) -> Callable[[str], Any]:
+        informer = self._storage[kind]
+        return lambda name: informer.get(ObjectKey("", name))
 
     async def start(self, group: asyncio.TaskGroup, scheduler: Scheduler) -> None:
         """Follow everything, and wait until it is here: a pod that came before its node would be misjudged."""
@@ -108,6 +137,7 @@ class Followed:
         yield "Service", self._services
         yield from self._workloads.items()
         yield "PodDisruptionBudget", self._budgets
+        yield from self._storage.items()
 
     def _selectors(self, namespace: str) -> list[Mapping[str, str]]:
         return [one.spec.selector for one in self._services.list(namespace) if one.spec.selector]

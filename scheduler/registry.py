@@ -18,10 +18,14 @@ from scheduler.plugins.node_name import NodeName
 from scheduler.plugins.node_ports import NodePorts
 from scheduler.plugins.node_resources_fit import NodeResourcesFit
 from scheduler.plugins.node_unschedulable import NodeUnschedulable
+from scheduler.plugins.node_volume_limits import NodeVolumeLimits
 from scheduler.plugins.pod_topology_spread import SYSTEM_DEFAULTS, PodTopologySpread
 from scheduler.plugins.priority_sort import PrioritySort
 from scheduler.plugins.scheduling_gates import SchedulingGates
 from scheduler.plugins.taint_toleration import TaintToleration
+from scheduler.plugins.volume_binding import TIMEOUT_SECONDS, VolumeBinding
+from scheduler.plugins.volume_restrictions import VolumeRestrictions
+from scheduler.plugins.volume_zone import VolumeZone
 from scheduler.terms import read_constraints
 
 ENTRY_POINTS = "wherry.scheduler_plugins"
@@ -82,6 +86,10 @@ BUILT_IN: Mapping[str, Factory] = {
     "NodeAffinity": _node_affinity,
     "NodePorts": lambda _: NodePorts(),
     "NodeResourcesFit": _fit,
+    "VolumeRestrictions": lambda _: VolumeRestrictions(),
+    "NodeVolumeLimits": lambda _: NodeVolumeLimits(),
+    "VolumeBinding": lambda args: VolumeBinding(float(args.get("bindTimeoutSeconds") or TIMEOUT_SECONDS)),
+    "VolumeZone": lambda _: VolumeZone(),
     "PodTopologySpread": _spread,
     "InterPodAffinity": _inter_pod_affinity,
     "DefaultPreemption": _preemption,

@@ -108,6 +108,7 @@ class Scheduler:
         """Take a change of an object that some plugin looks at."""
         if kind in ("Service", "ReplicaSet", "StatefulSet", "ReplicationController"):
             self.cluster.version += 1
+        self.cluster.changed()
         action = "delete" if new is None else "add" if old is None else "update"
         self._happened(Happening(kind, action, old, new))
 
@@ -216,7 +217,7 @@ class Scheduler:
             except Rejected as error:
                 self._give_up(entry, cycle, node.name, str(error))
                 return
-            waits = patience > 0 or any(one.needs_pre_bind(pod) for one in profile.pre_binds)
+            waits = patience > 0 or any(one.needs_pre_bind(cycle) for one in profile.pre_binds)
         if waits:
             self._spawn(self._bind_later(entry, cycle, node.name, patience))
         else:

@@ -3,10 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from machinery.api.meta import Resource
+from machinery.api.meta import ObjectKey, Resource
 from machinery.api.resources import (
+    CSI_DRIVERS,
+    CSI_NODES,
+    CSI_STORAGE_CAPACITIES,
     NAMESPACES,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
     POD_DISRUPTION_BUDGETS,
     PODS,
     PRIORITY_CLASSES,
@@ -14,6 +19,7 @@ from machinery.api.resources import (
     REPLICATION_CONTROLLERS,
     SERVICES,
     STATEFUL_SETS,
+    STORAGE_CLASSES,
 )  # fmt: skip
 from machinery.api.selectors import LabelSelector, from_label_selector, from_labels
 from scheduler.cluster import Cluster
@@ -22,6 +28,23 @@ from scheduler.table import NodeTable
 
 Object = dict[str, Any]
 ListAll = Callable[[Resource], Iterable[Object]]
+
+
+def _storage(list_all: ListAll) -> dict[str, Any]:
+    """Return the lookups of what is stored about volumes."""
+    claims = {
+        (one["metadata"]["namespace"], one["metadata"]["name"]): one for one in list_all(PERSISTENT_VOLUME_CLAIMS)
+    }
+
+    def named(resource: Resource) -> dict[str, Object]:
+        return {one["metadata"]["name"]: one for one in list_all(resource)}
+
+    volumes, capacities = named(PERSISTENT_VOLUMES), list(list_all(CSI_STORAGE_CAPACITIES))
+    return {
+        "claim": lambda namespace, name: claims.get(ObjectKey(namespace, name)), "volume": volumes.get,
+        "volumes": volumes.values, "storage_class": named(STORAGE_CLASSES).get, "csi_node": named(CSI_NODES).get,
+        "csi_driver": named(CSI_DRIVERS).get, "capacities": lambda: capacities,
+    }  # fmt: skip
 
 
 class Snapshot:
@@ -65,6 +88,7 @@ class Snapshot:
             services=lambda namespace: self._services.get(namespace, ()),
             workload=self._workload,
             budgets=lambda: budgets,
+            **_storage(list_all),
         )
 
     def _workload(self, kind: str, namespace: str, name: str) -> LabelSelector | None:
