@@ -37,7 +37,7 @@ def main() -> dict[str, object]:
         preempting = uvloop.run(_preempting(config, layout))
     return {
         "plain": {**plain, "budget_pods_per_s": 1500, "decisions": decide(NODES, PLAIN)},
-        "spread": {**spread, "budget_pods_per_s": 800, "decisions": decide(NODES, SPREAD, spread_pod)},
+        "spread": {**spread, "budget_pods_per_s": 800, "decisions": decide(NODES, SPREAD, spread_pod, zones=ZONES)},
         "preempting": {**preempting, "budget_pods_per_s": 200},
     }
 

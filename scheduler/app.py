@@ -34,6 +34,7 @@ from scheduler.cluster import Cluster
 from scheduler.config import SchedulerConfig, default_config
 from scheduler.feed import PodFeed
 from scheduler.scheduler import Scheduler
+from scheduler.status import StatusOptions, StatusServer
 from scheduler.views import NamespaceOnly, SelectorOnly, ServiceOnly
 
 log = logging.getLogger(__name__)
@@ -56,13 +57,22 @@ async def run(
     leader_elect: bool = True,
     identity: str = "",
     settings: SchedulerConfig | None = None,
+    status: StatusOptions | None = None,
 ) -> None:
     """Place pods until cancelled; with `leader_elect`, only while we hold the lease."""
     chosen = settings or default_config()
-    async with Client(config, user_agent="wherry-scheduler") as client:
+    server = StatusServer()
+    async with (
+        Client(config, user_agent="wherry-scheduler") as client,
+        server.serving(status or StatusOptions()),
+    ):
+        server.ready = True
 
         async def lead() -> None:
-            await schedule(client, config, chosen)
+            try:
+                await schedule(client, config, chosen, server)
+            finally:
+                server.scheduler = None
 
         if leader_elect:
             elector = LeaderElector(
@@ -73,7 +83,7 @@ async def run(
             await lead()
 
 
-async def schedule(client: Client, config: ClientConfig, settings: SchedulerConfig) -> None:
+async def schedule(client: Client, config: ClientConfig, settings: SchedulerConfig, server: StatusServer) -> None:
     """Place pods until cancelled."""
     followed = Followed(client)
     async with Binder(config) as binder, asyncio.TaskGroup() as group:
@@ -83,6 +93,7 @@ async def schedule(client: Client, config: ClientConfig, settings: SchedulerConf
         feed = PodFeed(scheduler.on_pod, synced.set)
         group.create_task(Reflector(client, PODS, feed).run())
         await synced.wait()
+        server.scheduler = scheduler
         group.create_task(scheduler.place())
 
 

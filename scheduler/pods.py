@@ -20,6 +20,8 @@ from scheduler.requests import Amounts, requests_of, scored_requests_of
 from scheduler.terms import AffinityTerms, SpreadConstraint, read_affinity, read_constraints
 
 DEFAULT_SCHEDULER = "default-scheduler"
+GROUP, GROUP_MIN = "scheduling.wherry.dev/pod-group", "scheduling.wherry.dev/pod-group-min-member"
+"""Annotations: pods of one namespace with the same GROUP are bound once GROUP_MIN of them have a place."""
 Port = tuple[str, str, int]
 """Address, protocol, number; the address is 0.0.0.0 when a pod takes the port on all of them."""
 
@@ -217,7 +219,7 @@ class Pod:
     """One pod."""
 
     __slots__ = (
-        "annotations", "condition", "created", "deleting", "done", "gates", "key", "name", "node",
+        "condition", "created", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
         "nominated", "preempted", "scheduler", "shape", "started", "uid", "version",
     )  # fmt: skip
 
@@ -229,7 +231,7 @@ class Pod:
         self.version = metadata.resourceVersion
         self.created = metadata.creationTimestamp or ""
         self.deleting = metadata.deletionTimestamp is not None
-        self.annotations = metadata.annotations if not spec.nodeName else None
+        self.group, self.group_min = _group(metadata.annotations) if metadata.annotations else ("", 0)
         self.node = spec.nodeName
         self.scheduler = spec.schedulerName
         self.gates = tuple(gate.get("name", "") for gate in spec.schedulingGates or ())
@@ -363,6 +365,11 @@ def _running(view: PodView) -> dict[str, dict[str, Any]]:
         if given:
             found[one.name] = given
     return found
+
+
+def _group(annotations: Mapping[str, str]) -> tuple[str, int]:
+    name, least = annotations.get(GROUP, ""), annotations.get(GROUP_MIN, "")
+    return (name, int(least)) if name and least.isdigit() else ("", 0)
 
 
 def _is_preempted(status: _Status) -> bool:

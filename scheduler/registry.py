@@ -19,6 +19,7 @@ from scheduler.plugins.node_ports import NodePorts
 from scheduler.plugins.node_resources_fit import NodeResourcesFit
 from scheduler.plugins.node_unschedulable import NodeUnschedulable
 from scheduler.plugins.node_volume_limits import NodeVolumeLimits
+from scheduler.plugins.pod_group import PATIENCE_SECONDS, PodGroup
 from scheduler.plugins.pod_topology_spread import SYSTEM_DEFAULTS, PodTopologySpread
 from scheduler.plugins.priority_sort import PrioritySort
 from scheduler.plugins.scheduling_gates import SchedulingGates
@@ -79,6 +80,7 @@ def _preemption(args: Args) -> Plugin:
 
 BUILT_IN: Mapping[str, Factory] = {
     "SchedulingGates": lambda _: SchedulingGates(),
+    "PodGroup": lambda args: PodGroup(float(args.get("patienceSeconds") or PATIENCE_SECONDS)),
     "PrioritySort": lambda _: PrioritySort(),
     "NodeUnschedulable": lambda _: NodeUnschedulable(),
     "NodeName": lambda _: NodeName(),

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from machinery.api.meta import now
+from machinery.api.meta import ObjectKey, now
 from machinery.api.resources import PODS
 from machinery.client.events import EventRecorder
 from machinery.client.rest import Client, ConnectionFailed, PatchType
@@ -57,6 +57,12 @@ class Scheduler:
         self._news = asyncio.Event()
         self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
         self._evictor = Evictor(client)
+        self._groups: dict[tuple[str, str], set[str]] = {}  # uids of the pods of each group
+        self._placed_members: set[str] = set()  # uids of those that the API says have a node
+        self._waiting: dict[str, asyncio.Future[None]] = {}  # by uid: pods that have a place and wait for leave
+        for profile in settings.profiles:
+            for plugin in profile.plugins:
+                plugin.attach(self)
         self._preempting: set[str] = set()  # uids of pods for which others are being deleted
         self._reports = asyncio.Semaphore(_REPORTS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -68,6 +74,50 @@ class Scheduler:
 
     def _gate(self, pod: Pod) -> str:
         return self.profiles[pod.scheduler].gated(pod)
+
+    # ---- what plugins may ask
+
+    def group(self, pod: Pod) -> Mapping[str, bool]:
+        """See Handle."""
+        members = self._groups.get((pod.key.namespace, pod.group), ())
+        return {uid: uid in self._assumed or uid in self._placed_members for uid in members}
+
+    def allow(self, uid: str) -> None:
+        """See Handle."""
+        waiting = self._waiting.get(uid)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def reject(self, uid: str, why: Rejected) -> None:
+        """See Handle."""
+        waiting = self._waiting.get(uid)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(why)
+
+    def find(self, key: ObjectKey) -> Pod | None:
+        """Return a pod that waits or is placed."""
+        entry = self.queue.get(key)
+        if entry is not None:
+            return entry.pod
+        return next((pod for node in self.table.nodes for pod in node.pods.values() if pod.key == key), None)
+
+    def _note_group(self, old: Pod | None, new: Pod | None) -> None:
+        pod = new or old
+        if pod is None or not pod.group:
+            return
+        members = self._groups.setdefault((pod.key.namespace, pod.group), set())
+        if new is None or new.done:
+            members.discard(pod.uid)
+            self._placed_members.discard(pod.uid)
+            if not members:
+                del self._groups[pod.key.namespace, pod.group]
+            return
+        known = len(members)
+        members.add(new.uid)
+        if new.node:
+            self._placed_members.add(new.uid)
+        if len(members) > known:
+            self.queue.reopen()
 
     # ---- news
 
@@ -84,6 +134,7 @@ class Scheduler:
 
     def on_pod(self, old: Pod | None, new: Pod | None) -> None:
         """Take a change of a pod."""
+        self._note_group(old, new)
         if new is None:
             if old is not None:
                 self._forget(old)
@@ -217,6 +268,8 @@ class Scheduler:
             except Rejected as error:
                 self._give_up(entry, cycle, node.name, str(error))
                 return
+            if patience > 0:  # from this moment others may allow it
+                self._waiting[pod.uid] = asyncio.get_running_loop().create_future()
             waits = patience > 0 or any(one.needs_pre_bind(cycle) for one in profile.pre_binds)
         if waits:
             self._spawn(self._bind_later(entry, cycle, node.name, patience))
@@ -226,12 +279,23 @@ class Scheduler:
     async def _bind_later(self, entry: Entry, cycle: Cycle, node: str, patience: float) -> None:
         profile = self.profiles[entry.pod.scheduler]
         try:
+            if patience > 0:
+                await self._leave_to_bind(entry.pod, patience)
             for plugin in profile.pre_binds:
                 await plugin.pre_bind(cycle, self.table.by_name[node])
         except (Rejected, APIError, ConnectionFailed, TimeoutError, KeyError) as error:
             self._give_up(entry, cycle, node, str(error))
         else:
             self._bind(entry, cycle, node)
+
+    async def _leave_to_bind(self, pod: Pod, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._waiting[pod.uid]
+        except TimeoutError:
+            raise Rejected(f"rejected due to timeout after waiting {patience:g}s at plugin PodGroup") from None
+        finally:
+            del self._waiting[pod.uid]
 
     def _bind(self, entry: Entry, cycle: Cycle, node: str) -> None:
         def answered(status: int, body: bytes) -> None:
