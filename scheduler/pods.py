@@ -26,6 +26,7 @@ Port = tuple[str, str, int]
 """Address, protocol, number; the address is 0.0.0.0 when a pod takes the port on all of them."""
 
 _NOTHING = msgspec.Raw()
+_MAX_STRINGS = 50_000
 _TERMINAL = ("Succeeded", "Failed")
 
 
@@ -44,7 +45,6 @@ class _Metadata(msgspec.Struct):
     namespace: str = ""
     uid: str = ""
     resourceVersion: str = ""
-    creationTimestamp: str | None = None
     deletionTimestamp: str | None = None
     labels: msgspec.Raw = _NOTHING
     annotations: dict[str, str] | None = None
@@ -149,7 +149,7 @@ class _Condition(msgspec.Struct):
     message: str | None = None
 
 
-class _Status(msgspec.Struct, frozen=True):
+class _Status(msgspec.Struct):
     phase: str = ""
     nominatedNodeName: str = ""
     startTime: str | None = None
@@ -159,15 +159,12 @@ class _Status(msgspec.Struct, frozen=True):
     resourceClaimStatuses: msgspec.Raw = _NOTHING
 
 
-_EMPTY_STATUS = _Status()
-
-
 class PodView(msgspec.Struct):
     """A pod on the wire, as far as the scheduler reads it."""
 
     metadata: _Metadata
     spec: _Spec
-    status: _Status = _EMPTY_STATUS
+    status: _Status = msgspec.field(default_factory=_Status)
 
 
 # ---- what is kept
@@ -219,7 +216,7 @@ class Pod:
     """One pod."""
 
     __slots__ = (
-        "condition", "created", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
+        "condition", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
         "nominated", "preempted", "scheduler", "shape", "started", "uid", "version",
     )  # fmt: skip
 
@@ -229,7 +226,6 @@ class Pod:
         self.name = metadata.name
         self.uid = metadata.uid
         self.version = metadata.resourceVersion
-        self.created = metadata.creationTimestamp or ""
         self.deleting = metadata.deletionTimestamp is not None
         self.group, self.group_min = _group(metadata.annotations) if metadata.annotations else ("", 0)
         self.node = spec.nodeName
@@ -269,13 +265,25 @@ class PodReader:
     def __init__(self) -> None:
         self._shapes: WeakValueDictionary[tuple[Any, ...], Shape] = WeakValueDictionary()
         self._needs: WeakValueDictionary[tuple[Any, ...], Needs] = WeakValueDictionary()
-        self._namespaces: dict[str, str] = {}
+        self._strings: dict[str, str] = {}
 
     def read(self, raw: bytes | msgspec.Raw) -> Pod:
         """Return the pod that the JSON of an object says. Raises: msgspec.DecodeError."""
         view = _decode(raw)
-        view.metadata.namespace = self._namespaces.setdefault(view.metadata.namespace, view.metadata.namespace)
+        self._share(view)
         return Pod(view, self._shape(view))
+
+    def _share(self, view: PodView) -> None:
+        """Let pods have strings in common that many of them have: one copy instead of 50,000."""
+        known = self._strings
+        if len(known) > _MAX_STRINGS:
+            known.clear()
+        spec, status = view.spec, view.status
+        view.metadata.namespace = known.setdefault(view.metadata.namespace, view.metadata.namespace)
+        spec.nodeName = known.setdefault(spec.nodeName, spec.nodeName)
+        spec.schedulerName = known.setdefault(spec.schedulerName, spec.schedulerName)
+        if status.startTime:
+            status.startTime = known.setdefault(status.startTime, status.startTime)
 
     def read_object(self, obj: Mapping[str, Any]) -> Pod:
         """Return the pod that an object given as a dict says."""

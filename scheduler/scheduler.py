@@ -7,7 +7,7 @@ API's word settles it: the pod comes back bound, or it is gone, or it was not bo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from machinery.api.meta import ObjectKey, now
@@ -19,6 +19,7 @@ from scheduler.binder import BINDINGS_AT_ONCE, Binder
 from scheduler.cluster import Cluster
 from scheduler.config import SchedulerConfig
 from scheduler.evictor import Evictor
+from scheduler.extenders import Extender, ExtenderFailed
 from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
 from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
 from scheduler.pods import Pod
@@ -38,7 +39,15 @@ _REPORTS_AT_ONCE = 8
 class Scheduler:
     """Places the pods of its profiles' names on the nodes of one cluster."""
 
-    def __init__(self, client: Client, binder: Binder, settings: SchedulerConfig, cluster: Cluster) -> None:
+    def __init__(
+        self,
+        client: Client,
+        binder: Binder,
+        settings: SchedulerConfig,
+        cluster: Cluster,
+        extenders: Sequence[Extender] = (),
+    ) -> None:
+        self._extenders = extenders
         self._client = client
         self._binder = binder
         profiles = self.profiles = {one.name: one for one in settings.profiles}
@@ -222,7 +231,9 @@ class Scheduler:
             while found and self._binder.pending < _MAX_UNBOUND and loop.time() < until:
                 entry = self.queue.pop(loop.time())
                 found = entry is not None
-                if entry is not None:
+                if entry is not None and any(one.is_interested(entry.pod) for one in self._extenders):
+                    await self._place_with_extenders(entry)
+                elif entry is not None:
                     self._place_one(entry)
             if found:
                 await asyncio.sleep(0 if self._binder.pending < _MAX_UNBOUND else 0.001)
@@ -252,6 +263,58 @@ class Scheduler:
             return
         DURATION.observe(loop.time() - began)
         self._assume(entry, cycle, row)
+
+    async def _place_with_extenders(self, entry: Entry) -> None:
+        """As `_place_one`, but others are asked, too; the cluster may change meanwhile: the choice is checked again."""
+        pod = entry.pod
+        chooser = self.choosers[pod.scheduler]
+        cycle = chooser.cycle(pod)
+        asked = [one for one in self._extenders if one.is_interested(pod)]
+        try:
+            rows = chooser.passed_rows(cycle)
+            obj = await self._client.get(PODS, pod.key.name, pod.key.namespace)
+            names, failed = self.table.names(rows.tolist()), dict[str, str]()
+            for one in asked:
+                names, more = await self._filtered(one, obj, names)
+                failed |= more
+            if not names:
+                raise Unschedulable(chooser.diagnosis_of(failed))
+            scores = dict(zip(self.table.names(rows.tolist()), chooser.scores(cycle, rows).tolist(), strict=True))
+            for one in asked:
+                for name, score in (await self._prioritized(one, obj, names)).items():
+                    scores[name] = scores.get(name, 0) + score
+        except Unschedulable as error:
+            self._rejected(entry, cycle, error.diagnosis)
+            return
+        except NotFound:
+            self.queue.remove(pod.key)
+            return
+        except (APIError, ConnectionFailed, ExtenderFailed) as error:
+            self._report(pod, str(error), None)
+            self._failed(entry, pod)
+            return
+        best = max(names, key=lambda name: scores.get(name, 0))
+        node = self.table.by_name.get(best)
+        if node is None or self.queue.get(pod.key) is not entry or not chooser.passes_on(cycle, node.row):
+            self._failed(entry, pod)
+            return
+        self._assume(entry, cycle, node.row)
+
+    async def _filtered(self, one: Extender, obj: Object, names: list[str]) -> tuple[list[str], dict[str, str]]:
+        try:
+            return await one.filter(obj, names)
+        except ExtenderFailed as error:
+            if not one.ignorable:
+                raise
+            log.warning("%s", error)
+            return names, {}
+
+    async def _prioritized(self, one: Extender, obj: Object, names: list[str]) -> dict[str, int]:
+        try:
+            return await one.prioritize(obj, names)
+        except ExtenderFailed as error:
+            log.warning("%s", error)  # scores are a matter of taste: as upstream, go on without
+            return {}
 
     def _assume(self, entry: Entry, cycle: Cycle, row: int) -> None:
         pod, profile = entry.pod, self.profiles[entry.pod.scheduler]
@@ -297,7 +360,20 @@ class Scheduler:
         finally:
             del self._waiting[pod.uid]
 
+    async def _bind_by(self, extender: Extender, entry: Entry, cycle: Cycle, node: str) -> None:
+        try:
+            await extender.bind(entry.pod, node)
+        except ExtenderFailed as error:
+            self._give_up(entry, cycle, node, str(error))
+        else:
+            self._bound(entry, cycle, node)
+
     def _bind(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        for extender in self._extenders:
+            if extender.binds and extender.is_interested(entry.pod):
+                self._spawn(self._bind_by(extender, entry, cycle, node))
+                return
+
         def answered(status: int, body: bytes) -> None:
             if status == 201 or status == 200:
                 self._bound(entry, cycle, node)
