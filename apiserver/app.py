@@ -17,6 +17,7 @@ from apiserver import bootstrap
 from apiserver.admission.chain import Admission
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import BackendClient
+from apiserver.aggregation.resource_metrics import ResourceMetrics
 from apiserver.auth.authentication import Authenticator, bearer_token
 from apiserver.auth.impersonation import impersonated
 from apiserver.auth.oidc import AuthenticationConfig
@@ -110,11 +111,12 @@ class APIServer:
         self._authorizer = authorizer
         self._subresources = Subresources(self.rest, self.catalog, issuer)
         backends = BackendClient(self.cache, config.front_proxy_cert_file, config.front_proxy_key_file)
-        self.aggregator = Aggregator(self.rest, self.catalog, backends)
+        agent_tls = _agent_tls(config)
+        metrics = self._metrics = ResourceMetrics(self.cache, agent_tls)
+        self.aggregator = Aggregator(self.rest, self.catalog, backends, {metrics.backend.name: metrics})
         self._discovery = Discovery(self.catalog, self.aggregator)
         self._openapi = OpenAPI(self.catalog, self.aggregator)
         self._reviews = Reviews(authorizer, self._authenticator)
-        agent_tls = _agent_tls(config)
         self._streams = Streams(self.storage, agent_tls)
         self._proxy = Proxy(self.storage, agent_tls)
         self.definitions = Follower(self.cache, self.catalog)
@@ -288,6 +290,7 @@ class APIServer:
         await self._admission.close()
         await self._authenticator.close()
         await self.aggregator.close()
+        await self._metrics.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
