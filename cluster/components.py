@@ -203,13 +203,27 @@ identity_option = click.option(
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
-def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, verbose: bool) -> None:
+@click.option(
+    "--scheduler-config", type=click.Path(exists=True, path_type=Path),
+    help="A KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders.",
+)  # fmt: skip
+def scheduler(
+    data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, scheduler_config: Path | None,
+    verbose: bool,
+) -> None:  # fmt: skip
     """Put pods on nodes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.app import run
+    from scheduler.config import ConfigError, default_config, read_config
 
-    config = client_config(Layout(data_dir), "scheduler", kubeconfig)
-    run_component(lambda: run(config, leader_elect=leader_elect, identity=identity), verbose=verbose)
+    try:
+        settings = read_config(scheduler_config) if scheduler_config else default_config()
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    given = kubeconfig or (Path(settings.kubeconfig) if settings.kubeconfig else None)
+    config = client_config(Layout(data_dir), "scheduler", given)
+    elect = leader_elect and settings.leader_elect is not False
+    run_component(lambda: run(config, leader_elect=elect, identity=identity, settings=settings), verbose=verbose)
 
 
 @click.command("controller-manager")
