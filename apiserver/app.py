@@ -15,6 +15,7 @@ from aiohttp import web
 
 from apiserver import bootstrap
 from apiserver.admission.chain import Admission
+from apiserver.admission.plugins import AdmissionSettings
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import BackendClient
 from apiserver.auth.authentication import Authenticator, bearer_token
@@ -81,6 +82,7 @@ class ServerConfig:
     service_cidr: str = "10.96.0.0/16"
     static_tokens: Mapping[str, User] = field(default_factory=dict)
     authentication: AuthenticationConfig = field(default_factory=AuthenticationConfig)
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     token_webhook_file: Path | None = None  # a kubeconfig that names who knows tokens
     front_proxy_ca_file: Path | None = None  # signs those who may say in headers who asks
     front_proxy_names: Sequence[str] = ("front-proxy-client",)
@@ -97,7 +99,9 @@ class APIServer:
         self.storage = ObjectStorage(self.cache)
         self.catalog: Catalog = built_in()
         authorizer = Authorizer(self.cache)
-        self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of, authorizer)
+        self._admission = Admission(
+            self.cache, config.service_cidr, self.catalog.resource_of, authorizer, config.admission
+        )
         self.rest = Rest(self.storage, self._admission)
         issuer = self.issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
         proxies = config.front_proxy_ca_file

@@ -21,6 +21,9 @@ _OPTIONS = (
     click.option("--oidc-groups-claim", default=""),
     click.option("--oidc-groups-prefix", default=""),
     click.option("--oidc-required-claim", multiple=True, help="KEY=VALUE that tokens must have."),
+    click.option("--enable-admission-plugins", default="", help="Steps to run beside the usual ones, comma separated."),
+    click.option("--disable-admission-plugins", default="", help="Steps not to run, comma separated."),
+    click.option("--admission-control-config-file", type=_FILE, help="An AdmissionConfiguration."),
     click.option("--oidc-ca-file", type=_FILE, help="Who signs the issuer's certificate."),
 )
 
@@ -35,9 +38,23 @@ def server_options(command: Command) -> Command:
 def server_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ServerConfig fields that the options ask for. Raises: ClickException for files without sense."""
     return {
+        "admission": _admission(given),
         "authentication": _authentication(given),
         "token_webhook_file": given["authentication_token_webhook_config_file"],
     }
+
+
+def _admission(given: Mapping[str, Any]) -> Any:
+    from apiserver.admission.plugins import ConfigurationError, settings
+
+    enable, disable = (
+        [one.strip() for one in given[option].split(",") if one.strip()]
+        for option in ("enable_admission_plugins", "disable_admission_plugins")
+    )
+    try:
+        return settings(enable, disable, given["admission_control_config_file"])
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _authentication(given: Mapping[str, Any]) -> Any:
