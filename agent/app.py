@@ -10,16 +10,19 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from agent.config import AgentConfig
 from agent.cri.client import Runtime
+from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
 from agent.network.proxy import ServiceProxy
 from agent.node import NodeReporter
 from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
 from agent.pod_manager import PodManager
+from agent.resizes import Resizes
 from agent.server import AgentServer
 from agent.static_pods import StaticPods
+from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
-from machinery.api.resources import ENDPOINT_SLICES, PODS, SERVICES
+from machinery.api.resources import ENDPOINT_SLICES, NODES, PODS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
@@ -40,10 +43,13 @@ async def run(config: AgentConfig) -> None:
         version = await runtime.wait_until_up()
         reporter = NodeReporter(config, client, runtime, version)
         services: Informer[Object] = Informer(client, SERVICES, dict)
+        objects = ObjectSource(client, lambda uid: pods.objects_changed(uid))  # noqa: PLW0108 - made below
+        stack.push_async_callback(objects.close)
         node = NodeServices(
             config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
-            volumes=VolumeManager(config.pods_dir), puller=ImagePuller(runtime), objects=ObjectSource(client),
+            volumes=VolumeManager(config.pods_dir, Claims(client)), puller=ImagePuller(runtime), objects=objects,
             tokens=TokenSource(client), services=services.list, admission_failure=lambda _: None,
+            resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
         pods = PodManager(node)
@@ -66,8 +72,10 @@ async def _work(
         group.create_task(pods.follow_runtime())
         if config.proxy:
             slices: Informer[Object] = Informer(client, ENDPOINT_SLICES, dict)
+            nodes: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
             group.create_task(slices.run())
-            group.create_task(ServiceProxy(config, services, slices, pods).run())
+            group.create_task(nodes.run())
+            group.create_task(ServiceProxy(config, services, slices, nodes, pods).run())
         if config.static_pod_dir is not None:
             group.create_task(StaticPods(config, client).run())
         await services.synced()  # containers are told of services when they are made

@@ -31,6 +31,7 @@ class AgentConfig:
     address: str = "0.0.0.0"  # noqa: S104 - the API server may be on another machine; clients must show a certificate
     port: int = 10250
     pod_cidr: str = "10.244.0.0/24"
+    cluster_cidr: str = ""  # all nodes' pods; this node's alone when left out
     service_cidr: str = "10.96.0.0/16"
     bridge: str = "wherry0"
     cluster_dns: str = ""
@@ -47,6 +48,11 @@ class AgentConfig:
     def pods_dir(self) -> Path:
         """Volumes and files of each pod, by uid."""
         return self.data_dir / "pods"
+
+    @property
+    def seccomp_dir(self) -> Path:
+        """Where the seccomp profiles are that pods name by Localhost."""
+        return self.data_dir / "seccomp"
 
     @property
     def logs_dir(self) -> Path:

@@ -6,6 +6,7 @@ https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,14 @@ import orjson
 from agent.cri import api_pb2 as cri
 from agent.cri.client import CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID
 from agent.environment import expand
+from agent.security import container_security, sandbox_security
 from machinery.api.quantity import cpu_millis, to_bytes
 
 Pod = Mapping[str, Any]
 HASH = "wherry.container.hash"
 _PERIOD_MICROSECONDS = 100_000
 _MIN_QUOTA = 1000
-_MASKED = (
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-)  # fmt: skip
-_READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_HUGEPAGES = "hugepages-"
 _PROTOCOLS = {"TCP": cri.TCP, "UDP": cri.UDP, "SCTP": cri.SCTP}
 _PROPAGATION = {
     "HostToContainer": cri.PROPAGATION_HOST_TO_CONTAINER, "Bidirectional": cri.PROPAGATION_BIDIRECTIONAL,
@@ -49,10 +46,11 @@ def log_folder(root: Path, pod: Pod) -> Path:
     return root / f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
 
 
-def sandbox_config(pod: Pod, attempt: int, logs: Path, dns: Any) -> Any:
+def sandbox_config(
+    pod: Pod, attempt: int, logs: Path, dns: Any, *, hostname: str, seccomp_root: Path, id_base: int = 0
+) -> Any:  # fmt: skip
     """Return a pod's sandbox as the runtime is to make it."""
     metadata, spec = pod["metadata"], pod["spec"]
-    hostname = "" if spec.get("hostNetwork") else spec.get("hostname") or metadata["name"][:63].rstrip("-.")
     config = cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(
             name=metadata["name"], uid=metadata["uid"], namespace=metadata["namespace"], attempt=attempt
@@ -70,17 +68,8 @@ def sandbox_config(pod: Pod, attempt: int, logs: Path, dns: Any) -> Any:
     linux.cgroup_parent = cgroup_parent(pod)
     security = spec.get("securityContext") or {}
     linux.sysctls.update({one["name"]: one["value"] for one in security.get("sysctls") or ()})
-    context = linux.security_context
-    context.namespace_options.CopyFrom(_namespaces(spec))
-    context.privileged = any(
-        (one.get("securityContext") or {}).get("privileged") for one in spec.get("containers") or ()
-    )
-    context.seccomp.CopyFrom(_seccomp(security.get("seccompProfile")))
-    context.supplemental_groups.extend(_groups(security))
-    if security.get("runAsUser") is not None:
-        context.run_as_user.value = security["runAsUser"]
-    if security.get("runAsGroup") is not None:
-        context.run_as_group.value = security["runAsGroup"]
+    linux.security_context.CopyFrom(sandbox_security(pod, seccomp_root, id_base))
+    linux.overhead.CopyFrom(_from_list(spec.get("overhead") or {}))
     return config
 
 
@@ -90,52 +79,49 @@ def cgroup_parent(pod: Pod) -> str:
     return f"/wherry/{quality}/pod{pod['metadata']['uid']}"
 
 
-def _namespaces(spec: Mapping[str, Any]) -> Any:
-    return cri.NamespaceOption(
-        network=cri.NODE if spec.get("hostNetwork") else cri.POD,
-        pid=cri.NODE if spec.get("hostPID") else cri.POD if spec.get("shareProcessNamespace") else cri.CONTAINER,
-        ipc=cri.NODE if spec.get("hostIPC") else cri.POD,
-    )
+@dataclass(frozen=True, slots=True)
+class ContainerOptions:
+    """What a container is given beside its spec.
+
+    Attributes:
+        image: the image's id.
+        target_id: the container whose processes it sees; "" for its own.
+        seccomp_root: where Localhost profiles are found.
+        id_base: the first host id of the pod's user namespace.
+    """
+
+    attempt: int
+    image: str
+    environment: Mapping[str, str]
+    mounts: Sequence[Any]
+    allocatable: Mapping[str, str]
+    target_id: str = ""
+    seccomp_root: Path = Path("/")
+    devices: Sequence[Any] = ()
+    id_base: int = 0
 
 
-def _seccomp(profile: Mapping[str, Any] | None) -> Any:
-    """The runtime's own profile unless the pod asks for another, or for none."""
-    kind = (profile or {}).get("type", "RuntimeDefault")
-    if kind == "Unconfined":
-        return cri.SecurityProfile(profile_type=cri.SecurityProfile.Unconfined)
-    if kind == "Localhost":
-        path = (profile or {}).get("localhostProfile", "")
-        return cri.SecurityProfile(profile_type=cri.SecurityProfile.Localhost, localhost_ref=path)
-    return cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault)
-
-
-def _groups(security: Mapping[str, Any]) -> list[int]:
-    groups = list(security.get("supplementalGroups") or ())
-    return groups + ([security["fsGroup"]] if security.get("fsGroup") is not None else [])
-
-
-def container_config(
-    pod: Pod, container: Mapping[str, Any], attempt: int, image: str, environment: Mapping[str, str],
-    mounts: Sequence[Any], allocatable: Mapping[str, str],
-) -> Any:  # fmt: skip
+def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOptions) -> Any:
     """Return a container as the runtime is to make it."""
     name = container["name"]
     config = cri.ContainerConfig(
-        metadata=cri.ContainerMetadata(name=name, attempt=attempt),
-        image=cri.ImageSpec(image=image, user_specified_image=container.get("image", "")),
-        command=[expand(part, environment) for part in container.get("command") or ()],
-        args=[expand(part, environment) for part in container.get("args") or ()],
+        metadata=cri.ContainerMetadata(name=name, attempt=given.attempt),
+        image=cri.ImageSpec(image=given.image, user_specified_image=container.get("image", "")),
+        command=[expand(part, given.environment) for part in container.get("command") or ()],
+        args=[expand(part, given.environment) for part in container.get("args") or ()],
         working_dir=container.get("workingDir", ""),
-        envs=[cri.KeyValue(key=key, value=value) for key, value in environment.items()],
-        mounts=mounts, labels={**pod_labels(pod), CONTAINER_NAME: name},
+        envs=[cri.KeyValue(key=key, value=value) for key, value in given.environment.items()],
+        mounts=given.mounts, labels={**pod_labels(pod), CONTAINER_NAME: name},
         annotations={HASH: container_hash(container)},
-        log_path=f"{name}/{attempt}.log", stdin=container.get("stdin", False),
+        log_path=f"{name}/{given.attempt}.log", stdin=container.get("stdin", False),
         stdin_once=container.get("stdinOnce", False), tty=container.get("tty", False),
     )  # fmt: skip
     if signal := (container.get("lifecycle") or {}).get("stopSignal"):
         config.stop_signal = cri.Signal.Value(signal)  # type: ignore[assignment]
-    config.linux.resources.CopyFrom(linux_resources(pod, container, allocatable))
-    config.linux.security_context.CopyFrom(_security(pod, container))
+    config.linux.resources.CopyFrom(linux_resources(pod, container, given.allocatable))
+    security = container_security(pod, container, given.seccomp_root, given.target_id, given.id_base)
+    config.devices.extend(given.devices)
+    config.linux.security_context.CopyFrom(security)
     return config
 
 
@@ -152,6 +138,20 @@ def linux_resources(pod: Pod, container: Mapping[str, Any], allocatable: Mapping
         found.cpu_quota = max(cpu_millis(limits["cpu"]) * _PERIOD_MICROSECONDS // 1000, _MIN_QUOTA)
     if "memory" in limits:
         found.memory_limit_in_bytes = to_bytes(limits["memory"])
+    for name, value in limits.items():
+        if name.startswith(_HUGEPAGES):
+            size = name.removeprefix(_HUGEPAGES).removesuffix("i") + "B"
+            found.hugepage_limits.add(page_size=size, limit=to_bytes(value))
+    return found
+
+
+def _from_list(amounts: Mapping[str, str]) -> Any:
+    """Return a plain list of amounts, such as a pod's overhead, in the runtime's terms."""
+    found = cri.LinuxContainerResources()
+    if "cpu" in amounts:
+        found.cpu_shares = max(cpu_millis(amounts["cpu"]) * 1024 // 1000, 2)
+    if "memory" in amounts:
+        found.memory_limit_in_bytes = to_bytes(amounts["memory"])
     return found
 
 
@@ -166,33 +166,19 @@ def _oom_score(pod: Pod, requests: Mapping[str, str], allocatable: Mapping[str, 
     return int(min(max(1000 - share, 3), 999))
 
 
-def _security(pod: Pod, container: Mapping[str, Any]) -> Any:
-    of_pod = pod["spec"].get("securityContext") or {}
-    own = container.get("securityContext") or {}
-    merged = {**{key: value for key, value in of_pod.items() if value is not None}, **own}
-    privileged = own.get("privileged", False)
-    context = cri.LinuxContainerSecurityContext(
-        privileged=privileged, readonly_rootfs=own.get("readOnlyRootFilesystem", False),
-        namespace_options=_namespaces(pod["spec"]), supplemental_groups=_groups(of_pod),
-        no_new_privs=own.get("allowPrivilegeEscalation") is False,
-        run_as_username="", seccomp=_seccomp({"type": "Unconfined"} if privileged else merged.get("seccompProfile")),
-    )  # fmt: skip
-    if not privileged and own.get("procMount", "Default") == "Default":
-        context.masked_paths.extend(_MASKED)
-        context.readonly_paths.extend(_READONLY)
-    capabilities = own.get("capabilities") or {}
-    context.capabilities.add_capabilities.extend(capabilities.get("add") or ())
-    context.capabilities.drop_capabilities.extend(capabilities.get("drop") or ())
-    if merged.get("runAsUser") is not None:
-        context.run_as_user.value = merged["runAsUser"]
-    if merged.get("runAsGroup") is not None:
-        context.run_as_group.value = merged["runAsGroup"]
-    return context
-
-
-def mount(container_path: str, host_path: Path, *, readonly: bool, propagation: str = "") -> Any:
-    """Return a bind mount."""
+def mount(
+    container_path: str, host_path: Path, *, readonly: bool, propagation: str = "", recursive: bool = False
+) -> Any:
+    """Return a bind mount; `recursive` makes what is mounted below it read-only too."""
     return cri.Mount(
         container_path=container_path, host_path=str(host_path), readonly=readonly,
-        propagation=_PROPAGATION.get(propagation, cri.PROPAGATION_PRIVATE),
+        propagation=_PROPAGATION.get(propagation, cri.PROPAGATION_PRIVATE), recursive_read_only=recursive,
+    )  # fmt: skip
+
+
+def image_mount(container_path: str, image: Mapping[str, Any], sub_path: str) -> Any:
+    """Return a mount of an image's files, always read-only."""
+    return cri.Mount(
+        container_path=container_path, readonly=True, image=cri.ImageSpec(image=image.get("reference", "")),
+        image_sub_path=sub_path,
     )  # fmt: skip

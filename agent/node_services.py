@@ -6,14 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from agent.config import AgentConfig
 from agent.container_config import log_folder
-from agent.cri.client import Runtime
+from agent.cri.client import Runtime, RuntimeFailure
+from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
 from agent.objects import ObjectSource, TokenSource
+from agent.resizes import Resizes
 from agent.volumes.manager import VolumeManager
+from machinery.api.resources import RUNTIME_CLASSES
 from machinery.client.events import EventRecorder
 from machinery.client.rest import Client
+from machinery.errors import NotFound
 
 Pod = Mapping[str, Any]
 _MAX_MESSAGE_BYTES = 4096
@@ -34,8 +40,28 @@ class NodeServices:
     tokens: TokenSource
     services: Callable[[], Sequence[Mapping[str, Any]]]
     admission_failure: Callable[[Pod], tuple[str, str] | None]
+    resizes: Resizes
+    ids: IdRanges
     allocatable: dict[str, str] = field(default_factory=dict)
     container_scheme: str = "wherry://"
+
+    async def runtime_handler(self, pod: Pod) -> str:
+        """Return the OCI runtime a pod's RuntimeClass names, "" for the usual one. Raises: RuntimeFailure."""
+        name = pod["spec"].get("runtimeClassName")
+        if not name:
+            return ""
+        try:
+            found = await self.client.get(RUNTIME_CLASSES, name)
+        except NotFound as error:
+            text = f'failed to get runtime class: runtimeclass.node.k8s.io "{name}" not found'
+            raise RuntimeFailure(grpc.StatusCode.NOT_FOUND, text) from error
+        return str(found["handler"])
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a pod that is gone."""
+        self.tokens.forget(uid)
+        self.objects.forget(uid)
+        self.resizes.forget(uid)
 
     async def remove_logs(self, pod: Pod) -> None:
         """Remove a pod's logs."""

@@ -4,17 +4,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from agent import admission
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
+from agent.pod_state import is_over
 from machinery.api.quantity import cpu_millis, to_bytes
 
 log = logging.getLogger(__name__)
 
 Pod = Mapping[str, Any]
 _RECONNECT_SECONDS = 0.2
+APPARMOR = Path("/sys/kernel/security/apparmor")
 
 
 class PodManager:
@@ -25,6 +29,8 @@ class PodManager:
         self._running: dict[str, PodRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         services.admission_failure = self.admission_failure
+        services.resizes.refusal = self.resize_refusal
+        self.node: Mapping[str, Any] = {}  # the Node object as it was last seen
         self.on_network_change: Callable[[], None] = lambda: None
 
     def on_pod(self, old: Pod | None, new: Pod | None) -> None:
@@ -39,15 +45,12 @@ class PodManager:
     def _vanish(self, pod: Pod) -> None:
         found = self._running.get(pod["metadata"]["uid"])
         if found is not None:
-            found.pod = pod
-            found.vanish()
+            found.vanish(pod)
 
     def _ensure(self, pod: Pod) -> None:
         uid = pod["metadata"]["uid"]
         if uid in self._running:
             self._running[uid].update(pod)
-            return
-        if _is_over(pod) and not pod["metadata"].get("deletionTimestamp"):
             return
         runtime = self._running[uid] = PodRuntime(self._services, pod, self._network_changed)
         self._tasks[uid] = asyncio.create_task(self._run(uid, runtime))
@@ -117,37 +120,35 @@ class PodManager:
         """Return reason and message when the node can't take a pod beside those it has; None when it can."""
         if (pod.get("status") or {}).get("startTime"):
             return None  # it was taken before
-        others = [one for one in self.pods() if one is not pod and one["metadata"]["uid"] != pod["metadata"]["uid"]]
-        admitted = [one for one in others if (one.get("status") or {}).get("startTime") and not _is_over(one)]
+        return admission.refusal(
+            pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
+        )
+
+    def _admitted(self, pod: Pod) -> list[Pod]:
+        others = [one for one in self.pods() if one["metadata"]["uid"] != pod["metadata"]["uid"]]
+        return [one for one in others if (one.get("status") or {}).get("startTime") and not is_over(one)]
+
+    def resize_refusal(self, pod: Pod) -> tuple[str, str] | None:
+        """Return why a running pod can't have the resources it asks for now; None when it can."""
         allocatable = self._services.allocatable
-        if len(admitted) + 1 > int(allocatable.get("pods", "110")):
-            used, most = len(admitted), allocatable["pods"]
-            return "OutOfpods", f"Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {most}"
         for name, read in (("cpu", cpu_millis), ("memory", to_bytes)):
-            asked, used = _requested(pod, name), sum(_requested(one, name) for one in admitted)
-            most_of = read(allocatable.get(name, "0"))
-            if asked and asked + used > most_of:
-                text = f"requested: {asked}, used: {used}, capacity: {most_of}"
-                return f"OutOf{name}", f"Node didn't have enough resource: {name}, {text}"
+            most, asked = read(allocatable.get(name, "0")), admission.requested(pod, name)
+            if asked > most:
+                text = f"Node didn't have enough capacity: {name}, requested: {asked}, capacity: {most}"
+                return "Infeasible", text
+            used = sum(admission.requested(one, name) for one in self._admitted(pod))
+            if asked + used > most:
+                text = f"requested: {asked}, used: {used}, capacity: {most}"
+                return "Deferred", f"Node didn't have enough resource: {name}, {text}"
         return None
+
+    def objects_changed(self, uid: str) -> None:
+        """An object that a pod uses changed."""
+        if (found := self._running.get(uid)) is not None:
+            found.refresh()
 
     async def close(self) -> None:
         """Stop looking after pods; their containers go on."""
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-
-def _requested(pod: Pod, name: str) -> int:
-    read = cpu_millis if name == "cpu" else to_bytes
-    spec = pod["spec"]
-
-    def ask(container: Mapping[str, Any]) -> int:
-        return read(((container.get("resources") or {}).get("requests") or {}).get(name, "0"))
-
-    main = sum(ask(one) for one in spec.get("containers") or ())
-    return max([main, *(ask(one) for one in spec.get("initContainers") or ())])
-
-
-def _is_over(pod: Pod) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

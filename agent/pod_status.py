@@ -7,9 +7,29 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.pod_worker import ContainerSeen, Memory, Pod, Seen, backoff_seconds, is_sidecar, restarts, specs
+from agent.pod_conditions import make_conditions
+from agent.pod_state import (
+    ContainerSeen,
+    Memory,
+    Pod,
+    Seen,
+    Spec,
+    backoff_seconds,
+    init_again,
+    init_failed,
+    is_initialized,
+    is_over,
+    is_sidecar,
+    restarts,
+    sidecars,
+    specs,
+)
 
 Status = dict[str, Any]
+_FIELDS = {
+    "initContainers": "initContainerStatuses", "containers": "containerStatuses",
+    "ephemeralContainers": "ephemeralContainerStatuses",
+}  # fmt: skip
 
 
 def timestamp(seconds: float) -> str | None:
@@ -18,43 +38,76 @@ def timestamp(seconds: float) -> str | None:
 
 
 def make_status(pod: Pod, seen: Seen, memory: Memory, now: float, host_ip: str, scheme: str) -> Status:
-    """Return the whole status; conditions keep the times of those that did not change."""
+    """Return the whole status; conditions keep the times of those that did not change.
+
+    A phase of Succeeded or Failed that was told already stays, with its reason.
+    """
     old = pod.get("status") or {}
-    init = [_container_status(pod, spec, seen, memory, now, scheme, init=True) for spec in specs(pod, "initContainers")]
-    main = [_container_status(pod, spec, seen, memory, now, scheme, init=False) for spec in specs(pod, "containers")]
-    phase = _phase(pod, seen)
+    found = {
+        group: [_container_status(pod, spec, group, seen, memory, now, scheme) for spec in specs(pod, group)]
+        for group in _FIELDS
+    }
+    phase = old["phase"] if is_over(pod) else _phase(pod, seen)
     status: Status = {
         "phase": phase, "hostIP": host_ip, "hostIPs": [{"ip": host_ip}],
-        "startTime": old.get("startTime") or timestamp(now), "qosClass": old.get("qosClass"), "containerStatuses": main,
+        "startTime": old.get("startTime") or timestamp(now), "qosClass": old.get("qosClass"),
+        "containerStatuses": found["containers"],
     }  # fmt: skip
-    if init:
-        status["initContainerStatuses"] = init
-    ip = host_ip if pod["spec"].get("hostNetwork") else seen.ip or old.get("podIP", "")
-    if ip:
-        status["podIP"], status["podIPs"] = ip, [{"ip": ip}]
+    for group in ("initContainers", "ephemeralContainers"):
+        if found[group]:
+            status[_FIELDS[group]] = found[group]
+    if is_over(pod):
+        status |= {name: old[name] for name in ("reason", "message") if name in old}
+    _add_addresses(status, pod, seen, host_ip)
     if generation := pod["metadata"].get("generation"):
         status["observedGeneration"] = generation
-    status["conditions"] = _conditions(pod, seen, phase, init, main, now)
+    status["conditions"] = make_conditions(pod, seen, phase, found["initContainers"], found["containers"], now)
     return {name: value for name, value in status.items() if value is not None}
 
 
+def _add_addresses(status: Status, pod: Pod, seen: Seen, host_ip: str) -> None:
+    old = pod.get("status") or {}
+    if pod["spec"].get("hostNetwork"):
+        addresses = [host_ip]
+    elif seen.ips:  # kept after the pod's end
+        addresses = list(seen.ips)
+    else:
+        addresses = [one["ip"] for one in old.get("podIPs") or ()]
+    if addresses:
+        status["podIP"], status["podIPs"] = addresses[0], [{"ip": ip} for ip in addresses]
+
+
 def _phase(pod: Pod, seen: Seen) -> str:
-    policy = pod["spec"].get("restartPolicy", "Always")
+    if init_failed(pod, seen):
+        return "Failed" if not _sidecars_run(pod, seen) else "Pending"
+    if not is_initialized(pod, seen) and not _all_have_run(pod, seen) and not _init_done(pod, seen):
+        return _kept_running(pod)
+    latest = [(spec, seen.newest(spec["name"])) for spec in specs(pod, "containers")]
+    known = [(spec, one) for spec, one in latest if one is not None]
+    if len(known) < len(latest):
+        return _kept_running(pod)
+    if any(one.state in ("running", "created") or restarts(pod, spec, one.exit_code) for spec, one in known):
+        return "Running"
+    if _sidecars_run(pod, seen):
+        return "Running"
+    return "Failed" if any(one.exit_code != 0 for _, one in known) else "Succeeded"
+
+
+def _init_done(pod: Pod, seen: Seen) -> bool:
     for spec in specs(pod, "initContainers"):
         last = seen.newest(spec["name"])
-        if is_sidecar(spec):
-            continue
-        if last is None or last.state != "exited":
-            return _kept_running(pod)
-        if last.exit_code != 0:
-            return "Failed" if policy == "Never" else _kept_running(pod)
-    latest = [seen.newest(spec["name"]) for spec in specs(pod, "containers")]
-    if any(one is None for one in latest):
-        return _kept_running(pod)
-    known = [one for one in latest if one is not None]
-    if any(one.state in ("running", "created") or (one.state == "exited" and restarts(pod, one)) for one in known):
-        return "Running"
-    return "Failed" if any(one.exit_code != 0 for one in known) else "Succeeded"
+        if last is None or (not is_sidecar(spec) and (last.state != "exited" or last.exit_code != 0)):
+            return False
+    return True
+
+
+def _all_have_run(pod: Pod, seen: Seen) -> bool:
+    return all(seen.newest(spec["name"]) is not None for spec in specs(pod, "containers"))
+
+
+def _sidecars_run(pod: Pod, seen: Seen) -> bool:
+    latest = [seen.newest(spec["name"]) for spec in sidecars(pod)]
+    return any(one is not None and one.state == "running" for one in latest)
 
 
 def _kept_running(pod: Pod) -> str:
@@ -63,22 +116,19 @@ def _kept_running(pod: Pod) -> str:
 
 
 def _container_status(
-    pod: Pod, spec: Mapping[str, Any], seen: Seen, memory: Memory, now: float, scheme: str, *, init: bool
-) -> Status:
-    name = spec["name"]
-    attempts = seen.containers.get(name) or ()
+    pod: Pod, spec: Spec, group: str, seen: Seen, memory: Memory, now: float, scheme: str
+) -> Status:  # fmt: skip
+    attempts = seen.containers.get(spec["name"]) or ()
     last = attempts[0] if attempts else None
+    before = attempts[1] if len(attempts) > 1 else None
     status: Status = {
-        "name": name, "image": spec.get("image", ""), "imageID": "", "restartCount": 0, "ready": False,
+        "name": spec["name"], "image": spec.get("image", ""), "imageID": "", "restartCount": 0, "ready": False,
         "started": False, "state": {}, "lastState": {},
     }  # fmt: skip
     if last is not None:
-        status["restartCount"] = last.attempt
-        status["imageID"] = last.image_id
+        status |= {"restartCount": last.attempt, "imageID": last.image_id, "containerID": f"{scheme}{last.id}"}
         status["image"] = last.image or status["image"]
-        status["containerID"] = f"{scheme}{last.id}"
-    before = attempts[1] if len(attempts) > 1 else None
-    waiting = _waiting(pod, spec, last, seen, memory, now, init=init)
+    waiting = _waiting(pod, spec, group, seen, memory, now)
     if waiting is not None:
         status["state"] = {"waiting": waiting}
         ended = last if last is not None and last.state == "exited" else before
@@ -88,14 +138,47 @@ def _container_status(
         status["state"] = _state(last, scheme)
         if before is not None and before.state == "exited":
             status["lastState"] = {"terminated": _terminated(before, scheme)}
-        if last.state == "running":
-            told = _told_before(pod, name, status["containerID"])
-            status["started"] = memory.started.get(last.id, told.get("started") or "startupProbe" not in spec)
-            unprobed = told.get("ready", False) if "readinessProbe" in spec else True
-            status["ready"] = status["started"] and memory.ready.get(last.id, unprobed)
-        elif init and not is_sidecar(spec):
-            status["ready"] = last.exit_code == 0
+        _add_readiness(status, pod, spec, group, last, memory)
+    _add_details(status, pod, spec, last)
     return status
+
+
+def _add_readiness(status: Status, pod: Pod, spec: Spec, group: str, last: ContainerSeen, memory: Memory) -> None:
+    if last.state == "running":
+        told = _told_before(pod, spec["name"], status["containerID"])
+        started = memory.started.get(last.id, told.get("started") or "startupProbe" not in spec)
+        status["started"] = bool(started) and last.id not in memory.hooking
+        unprobed = told.get("ready", False) if "readinessProbe" in spec else True
+        status["ready"] = status["started"] and memory.ready.get(last.id, unprobed)
+        if group == "ephemeralContainers":
+            status["ready"] = status["started"] = False
+        elif group == "initContainers" and not is_sidecar(spec):
+            status["ready"] = False
+    elif group == "initContainers" and not is_sidecar(spec):
+        status["ready"] = last.state == "exited" and last.exit_code == 0
+
+
+def _add_details(status: Status, pod: Pod, spec: Spec, last: ContainerSeen | None) -> None:
+    """What the container was given: resources, mounts, and the user it runs as."""
+    if pod_resources := spec.get("resources"):
+        status["resources"] = {key: pod_resources[key] for key in ("limits", "requests") if key in pod_resources}
+        if requests := pod_resources.get("requests"):
+            status["allocatedResources"] = requests
+    else:
+        status["resources"] = {}
+    if mounts := [_mount_status(one) for one in spec.get("volumeMounts") or ()]:
+        status["volumeMounts"] = mounts
+    if last is not None and len(last.user) >= 2:
+        uid, gid, *groups = last.user
+        status["user"] = {"linux": {"uid": uid, "gid": gid, "supplementalGroups": list(groups)}}
+
+
+def _mount_status(mount: Mapping[str, Any]) -> Status:
+    found: Status = {"name": mount["name"], "mountPath": mount["mountPath"]}
+    if mount.get("readOnly"):
+        recursive = mount.get("recursiveReadOnly") or "Disabled"
+        found |= {"readOnly": True, "recursiveReadOnly": "Enabled" if recursive == "IfPossible" else recursive}
+    return found
 
 
 def _told_before(pod: Pod, name: str, container_id: str) -> Mapping[str, Any]:
@@ -105,23 +188,25 @@ def _told_before(pod: Pod, name: str, container_id: str) -> Mapping[str, Any]:
     return next((one for one in statuses if (one["name"], one.get("containerID")) == (name, container_id)), {})
 
 
-def _waiting(
-    pod: Pod, spec: Mapping[str, Any], last: ContainerSeen | None, seen: Seen, memory: Memory, now: float, *, init: bool
-) -> Status | None:
+def _waiting(pod: Pod, spec: Spec, group: str, seen: Seen, memory: Memory, now: float) -> Status | None:
     """Return why a container does not run yet, or again; None when it runs, or has ended for good."""
     name = spec["name"]
+    last = seen.newest(name)
     told = memory.waiting.get(name)
     if told is not None and (last is None or last.state == "exited"):
         return {"reason": told[0], "message": told[1]} if told[1] else {"reason": told[0]}
     if last is None:
-        has_init = bool(specs(pod, "initContainers"))
-        if has_init and seen.sandbox_ready and not (init and _is_first(pod, name)):
+        has_init = bool(specs(pod, "initContainers")) and group != "ephemeralContainers"
+        if has_init and seen.sandbox_ready and not _is_first(pod, name):
             return {"reason": "PodInitializing"}
         return {"reason": "PodInitializing" if has_init else "ContainerCreating"}
-    if last.state != "exited":
+    if last.state != "exited" or group == "ephemeralContainers" or is_over(pod):
         return None
-    comes_again = _init_again(pod, spec, last) if init else restarts(pod, last)
-    delay = backoff_seconds(last)
+    if group == "initContainers":
+        comes_again = init_again(pod, spec, last.exit_code)
+    else:
+        comes_again = restarts(pod, spec, last.exit_code)
+    delay = backoff_seconds(last, memory)
     if comes_again and delay and now < last.finished_at + delay:
         metadata = pod["metadata"]
         whose = f"{metadata['name']}_{metadata['namespace']}({metadata['uid']})"
@@ -131,11 +216,8 @@ def _waiting(
 
 
 def _is_first(pod: Pod, name: str) -> bool:
-    return bool(specs(pod, "initContainers")[0]["name"] == name)
-
-
-def _init_again(pod: Pod, spec: Mapping[str, Any], last: ContainerSeen) -> bool:
-    return is_sidecar(spec) or (last.exit_code != 0 and pod["spec"].get("restartPolicy") != "Never")
+    inits: Sequence[Spec] = specs(pod, "initContainers")
+    return bool(inits and inits[0]["name"] == name)
 
 
 def _go_duration(seconds: float) -> str:
@@ -159,57 +241,4 @@ def _terminated(ended: ContainerSeen, scheme: str) -> Status:
     }  # fmt: skip
     if ended.message:
         found["message"] = ended.message
-    return found
-
-
-def _conditions(
-    pod: Pod, seen: Seen, phase: str, init: Sequence[Status], main: Sequence[Status], now: float
-) -> list[Status]:
-    over = phase in ("Succeeded", "Failed")
-    init_left = [one["name"] for one in init if not (one["ready"] or one["started"])]
-    not_ready = [one["name"] for one in main if not one["ready"]]
-    completed = "PodCompleted" if phase == "Succeeded" else "PodFailed" if phase == "Failed" else ""
-    why_init = ("ContainersNotInitialized", f"containers with incomplete status: [{' '.join(init_left)}]")
-    why_ready = ("ContainersNotReady", f"containers with unready status: [{' '.join(not_ready)}]")
-    if completed:
-        why_ready = (completed, "")
-    initialized = not init_left or phase == "Succeeded" or any(one.get("containerID") for one in main)
-    containers_ready = not not_ready and not over
-    gates_open, why_gate = _gates(pod)
-    ready = containers_ready and gates_open
-    wanted = [
-        ("PodReadyToStartContainers", seen.sandbox_ready, ("", "")),
-        ("Initialized", initialized, (completed, "") if completed and initialized else why_init),
-        ("Ready", ready, why_ready if not containers_ready else why_gate),
-        ("ContainersReady", containers_ready, why_ready),
-        ("PodScheduled", True, ("", "")),
-    ]
-    old = {one["type"]: one for one in (pod.get("status") or {}).get("conditions") or ()}
-    generation = pod["metadata"].get("generation")
-    return [_condition(kind, value, why, old.get(kind), now, generation) for kind, value, why in wanted]
-
-
-def _gates(pod: Pod) -> tuple[bool, tuple[str, str]]:
-    have = {one["type"]: one["status"] for one in (pod.get("status") or {}).get("conditions") or ()}
-    for gate in pod["spec"].get("readinessGates") or ():
-        if have.get(gate["conditionType"]) != "True":
-            text = f'corresponding condition of pod readiness gate "{gate["conditionType"]}" does not exist.'
-            return False, ("ReadinessGatesNotReady", text)
-    return True, ("", "")
-
-
-def _condition(
-    kind: str, value: bool, why: tuple[str, str], old: Mapping[str, Any] | None, now: float, generation: int | None
-) -> Status:
-    status = "True" if value else "False"
-    same = old is not None and old.get("status") == status
-    at = old.get("lastTransitionTime") if same and old is not None else None
-    found: Status = {"type": kind, "status": status, "lastProbeTime": None, "lastTransitionTime": at or timestamp(now)}
-    reason, message = why
-    if reason and (not value or reason.startswith("PodCompleted")):
-        found["reason"] = reason
-        if message:
-            found["message"] = message
-    if generation:
-        found["observedGeneration"] = generation
     return found

@@ -5,62 +5,23 @@ Source of the rules: https://kubernetes.io/docs/concepts/workloads/pods/pod-life
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 10.0, 300.0
-# A container that ran this long starts its back-off anew.
-STEADY_SECONDS = 600.0
-
-Pod = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerSeen:
-    """One container as the runtime tells of it; times are Unix seconds, 0 for not yet."""
-
-    id: str
-    name: str
-    state: str  # created, running, exited, unknown
-    attempt: int
-    created_at: float = 0.0
-    started_at: float = 0.0
-    finished_at: float = 0.0
-    exit_code: int = 0
-    reason: str = ""
-    message: str = ""
-    image: str = ""
-    image_id: str = ""
-    spec_hash: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the runtime holds of a pod: its newest sandbox, and all containers by name, newest attempt first."""
-
-    sandbox_id: str = ""
-    sandbox_ready: bool = False
-    sandbox_attempt: int = 0
-    ip: str = ""
-    containers: Mapping[str, Sequence[ContainerSeen]] = field(default_factory=dict)
-    old_sandboxes: Sequence[str] = ()
-
-    def newest(self, name: str) -> ContainerSeen | None:
-        """Return the newest attempt of a container."""
-        found = self.containers.get(name)
-        return found[0] if found else None
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is remembered between two looks, by container name or id."""
-
-    not_before: dict[str, float] = field(default_factory=dict)  # container name: when it may be started
-    waiting: dict[str, tuple[str, str]] = field(default_factory=dict)  # name: reason and message of its waiting
-    failures: dict[str, int] = field(default_factory=dict)  # name: starts that failed before there was a container
-    ready: dict[str, bool] = field(default_factory=dict)  # id: what its readiness probe says
-    started: dict[str, bool] = field(default_factory=dict)  # id: what its startup probe says
-    unhealthy: dict[str, str] = field(default_factory=dict)  # id: why its liveness or startup probe gave it up
+from agent.pod_state import (
+    ContainerSeen,
+    Memory,
+    Pod,
+    Seen,
+    Spec,
+    backoff_seconds,
+    init_again,
+    is_done,
+    is_initialized,
+    is_sidecar,
+    restarts,
+    sidecars,
+    specs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +48,22 @@ class StartContainer:
 
 @dataclass(frozen=True, slots=True)
 class KillContainer:
-    """Stop a running container, for a reason users are told."""
+    """Stop a running container, for a reason users are told; `probe` names the one whose grace period counts."""
 
     id: str
     name: str
     why: str
+    probe: str = ""
 
 
-Action = MakeSandbox | StopSandbox | StartContainer | KillContainer
+@dataclass(frozen=True, slots=True)
+class EndSidecars:
+    """Stop the sidecars, the last first: the containers they stood by have ended."""
+
+    names: Sequence[str]
+
+
+Action = MakeSandbox | StopSandbox | StartContainer | KillContainer | EndSidecars
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,70 +74,40 @@ class Decision:
     look_again_at: float | None = None
 
 
-def specs(pod: Pod, group: str) -> Sequence[Mapping[str, Any]]:
-    """Return the container specs of a group: containers, initContainers."""
-    return pod["spec"].get(group) or ()
-
-
-def is_sidecar(spec: Mapping[str, Any]) -> bool:
-    """Whether an init container goes on running beside the others."""
-    return bool(spec.get("restartPolicy") == "Always")
-
-
-def restarts(pod: Pod, exited: ContainerSeen) -> bool:
-    """Whether a container that ended is to be started again."""
-    policy = pod["spec"].get("restartPolicy", "Always")
-    return policy == "Always" or (policy == "OnFailure" and exited.exit_code != 0)
-
-
-def backoff_seconds(exited: ContainerSeen) -> float:
-    """Return how long after its end a container may be started again: 0, 10, 20, 40, … up to 300 s."""
-    if exited.attempt == 0 or exited.finished_at - exited.started_at >= STEADY_SECONDS:
-        return 0.0
-    return float(min(BACKOFF_SECONDS * 2 ** min(exited.attempt - 1, 10), MAX_BACKOFF_SECONDS))
-
-
-def is_done(pod: Pod, seen: Seen) -> bool:
-    """Whether all that was to run has run: nothing will be started any more."""
-    for spec in specs(pod, "initContainers"):
-        last = seen.newest(spec["name"])
-        failed = last is not None and last.state == "exited" and last.exit_code != 0
-        if failed and not is_sidecar(spec) and pod["spec"].get("restartPolicy", "Always") == "Never":
-            return True
-    for spec in specs(pod, "containers"):
-        last = seen.newest(spec["name"])
-        if last is None or last.state != "exited" or restarts(pod, last):
-            return False
-    return True
-
-
 def decide(pod: Pod, seen: Seen, memory: Memory, now: float, hashes: Mapping[str, str]) -> Decision:
     """Return the next step towards what the pod asks; called again after each step and each change.
 
     Args: `hashes` tell for each container name what its spec hashes to now; a running one of another hash is replaced.
     """
     if is_done(pod, seen):
-        return Decision([StopSandbox(seen.sandbox_id)] if seen.sandbox_ready else [])
+        return _finish(pod, seen)
     if not seen.sandbox_ready:
-        if seen.sandbox_id:
-            return Decision([StopSandbox(seen.sandbox_id), MakeSandbox(seen.sandbox_attempt + 1)])
-        return Decision([MakeSandbox(0)])
+        return _sandbox_step(pod, seen)
     kills = list(_kills(pod, seen, memory, hashes))
     if kills:
         return Decision(kills)
-    starts: list[Action] = []
-    pending: list[float] = []
-    for spec in specs(pod, "initContainers"):
-        step = _init_step(pod, spec, seen, memory, now)
-        starts += [step] if isinstance(step, StartContainer) else []
-        pending += [step] if isinstance(step, float) else []
-        if not _init_passed(spec, seen, memory):
-            return Decision(starts, min(pending, default=None))
-    for spec in specs(pod, "containers"):
-        step = _main_step(pod, spec, seen, memory, now)
-        starts += [step] if isinstance(step, StartContainer) else []
-        pending += [step] if isinstance(step, float) else []
+    steps = [*_ephemeral_steps(pod, seen, memory, now), *_ordered_steps(pod, seen, memory, now)]
+    starts = [step for step in steps if isinstance(step, StartContainer)]
+    pending = [step for step in steps if isinstance(step, float)]
     return Decision(starts, min(pending, default=None))
+
+
+def _finish(pod: Pod, seen: Seen) -> Decision:
+    running = [spec["name"] for spec in sidecars(pod) if _is_running(seen, spec)]
+    if running:
+        return Decision([EndSidecars(running)])
+    return Decision([StopSandbox(seen.sandbox_id)] if seen.sandbox_ready else [])
+
+
+def _is_running(seen: Seen, spec: Spec) -> bool:
+    last = seen.newest(spec["name"])
+    return last is not None and last.state in ("running", "created")
+
+
+def _sandbox_step(pod: Pod, seen: Seen) -> Decision:
+    if not seen.sandbox_id:
+        return Decision([MakeSandbox(0)])
+    return Decision([StopSandbox(seen.sandbox_id), MakeSandbox(seen.sandbox_attempt + 1)])
 
 
 def _kills(pod: Pod, seen: Seen, memory: Memory, hashes: Mapping[str, str]) -> Iterator[KillContainer]:
@@ -177,48 +116,89 @@ def _kills(pod: Pod, seen: Seen, memory: Memory, hashes: Mapping[str, str]) -> I
             last = seen.newest(spec["name"])
             if last is None or last.state != "running":
                 continue
+            again = init_again(pod, spec, 1) if group == "initContainers" else restarts(pod, spec, 1)
+            tail = ", will be restarted" if again else ""
             if last.id in memory.unhealthy:
-                yield KillContainer(last.id, last.name, memory.unhealthy[last.id])
-            elif group == "containers" and last.spec_hash and last.spec_hash != hashes.get(last.name, last.spec_hash):
+                why, probe = memory.unhealthy[last.id]
+                yield KillContainer(last.id, last.name, why + tail, probe)
+            elif last.id in memory.resized:
+                yield KillContainer(last.id, last.name, memory.resized[last.id])
+            elif last.spec_hash and last.spec_hash != hashes.get(last.name, last.spec_hash):
                 yield KillContainer(last.id, last.name, f"Container {last.name} definition changed, will be restarted")
 
 
-def _init_passed(spec: Mapping[str, Any], seen: Seen, memory: Memory) -> bool:
+Step = StartContainer | float
+
+
+def _ephemeral_steps(pod: Pod, seen: Seen, memory: Memory, now: float) -> Iterator[Step]:
+    """Ephemeral containers run once, whatever the others do."""
+    for spec in specs(pod, "ephemeralContainers"):
+        if seen.newest(spec["name"]) is None:
+            yield _first(spec["name"], memory, now)
+
+
+def _ordered_steps(pod: Pod, seen: Seen, memory: Memory, now: float) -> Iterator[Step]:
+    initialized = is_initialized(pod, seen)
+    for spec in specs(pod, "initContainers"):
+        if initialized and not is_sidecar(spec):
+            continue  # it has done its work, or the containers would not be there
+        step = _init_step(pod, spec, seen, memory, now)
+        if step is not None:
+            yield step
+        if not initialized and not _init_passed(spec, seen, memory):
+            return
+    for spec in specs(pod, "containers"):
+        step = _main_step(pod, spec, seen, memory, now)
+        if step is not None:
+            yield step
+        if _holds_up(spec, step, seen, memory):
+            return
+
+
+def _holds_up(spec: Spec, step: Step | None, seen: Seen, memory: Memory) -> bool:
+    """Whether the containers after this one wait: until its postStart hook is over."""
     last = seen.newest(spec["name"])
+    has_hook = bool((spec.get("lifecycle") or {}).get("postStart"))
+    return has_hook and (isinstance(step, StartContainer) or (last is not None and last.id in memory.hooking))
+
+
+def _init_passed(spec: Spec, seen: Seen, memory: Memory) -> bool:
+    last = seen.here(spec["name"])
     if last is None:
         return False
     if is_sidecar(spec):
-        return last.state == "running" and memory.started.get(last.id, "startupProbe" not in spec)
+        started = memory.started.get(last.id, "startupProbe" not in spec) and last.id not in memory.hooking
+        return last.state == "running" and started
     return last.state == "exited" and last.exit_code == 0
 
 
-def _init_step(
-    pod: Pod, spec: Mapping[str, Any], seen: Seen, memory: Memory, now: float
-) -> StartContainer | float | None:
-    last = seen.newest(spec["name"])
-    if last is not None and last.state == "exited":
-        if not is_sidecar(spec) and (last.exit_code == 0 or pod["spec"].get("restartPolicy") == "Never"):
-            return None
-        return _after(spec["name"], last, memory, now)
-    return _first(spec["name"], memory, now) if last is None else None
-
-
-def _main_step(
-    pod: Pod, spec: Mapping[str, Any], seen: Seen, memory: Memory, now: float
-) -> StartContainer | float | None:
+def _init_step(pod: Pod, spec: Spec, seen: Seen, memory: Memory, now: float) -> Step | None:
     last = seen.newest(spec["name"])
     if last is None:
         return _first(spec["name"], memory, now)
-    if last.state in ("running", "created") or (last.state == "exited" and not restarts(pod, last)):
+    if seen.here(spec["name"]) is None:  # it belongs to a sandbox that is gone
+        return StartContainer(spec["name"], last.attempt + 1)
+    if last.state == "exited" and init_again(pod, spec, last.exit_code):
+        return _after(spec["name"], last, memory, now)
+    return None
+
+
+def _main_step(pod: Pod, spec: Spec, seen: Seen, memory: Memory, now: float) -> Step | None:
+    last = seen.newest(spec["name"])
+    if last is None:
+        return _first(spec["name"], memory, now)
+    if last.state in ("running", "created") and seen.here(spec["name"]) is not None:
+        return None
+    if last.state == "exited" and not restarts(pod, spec, last.exit_code):
         return None
     return _after(spec["name"], last, memory, now)
 
 
-def _first(name: str, memory: Memory, now: float) -> StartContainer | float:
+def _first(name: str, memory: Memory, now: float) -> Step:
     allowed = memory.not_before.get(name, 0.0)
     return StartContainer(name, 0) if allowed <= now else allowed
 
 
-def _after(name: str, last: ContainerSeen, memory: Memory, now: float) -> StartContainer | float:
-    allowed = max(last.finished_at + backoff_seconds(last), memory.not_before.get(name, 0.0))
+def _after(name: str, last: ContainerSeen, memory: Memory, now: float) -> Step:
+    allowed = max(last.finished_at + backoff_seconds(last, memory), memory.not_before.get(name, 0.0))
     return StartContainer(name, last.attempt + 1) if allowed <= now else allowed

@@ -29,6 +29,7 @@ from apiserver.auth.user import User
 from apiserver.customresources.controller import DefinitionController
 from apiserver.customresources.follower import Follower
 from apiserver.endpoints import health, reading, writing
+from apiserver.endpoints.compression import compressed
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
 from apiserver.endpoints.proxy import Proxy
@@ -146,7 +147,7 @@ class APIServer:
             if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
                 user = impersonated(user, http.headers, self._authorizer.authorize)
             self._authorizer.authorize(user, info)
-            response = await self._dispatch(Call(http, info, query, user))
+            response = await compressed(http, await self._dispatch(Call(http, info, query, user)))
         except errors.APIError as error:
             response = error_response(error)
         except (ConnectionResetError, asyncio.CancelledError):

@@ -5,6 +5,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from controllers.bootstrap_token import BootstrapTokenController
+from controllers.certificate_approver import CertificateApprover
+from controllers.certificate_signer import Authority, CertificateCleaner, CertificateSigner
 from controllers.clusterrole_aggregation import ClusterRoleAggregationController
 from controllers.cronjob import CronJobController
 from controllers.daemonset import DaemonSetController
@@ -12,20 +15,34 @@ from controllers.deployment import DeploymentController
 from controllers.disruption import DisruptionController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
+from controllers.endpointslice_mirroring import EndpointSliceMirroringController
+from controllers.ephemeral_volume import EphemeralVolumeController
 from controllers.garbage_collector import GarbageCollector
+from controllers.horizontal_pod_autoscaler import HorizontalPodAutoscalerController
 from controllers.informers import InformerFactory
 from controllers.job import JobController
+from controllers.local_path import PROVISIONER as LOCAL_PATH_PROVISIONER
+from controllers.local_path import Settings as LocalPath
+from controllers.local_path_provisioner import LocalPathProvisioner
 from controllers.namespace import NamespaceController
+from controllers.node_ipam import NodeIPAMController
 from controllers.node_lifecycle import NodeLifecycleController
 from controllers.pod_gc import PodGCController
+from controllers.policy_status import PolicyStatusController
 from controllers.reconciler import Controller
 from controllers.replicaset import ReplicaSetController, ReplicationControllerController
+from controllers.resource_claim import ResourceClaimController
 from controllers.resourcequota import ResourceQuotaController
 from controllers.root_ca import RootCAController
+from controllers.service_addresses import ServiceAddressController, ServiceRangeController
 from controllers.serviceaccount import ServiceAccountController
+from controllers.serviceaccount_token import ServiceAccountTokenController
 from controllers.statefulset import StatefulSetController
 from controllers.taint_eviction import TaintEvictionController
 from controllers.ttl_after_finished import TTLAfterFinishedController
+from controllers.volume_binder import VolumeBinder
+from controllers.volume_expand import VolumeExpandController
+from controllers.volume_protection import ClaimProtectionController, VolumeProtectionController
 from machinery.client.events import EventRecorder
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.leaderelection import LeaderElector
@@ -48,6 +65,16 @@ class Options:
     """How many ended pods are kept; 0 keeps all."""
     vanished_node_seconds: float = 40.0
     """How long the pods of a Node that was deleted wait for it to register anew."""
+    local_path: LocalPath | None = None
+    """Where the storage class `local-path` keeps its folders on each node; None: there is no such class."""
+    authority: Authority | None = None
+    """The CA that signs requested certificates; None: nobody here does."""
+    cluster_cidrs: tuple[str, ...] = ()
+    """From where nodes that name no range for their pods get one; none: they get none."""
+    autoscaler_sync_seconds: float = 15.0
+    """How often autoscalers look at their metrics."""
+    service_cidrs: tuple[str, ...] = ()
+    """From where the API server takes the addresses of Services."""
 
 
 async def run(config: ClientConfig, *, leader_elect: bool = True, options: Options | None = None) -> None:
@@ -80,7 +107,7 @@ def make_controllers(
     def recorder(component: str) -> EventRecorder:
         return EventRecorder(client, component)
 
-    return [
+    found: list[Controller[Any]] = [
         ClusterRoleAggregationController(client, informers),
         CronJobController(client, informers, recorder("cronjob-controller")),
         DaemonSetController(client, informers, recorder("daemonset-controller")),
@@ -89,6 +116,9 @@ def make_controllers(
         EndpointsController(client, informers),
         EndpointSliceController(client, informers),
         GarbageCollector(client, informers, recorder("garbage-collector-controller")),
+        HorizontalPodAutoscalerController(
+            client, informers, recorder("horizontal-pod-autoscaler"), sync_seconds=options.autoscaler_sync_seconds
+        ),
         JobController(client, informers, recorder("job-controller")),
         NamespaceController(client, informers),
         NodeLifecycleController(
@@ -108,4 +138,54 @@ def make_controllers(
         StatefulSetController(client, informers, recorder("statefulset-controller")),
         TaintEvictionController(client, informers, recorder("taint-eviction-controller")),
         TTLAfterFinishedController(client, informers),
+        *_of_volumes(client, informers, options),
+        *_of_access(client, config, informers, options),
+        *_of_networks(client, informers, options),
     ]
+    return found
+
+
+def _of_access(
+    client: Client, config: ClientConfig, informers: InformerFactory, options: Options
+) -> list[Controller[Any]]:
+    found: list[Controller[Any]] = [
+        BootstrapTokenController(client, informers),
+        CertificateApprover(client, informers),
+        CertificateCleaner(client, informers),
+        PolicyStatusController(client, informers),
+        ServiceAccountTokenController(client, config, informers),
+    ]
+    if options.authority is not None:
+        found.append(CertificateSigner(client, informers, authority=options.authority))
+    return found
+
+
+def _of_networks(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
+    found: list[Controller[Any]] = [
+        EndpointSliceMirroringController(client, informers),
+        ResourceClaimController(client, informers, EventRecorder(client, "resource_claim")),
+        ServiceAddressController(client, informers),
+        ServiceRangeController(client, informers, cidrs=options.service_cidrs),
+    ]
+    if options.cluster_cidrs:
+        recorder = EventRecorder(client, "cidrAllocator")
+        found.append(NodeIPAMController(client, informers, recorder, cluster_cidrs=options.cluster_cidrs))
+    return found
+
+
+def _of_volumes(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
+    recorder = EventRecorder(client, "persistentvolume-controller")
+    found: list[Controller[Any]] = [
+        ClaimProtectionController(client, informers),
+        EphemeralVolumeController(client, informers, EventRecorder(client, "ephemeral_volume")),
+        VolumeBinder(client, informers, recorder, own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,))),
+        VolumeExpandController(client, informers, EventRecorder(client, "volume_expand")),
+        VolumeProtectionController(client, informers),
+    ]
+    if options.local_path is not None:
+        found.append(
+            LocalPathProvisioner(
+                client, informers, EventRecorder(client, LOCAL_PATH_PROVISIONER), settings=options.local_path
+            )
+        )
+    return found

@@ -1,4 +1,4 @@
-"""The fields of disruption budgets and quotas that controllers read."""
+"""The fields of disruption budgets, quotas and admission policies that controllers read."""
 
 from controllers.views import JSON, ObjectMeta, View
 
@@ -52,3 +52,18 @@ class ResourceQuota(View, frozen=True):
     metadata: ObjectMeta
     spec: QuotaSpec = QuotaSpec()
     status: QuotaStatus = QuotaStatus()
+
+
+class PolicyStatus(View, frozen=True):
+    """Which state of a policy was checked."""
+
+    observedGeneration: int = 0
+    typeChecking: JSON | None = None
+
+
+class Policy(View, frozen=True):
+    """A ValidatingAdmissionPolicy."""
+
+    metadata: ObjectMeta
+    spec: JSON = {}
+    status: PolicyStatus = PolicyStatus()

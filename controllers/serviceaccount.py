@@ -25,7 +25,7 @@ class ServiceAccountController(Controller[ObjectKey]):
         super().__init__()
         self._client = client
         self._namespaces = informers.informer(NAMESPACES, Namespace)
-        self._accounts = informers.informer(SERVICE_ACCOUNTS, ServiceAccount, field_selector=f"metadata.name={DEFAULT}")
+        self._accounts = informers.informer(SERVICE_ACCOUNTS, ServiceAccount)
         self._namespaces.add_handler(self._namespace_changed)
         self._accounts.add_handler(self._account_changed)
 
@@ -34,7 +34,7 @@ class ServiceAccountController(Controller[ObjectKey]):
             self.queue.add(new.metadata.key)
 
     def _account_changed(self, old: ServiceAccount | None, new: ServiceAccount | None) -> None:
-        if new is None and old is not None:
+        if new is None and old is not None and old.metadata.name == DEFAULT:
             self.queue.add(ObjectKey("", old.metadata.namespace))
 
     async def reconcile(self, key: ObjectKey) -> Result:

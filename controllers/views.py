@@ -97,12 +97,19 @@ class ContainerPort(View, frozen=True):
     protocol: str = "TCP"
 
 
+class Resources(View, frozen=True):
+    """What a container asks for, as quantities."""
+
+    requests: dict[str, str] | None = None
+
+
 class Container(View, frozen=True):
-    """A container, as far as Services look into it."""
+    """A container, as far as Services and autoscalers look into it."""
 
     name: str
     ports: tuple[ContainerPort, ...] = ()
     restartPolicy: str = ""
+    resources: Resources | None = None
 
 
 class Toleration(View, frozen=True):
@@ -127,6 +134,8 @@ class PodSpec(View, frozen=True):
     affinity: JSON | None = None
     restartPolicy: str = "Always"
     volumes: tuple[JSON, ...] = ()
+    resourceClaims: tuple[JSON, ...] = ()
+    resources: Resources | None = None
 
 
 class Terminated(View, frozen=True):
@@ -160,11 +169,13 @@ class PodStatus(View, frozen=True):
     """The part of a pod's status that controllers read."""
 
     phase: str = ""
+    startTime: str | None = None
     podIP: str = ""
     podIPs: tuple[PodIP, ...] = ()
     conditions: tuple[Condition, ...] = ()
     containerStatuses: tuple[ContainerStatus, ...] = ()
     initContainerStatuses: tuple[ContainerStatus, ...] = ()
+    resourceClaimStatuses: tuple[JSON, ...] = ()
 
 
 class Pod(View, frozen=True):
@@ -215,6 +226,7 @@ class ReplicaSetStatus(View, frozen=True):
     fullyLabeledReplicas: int = 0
     readyReplicas: int = 0
     availableReplicas: int = 0
+    terminatingReplicas: int | None = None
     observedGeneration: int = 0
     conditions: tuple[JSON, ...] = ()
 
@@ -263,6 +275,7 @@ class DeploymentStatus(View, frozen=True):
     readyReplicas: int = 0
     availableReplicas: int = 0
     unavailableReplicas: int = 0
+    terminatingReplicas: int | None = None
     collisionCount: int | None = None
     conditions: tuple[JSON, ...] = ()
 
@@ -297,6 +310,8 @@ class ServiceSpec(View, frozen=True):
     type: str = "ClusterIP"
     ipFamilies: tuple[str, ...] = ()
     publishNotReadyAddresses: bool = False
+    trafficDistribution: str | None = None
+    clusterIPs: tuple[str, ...] = ()
 
 
 class Service(View, frozen=True):
@@ -339,6 +354,7 @@ class NodeSpec(View, frozen=True):
 
     unschedulable: bool = False
     taints: tuple[JSON, ...] = ()
+    podCIDRs: tuple[str, ...] = ()
 
 
 class NodeCondition(Condition, frozen=True):
@@ -404,6 +420,13 @@ class ServiceAccount(View, frozen=True):
 
 class ConfigMap(View, frozen=True):
     """A ConfigMap, its contents included."""
+
+    metadata: ObjectMeta
+    data: dict[str, str] = {}
+
+
+class Secret(View, frozen=True):
+    """A Secret, its contents included."""
 
     metadata: ObjectMeta
     data: dict[str, str] = {}

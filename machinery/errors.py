@@ -131,6 +131,13 @@ class Expired(APIError):
     """The resourceVersion or continue token is older than what the server keeps: list again."""
 
     code, reason = 410, "Expired"
+    continue_token = ""
+    """With it the rest of a list can be had as it is now, which does not fit what was listed before."""
+
+    def to_status(self) -> dict[str, Any]:
+        """Return the meta/v1 Status body clients are sent."""
+        status = super().to_status()
+        return {**status, "metadata": {"continue": self.continue_token}} if self.continue_token else status
 
 
 class RequestEntityTooLarge(APIError):
@@ -199,7 +206,7 @@ def from_status(status: Mapping[str, Any], *, code: int = 500) -> APIError:
         Cause(cause.get("reason", ""), cause.get("message", ""), cause.get("field", ""))
         for cause in details.get("causes") or ()
     )
-    return error(
+    found = error(
         str(status.get("message", "unknown")),
         group=str(details.get("group", "")),
         kind=str(details.get("kind", "")),
@@ -208,3 +215,6 @@ def from_status(status: Mapping[str, Any], *, code: int = 500) -> APIError:
         causes=causes,
         retry_after_seconds=int(details.get("retryAfterSeconds", 0)),
     )
+    if isinstance(found, Expired):
+        found.continue_token = str((status.get("metadata") or {}).get("continue", ""))
+    return found

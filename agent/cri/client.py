@@ -85,9 +85,9 @@ class Runtime:
         request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
         return (await self._call(self._runtime.PodSandboxStatus(request, timeout=CALL_SECONDS))).status
 
-    async def run_sandbox(self, config: Any) -> str:
-        """Make and start a sandbox; returns its id."""
-        request = cri.RunPodSandboxRequest(config=config)
+    async def run_sandbox(self, config: Any, handler: str = "") -> str:
+        """Make and start a sandbox by the OCI runtime of that name ("" for the usual one); returns its id."""
+        request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
         return str((await self._call(self._runtime.RunPodSandbox(request, timeout=CALL_SECONDS))).pod_sandbox_id)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
@@ -130,6 +130,11 @@ class Runtime:
         """Remove a container that has ended."""
         request = cri.RemoveContainerRequest(container_id=container_id)
         await self._call(self._runtime.RemoveContainer(request, timeout=CALL_SECONDS))
+
+    async def update_container(self, container_id: str, resources: Any) -> None:
+        """Change the limits of a running container."""
+        request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=resources)
+        await self._call(self._runtime.UpdateContainerResources(request, timeout=CALL_SECONDS))
 
     async def exec_sync(self, container_id: str, command: list[str], timeout_seconds: int) -> tuple[int, str]:
         """Run a command in a container; returns exit code and output. Raises: RuntimeFailure, at the time limit too."""

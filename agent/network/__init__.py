@@ -1,4 +1,4 @@
-"""Services on this node: nftables rules computed from Services and EndpointSlices.
+"""The node's part in the cluster network: Services, policies, the links between nodes.
 
-Start in agent/network/rules.py.
+Start in routes.py (what Services ask), table.py (the rules for it) and proxy.py (keeps the kernel in step).
 """

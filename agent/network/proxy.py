@@ -1,16 +1,30 @@
-"""Applies the rules of rules.py whenever services, endpoints or host ports change."""
+"""Keeps the rules of table.py in the kernel in step with Services, EndpointSlices and the host ports of pods."""
 
 import asyncio
 import contextlib
 import logging
-import subprocess
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agent.config import AgentConfig
-from agent.network.rules import HostPort, Network, compile_rules, service_ports
+from agent.network import nft
+from agent.network.conntrack import UDP, Flow, delete_flows
+from agent.network.health import Check, HealthPorts
+from agent.network.host import make_bridge, prepare_host, sites_of
+from agent.network.routes import (
+    SERVICE_LABEL,
+    Backend,
+    Frontend,
+    Place,
+    Route,
+    host_port_routes,
+    local_count,
+    routes_of,
+)
+from agent.network.table import Site, Table
 from agent.pod_manager import PodManager
+from machinery.api.meta import ObjectKey
 from machinery.client.informer import Informer
 
 log = logging.getLogger(__name__)
@@ -19,84 +33,240 @@ Object = dict[str, Any]
 _RETRY_SECONDS = 1.0
 # Changes that come close together are written together.
 _GATHER_SECONDS = 0.01
-_SYSCTLS = {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"}
+# Rules that others removed are put back within this time.
+_CHECK_SECONDS = 15.0
+ZONE = "topology.kubernetes.io/zone"
+
+
+def by_service(one: Object) -> list[str]:
+    """Index of EndpointSlices: the Service they belong to."""
+    owner = (one["metadata"].get("labels") or {}).get(SERVICE_LABEL)
+    return [f"{one['metadata']['namespace']}/{owner}"] if owner else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What the routes of one owner were and are."""
+
+    before: tuple[Route, ...]
+    after: tuple[Route, ...]
 
 
 class ServiceProxy:
-    """Keeps this node's rules in step with the API."""
+    """Routes services on this node."""
 
     def __init__(
-        self, config: AgentConfig, services: Informer[Object], slices: Informer[Object], pods: PodManager
-    ) -> None:
+        self, config: AgentConfig, services: Informer[Object], slices: Informer[Object], nodes: Informer[Object],
+        pods: PodManager,
+    ) -> None:  # fmt: skip
+        """Args: `nodes` needs to show this node only."""
         self._config = config
         self._services = services
         self._slices = slices
+        self._nodes = nodes
         self._pods = pods
+        self._tables = [Table(site) for site in sites_of(config)]
+        self._health = HealthPorts(lambda: self._is_written)
+        self._checks: dict[str, Check] = {}
+        self._is_written = False
+        self._place = Place(config.node_name)
         self._changed = asyncio.Event()
-        self._written = ""
-        services.add_handler(self._note)
-        slices.add_handler(self._note)
+        self._dirty: set[str] = set()
+        self._pod_owners: set[str] = set()
+        slices.add_index("service", by_service)
+        services.add_handler(self._service_changed)
+        slices.add_handler(self._slice_changed)
+        nodes.add_handler(self._node_changed)
         pods.on_network_change = self._changed.set
 
-    def _note(self, _: Object | None, __: Object | None) -> None:
+    # ---- what changed
+
+    def _service_changed(self, old: Object | None, new: Object | None) -> None:
+        changed = new or old
+        if changed is not None:
+            self._touch(f"{changed['metadata']['namespace']}/{changed['metadata']['name']}")
+
+    def _slice_changed(self, old: Object | None, new: Object | None) -> None:
+        for one in (old, new):
+            for owner in by_service(one) if one is not None else ():
+                self._touch(owner)
+
+    def _node_changed(self, _: Object | None, new: Object | None) -> None:
+        if new is None or new["metadata"]["name"] != self._config.node_name:
+            return
+        place = Place(self._config.node_name, (new["metadata"].get("labels") or {}).get(ZONE, ""))
+        if place != self._place:
+            self._place = place
+            for service in self._services.list():
+                self._service_changed(None, service)
+
+    def _touch(self, owner: str) -> None:
+        self._dirty.add(owner)
         self._changed.set()
+
+    # ---- towards the kernel
 
     async def run(self) -> None:
         """Write rules for ever."""
-        await asyncio.to_thread(prepare_host, self._config.service_cidr)
-        await self._services.synced()
-        await self._slices.synced()
-        self._changed.set()
-        while True:
-            await self._changed.wait()
-            await asyncio.sleep(_GATHER_SECONDS)
-            self._changed.clear()
-            rules = compile_rules(self._network())
-            if rules == self._written:
-                continue
-            try:
-                await apply(rules)
-                self._written = rules
-            except RuntimeError as error:
-                log.error("the service rules were not written: %s", error)
-                await asyncio.sleep(_RETRY_SECONDS)
-                self._changed.set()
+        await asyncio.to_thread(prepare_host, self._config.service_cidr, self._config.node_ip)
+        await asyncio.to_thread(make_bridge, self._config.bridge, self._config.pod_cidr)
+        for informer in (self._services, self._slices, self._nodes):
+            await informer.synced()
+        whole = True
+        try:
+            while True:
+                try:
+                    await self._write(whole=whole)
+                    self._is_written, whole = True, False
+                    whole = await self._wait()
+                except nft.RulesRefused as error:
+                    log.error("the service rules were not written: %s", error)
+                    self._is_written = False
+                    await asyncio.sleep(_RETRY_SECONDS if whole else 0)
+                    whole = True
+        finally:
+            self._health.close()
 
-    def _network(self) -> Network:
-        return Network(
-            self._config.pod_cidr, self._config.service_cidr, self._config.bridge,
-            service_ports(self._services.list(), self._slices.list()), list(self._host_ports()),
-        )  # fmt: skip
+    async def _wait(self) -> bool:
+        """Wait until something changed; returns True when the rules are gone and must be written anew."""
+        while not self._changed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await self._changed.wait()
+                    break
+            for table in self._tables:
+                if not await nft.chain_is_there(table.site.table, "prerouting"):
+                    log.warning("the table %s is gone: writing it anew", table.site.table)
+                    return True
+        await asyncio.sleep(_GATHER_SECONDS)
+        return False
 
-    def _host_ports(self) -> Iterator[HostPort]:
+    async def _write(self, *, whole: bool) -> None:
+        self._changed.clear()
+        dirty, self._dirty = self._dirty, set()
+        pods = self._host_ports()
+        for table in self._tables:
+            changes = [self._change(table, owner) for owner in dirty]
+            changes += [self._change_pod(table, owner, ips) for owner, ips in pods.items()]
+            text = table.whole(await nft.read_affinity(table.site.table)) if whole else table.take_changes()
+            if text:
+                await nft.apply(text)
+            await self._end_flows(table, [one for one in changes if one.before != one.after])
+        await self._tell_health(dirty)
+
+    def _change(self, table: Table, owner: str) -> _Change:
+        namespace, _, name = owner.partition("/")
+        service = self._services.get(ObjectKey(namespace, name))
+        slices = self._slices.by_index("service", owner)
+        routes = routes_of(service, slices, self._place, table.site.family.version) if service is not None else []
+        before = table.routes(owner)
+        table.change(owner, routes)
+        return _Change(before, table.routes(owner))
+
+    def _host_ports(self) -> dict[str, tuple[Object, list[str]]]:
+        """The pods of this node that have, or had, host ports; with their addresses."""
+        found: dict[str, tuple[Object, list[str]]] = {owner: ({"spec": {}}, []) for owner in self._pod_owners}
         for runtime in self._pods.runtimes():
-            ip, spec = runtime.seen.ip, runtime.pod["spec"]
-            if not ip or spec.get("hostNetwork"):
-                continue
-            for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
-                for port in container.get("ports") or ():
-                    if port.get("hostPort"):
-                        yield _host_port(port, ip)
+            ips = pod_ips(runtime)
+            if any(True for ip in ips[:1] for _ in host_port_routes(runtime.pod, ip)):
+                found[f"pod:{runtime.uid}"] = (dict(runtime.pod), ips)
+        self._pod_owners = {owner for owner, (_, ips) in found.items() if ips}
+        return found
+
+    def _change_pod(self, table: Table, owner: str, about: tuple[Object, list[str]]) -> _Change:
+        pod, ips = about
+        mine = [ip for ip in ips if (":" in ip) == (table.site.family.version == 6)]
+        before = table.routes(owner)
+        table.change(owner, [route for ip in mine[:1] for route in host_port_routes(pod, ip)])
+        return _Change(before, table.routes(owner))
+
+    # ---- what else depends on it
+
+    async def _end_flows(self, table: Table, changes: Iterable[_Change]) -> None:
+        """Make UDP clients, and clients bound to an endpoint, leave endpoints that are gone."""
+        changes = list(changes)
+        if lost := _lost_affinities(table, changes):
+            await _forget_clients(table.site, lost)
+        stale = _staleness(changes)
+        if stale is not None:
+            try:
+                ended = await asyncio.to_thread(delete_flows, table.site.family.version, stale)
+            except OSError as error:
+                log.warning("flows to endpoints that are gone were not ended: %s", error)
+            else:
+                log.debug("%d flows ended", ended)
+
+    async def _tell_health(self, owners: Iterable[str]) -> None:
+        for owner in owners:
+            namespace, _, name = owner.partition("/")
+            service = self._services.get(ObjectKey(namespace, name))
+            port = service["spec"].get("healthCheckNodePort") if service is not None else None
+            if port and service is not None and service["spec"].get("externalTrafficPolicy") == "Local":
+                count = local_count(self._slices.by_index("service", owner), self._place.node)
+                self._checks[owner] = Check(namespace, name, port, count)
+            else:
+                self._checks.pop(owner, None)
+        await self._health.update({check.port: check for check in self._checks.values()})
 
 
-def _host_port(port: Mapping[str, Any], ip: str) -> HostPort:
-    protocol = port.get("protocol", "TCP").lower()
-    return HostPort(protocol, port.get("hostIP", ""), port["hostPort"], ip, port["containerPort"])
+def pod_ips(runtime: Any) -> list[str]:
+    """Return the addresses of a pod that runs here."""
+    return list(runtime.seen.ips) or [ip for ip in (runtime.seen.ip,) if ip]
 
 
-async def apply(rules: str) -> None:
-    """Hand rules to nft as one transaction. Raises: RuntimeError with what it says."""
-    done = await asyncio.to_thread(
-        subprocess.run, ["nft", "-f", "-"], input=rules, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip())
+def _targets(routes: Iterable[Route]) -> dict[Frontend, set[Backend]]:
+    return {route.frontend: {*route.backends, *(route.outside or ())} for route in routes}
 
 
-def prepare_host(service_cidr: str) -> None:
-    """Let this machine forward, and reach service addresses itself: those need a route, though none is ever used."""
-    for name, value in _SYSCTLS.items():
-        with contextlib.suppress(OSError):
-            Path("/proc/sys", name).write_text(value)
-    argv = ["ip", "route", "replace", service_cidr, "dev", "lo"]
-    subprocess.run(argv, check=False, capture_output=True)
+def _staleness(changes: Iterable[_Change]) -> Callable[[Flow], bool] | None:
+    """Return what tells a stale UDP flow, None when none can be."""
+    current: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    gone: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    for change in changes:
+        before, after = _targets(change.before), _targets(change.after)
+        for frontend in before.keys() | after.keys():
+            old, new = before.get(frontend, set()), after.get(frontend, set())
+            if frontend.protocol == "udp" and old != new:
+                key = (frontend.address, frontend.port)
+                current[key] = {(one.ip, one.port) for one in new}
+                gone[key] = {(one.ip, one.port) for one in old - new}
+    if not current:
+        return None
+
+    def is_stale(flow: Flow) -> bool:
+        if flow.protocol != UDP:
+            return False
+        answers = (flow.answers_from, flow.answers_port)
+        if (key := (flow.address, flow.port)) in current:
+            return answers not in current[key]
+        if (node_port := ("", flow.port)) in current:
+            was_never_sent_on = flow.answers_from == flow.address and bool(current[node_port])
+            return answers in gone[node_port] or was_never_sent_on
+        return False
+
+    return is_stale
+
+
+def _lost_affinities(table: Table, changes: Iterable[_Change]) -> dict[str, set[str]]:
+    """Return the endpoints that are gone, by the numbers of the services that clients may be bound to them by."""
+    lost: dict[str, set[str]] = {}
+    for change in changes:
+        after = _targets(change.after)
+        for route in change.before:
+            if route.affinity is not None:
+                gone = {*route.backends, *(route.outside or ())} - after.get(route.frontend, set())
+                if gone:
+                    number = table.affinity_id(route.affinity.name)
+                    lost.setdefault(number, set()).update(f"{one.ip} . {one.port}" for one in gone)
+    return lost
+
+
+async def _forget_clients(site: Site, lost: Mapping[str, set[str]]) -> None:
+    lines = []
+    for key, (target, _) in (await nft.read_affinity(site.table)).items():
+        mark = int(key.rpartition(" . ")[2], 16) & 0x0FFFFFFF
+        if target in lost.get(f"0x{mark:08x}", ()):
+            lines.append(f"delete element {site.table} affinity {{ {key} }}")
+    for line in lines:  # one by one: those that ran out meanwhile must not keep the others
+        with contextlib.suppress(nft.RulesRefused):
+            await nft.apply(line + "\n")

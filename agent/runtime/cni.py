@@ -65,7 +65,6 @@ class Network:
             ranges = [str(ipaddress.ip_network(part.strip())) for part in pod_cidr.split(",")]
         except ValueError as error:
             raise InvalidArgument(f"pod CIDR: {error}") from error
-        everywhere = {"0.0.0.0/0" if ipaddress.ip_network(part).version == 4 else "::/0" for part in ranges}
         plugin = {
             "type": "bridge",
             "bridge": self._bridge,
@@ -77,7 +76,7 @@ class Network:
                 "type": "host-local",
                 "dataDir": str(self._ipam_dir),
                 "ranges": [[{"subnet": part}] for part in ranges],
-                "routes": [{"dst": destination} for destination in sorted(everywhere)],
+                "routes": [route for part in ranges for route in _routes(part)],
             },
         }
         content = {"cniVersion": _VERSION, "name": "wherry", "plugins": [plugin]}
@@ -195,6 +194,18 @@ class Network:
             "CNI_ARGS": ";".join(f"{key}={value}" for key, value in args.items()),
             "CNI_PATH": ":".join(map(str, self._bin_dirs)),
         }
+
+
+def _routes(pod_cidr: str) -> list[dict[str, str]]:
+    """Everything goes through the node, other pods on the same bridge too.
+
+    So pods of one node are subject to services and policies as those of two are, whatever the kernel does with frames
+    on a bridge. The two halves of the range are more specific than the range, which the plugin routes to the bridge.
+    """
+    network = ipaddress.ip_network(pod_cidr)
+    gateway = str(network[1])
+    everywhere = "0.0.0.0/0" if network.version == 4 else "::/0"
+    return [{"dst": everywhere}, *({"dst": str(half), "gw": gateway} for half in network.subnets())]
 
 
 def addresses(result: Mapping[str, Any]) -> list[str]:

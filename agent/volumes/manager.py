@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.container_config import mount
+from agent.container_config import image_mount, mount
 from agent.environment import ConfigError, expand
+from agent.volumes import subpath
+from agent.volumes.claims import Claims, Source
 from agent.volumes.files import write_files
+from agent.volumes.host_path import check_host_path
+from agent.volumes.ownership import give_to_group
 from agent.volumes.sources import FileSources
 from machinery.api.quantity import to_bytes
 
 Pod = Mapping[str, Any]
 FILE_SOURCES = ("configMap", "secret", "downwardAPI", "projected")
-_CREATED_MODE = 0o755
 
 
 class VolumeError(ConfigError):
@@ -36,8 +39,11 @@ def has_files(pod: Pod) -> bool:
 class VolumeManager:
     """The volumes of all pods of this node; each pod has a folder by its uid."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, claims: Claims | None = None) -> None:
+        """Args: `claims` finds what a claim is bound to; without it pods can't have any."""
         self._root = root
+        self._claims = claims
+        self._bound: dict[tuple[str, str], Source] = {}  # (uid, volume) -> what its claim led to
 
     def folder(self, uid: str) -> Path:
         """Return where a pod's things lie."""
@@ -45,100 +51,154 @@ class VolumeManager:
 
     def path(self, pod: Pod, volume: Mapping[str, Any]) -> Path:
         """Return where a volume lies on this machine."""
+        uid = pod["metadata"]["uid"]
+        bound = self._bound.get((uid, volume["name"]))
+        if bound is not None and bound.path is not None:
+            return bound.path
         if "hostPath" in volume:
             return Path(volume["hostPath"]["path"])
-        return self.folder(pod["metadata"]["uid"]) / "volumes" / volume["name"]
+        return self.folder(uid) / "volumes" / volume["name"]
 
     async def prepare(self, pod: Pod, sources: FileSources) -> bool:
         """Make or update all volumes; returns whether files changed. Raises: VolumeError."""
         changed = False
-        group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
         for volume in pod["spec"].get("volumes") or ():
-            path = self.path(pod, volume)
             try:
-                if any(source in volume for source in FILE_SOURCES):
-                    files = await sources.files(volume)
-                    changed |= await asyncio.to_thread(write_files, path, files, group)
-                elif "emptyDir" in volume:
-                    await asyncio.to_thread(_make_empty_dir, path, volume["emptyDir"] or {}, group)
-                elif "hostPath" in volume:
-                    await asyncio.to_thread(_check_host_path, path, volume["hostPath"].get("type", ""))
-                else:
-                    kind = next((key for key in volume if key != "name"), "unknown")
-                    raise ConfigError(f"volume type {kind} is not supported")
+                changed |= await self._prepare(pod, volume, sources)
             except (ConfigError, OSError, subprocess.CalledProcessError) as error:
-                raise VolumeError(volume["name"], str(error)) from error
+                raise VolumeError(volume["name"], _why(error)) from error
         return changed
 
+    async def _prepare(self, pod: Pod, volume: Mapping[str, Any], sources: FileSources) -> bool:
+        security = pod["spec"].get("securityContext") or {}
+        group = security.get("fsGroup")
+        if any(source in volume for source in FILE_SOURCES):
+            files = await sources.files(volume)
+            return await asyncio.to_thread(write_files, self.path(pod, volume), files, group)
+        if "emptyDir" in volume:
+            await asyncio.to_thread(_make_empty_dir, self.path(pod, volume), volume["emptyDir"] or {}, group)
+        elif "hostPath" in volume:
+            kind = volume["hostPath"].get("type") or ""
+            await asyncio.to_thread(check_host_path, self.path(pod, volume), kind)
+        elif "persistentVolumeClaim" in volume or "ephemeral" in volume:
+            await self._bind(pod, volume, group, on_mismatch=security.get("fsGroupChangePolicy") == "OnRootMismatch")
+        elif "nfs" in volume:
+            await asyncio.to_thread(_mount_nfs, self.path(pod, volume), volume["nfs"])
+        elif "image" not in volume:  # those are the runtime's
+            kind = next((key for key in volume if key != "name"), "unknown")
+            raise ConfigError(f"volume type {kind} is not supported")
+        return False
+
+    async def _bind(self, pod: Pod, volume: Mapping[str, Any], group: int | None, *, on_mismatch: bool) -> None:
+        key = (pod["metadata"]["uid"], volume["name"])
+        if key in self._bound:
+            return
+        if self._claims is None:
+            raise ConfigError("this node can't look up claims")
+        source = await self._claims.resolve(pod, volume)
+        place = self.folder(key[0]) / "volumes" / volume["name"]
+        if source.nfs is not None:
+            await asyncio.to_thread(_mount_nfs, place, source.nfs)
+        if source.path is not None and source.is_block:
+            pass  # a device is handed to containers as it is
+        elif group is not None and source.takes_group:
+            path = source.path or place
+            await asyncio.to_thread(give_to_group, path, group, on_root_mismatch=on_mismatch)
+        self._bound[key] = source
+
     def mounts(self, pod: Pod, container: Mapping[str, Any], environment: Mapping[str, str]) -> list[Any]:
-        """Return a container's bind mounts. Raises: ConfigError for a bad subPath."""
+        """Return a container's bind mounts. Raises: ConfigError for a bad subPath. Blocks."""
         volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or ()}
         found = []
-        for wanted in container.get("volumeMounts") or ():
+        for index, wanted in enumerate(container.get("volumeMounts") or ()):
             volume = volumes[wanted["name"]]
+            sub = wanted.get("subPath") or expand(wanted.get("subPathExpr") or "", environment)
+            if "image" in volume:
+                found.append(image_mount(wanted["mountPath"], volume["image"], sub))
+                continue
             path = self.path(pod, volume)
-            sub = wanted.get("subPath") or expand(wanted.get("subPathExpr", ""), environment)
             if sub:
-                path = _sub_path(path, sub)
-            propagation = wanted.get("mountPropagation", "")
-            readonly = wanted.get("readOnly", False)
-            found.append(mount(wanted["mountPath"], path, readonly=readonly, propagation=propagation))
+                path = self._sub_path(pod, container, index, path, sub)
+            readonly = wanted.get("readOnly", False) or any(source in volume for source in FILE_SOURCES)
+            if (bound := self._bound.get((pod["metadata"]["uid"], volume["name"]))) is not None:
+                readonly = readonly or bound.read_only
+            found.append(
+                mount(
+                    wanted["mountPath"], path, readonly=readonly, propagation=wanted.get("mountPropagation") or "",
+                    recursive=wanted.get("recursiveReadOnly") in ("Enabled", "IfPossible"),
+                )
+            )  # fmt: skip
         return found
+
+    def devices(self, pod: Pod, container: Mapping[str, Any]) -> list[tuple[str, Path]]:
+        """Return the block devices a container asks for: its path for each, and ours."""
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or ()}
+        wanted = container.get("volumeDevices") or ()
+        return [(one["devicePath"], self.path(pod, volumes[one["name"]])) for one in wanted]
+
+    def _sub_path(self, pod: Pod, container: Mapping[str, Any], index: int, root: Path, sub: str) -> Path:
+        """Return a mount of a path below a volume, made if it is missing; it may not lead out."""
+        place = self.folder(pod["metadata"]["uid"]) / "subpaths" / container["name"] / str(index)
+        try:
+            fd = subpath.open_beneath(root, sub)
+            try:
+                subpath.bind(fd, place)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise ConfigError(f"failed to prepare subPath for volumeMount {sub!r}: {error.strerror}") from error
+        return place
 
     async def remove(self, uid: str) -> None:
         """Remove a pod's volumes and files."""
+        for key in [key for key in self._bound if key[0] == uid]:
+            del self._bound[key]
         await asyncio.to_thread(self._remove, uid)
 
     def _remove(self, uid: str) -> None:
         folder = self.folder(uid)
-        for path in sorted((folder / "volumes").glob("*")) if folder.exists() else ():
-            if path.is_mount():
-                subprocess.run(["umount", "--lazy", str(path)], check=False, capture_output=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        for path in (*sorted(folder.glob("subpaths/*/*")), *sorted(folder.glob("volumes/*"))):
+            subpath.unbind(path)
+        if not any(path.is_mount() for path in (*folder.glob("subpaths/*/*"), *folder.glob("volumes/*"))):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def known(self) -> Sequence[str]:
         """Return the uids of pods that have a folder."""
         return [path.name for path in self._root.iterdir()] if self._root.exists() else []
 
 
+def _why(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError) and error.stderr:
+        return str(error.stderr.decode(errors="replace").strip())
+    return str(error)
+
+
 def _make_empty_dir(path: Path, source: Mapping[str, Any], group: int | None) -> None:
+    is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    if source.get("medium") == "Memory" and not path.is_mount():
+    medium = source.get("medium") or ""
+    if medium and not path.is_mount():
         size = source.get("sizeLimit")
         options = f"size={to_bytes(size)}" if size and size != "0" else "size=50%"
-        argv = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+        kind = "tmpfs"
+        if medium.startswith("HugePages"):
+            page = medium.removeprefix("HugePages-").removesuffix("i")
+            kind, options = "hugetlbfs", f"pagesize={page}" if "-" in medium else "rw"
+        argv = ["mount", "-t", kind, "-o", options, kind, str(path)]
         subprocess.run(argv, check=True, capture_output=True)
-    path.chmod(0o777 | (stat.S_ISGID if group is not None else 0))
-    if group is not None:
-        os.chown(path, -1, group)
+        is_new = True
+    if is_new:  # later its owner may have changed it
+        path.chmod(0o777 | (stat.S_ISGID if group is not None else 0))
+        if group is not None:
+            os.chown(path, -1, group)
 
 
-_HOST_CHECKS = {
-    "Directory": Path.is_dir, "File": Path.is_file, "Socket": Path.is_socket, "CharDevice": Path.is_char_device,
-    "BlockDevice": Path.is_block_device,
-}  # fmt: skip
-_HOST_NAMES = {
-    "Directory": "directory", "File": "file", "Socket": "socket", "CharDevice": "character device",
-    "BlockDevice": "block device",
-}  # fmt: skip
-
-
-def _check_host_path(path: Path, kind: str) -> None:
-    if kind == "DirectoryOrCreate":
-        path.mkdir(parents=True, exist_ok=True, mode=_CREATED_MODE)
-    elif kind == "FileOrCreate":
-        path.touch(exist_ok=True)
-    elif kind in _HOST_CHECKS and not _HOST_CHECKS[kind](path):
-        raise ConfigError(f"hostPath type check failed: {path} is not a {_HOST_NAMES[kind]}")
-    elif not kind and not path.exists():
-        path.mkdir(parents=True, mode=_CREATED_MODE)  # as container runtimes do for a bind source that is missing
-
-
-def _sub_path(root: Path, sub: str) -> Path:
-    """Return a path below a volume, made if it is missing; it may not lead out."""
-    path = (root / sub).resolve()
-    if Path(sub).is_absolute() or not path.is_relative_to(root.resolve()):
-        raise ConfigError(f"subPath {sub} leads out of its volume")
-    if not path.exists():
-        path.mkdir(parents=True)
-    return path
+def _mount_nfs(path: Path, source: Mapping[str, Any]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_mount():
+        return
+    options = ["-o", "ro"] if source.get("readOnly") else []
+    argv = ["mount", "-t", "nfs", *options, f"{source['server']}:{source['path']}", str(path)]
+    subprocess.run(argv, check=True, capture_output=True)

@@ -34,6 +34,7 @@ class ServiceAllocator:
             self._give_address(service)
         if spec["type"] in ("NodePort", "LoadBalancer"):
             self._give_ports(service)
+        self._give_health_port(service)
         service["status"] = {"loadBalancer": {}}
 
     def reallocate(self, new: Object, old: Object) -> None:
@@ -46,6 +47,9 @@ class ServiceAllocator:
             return
         self._keep_address(new, before)
         self._keep_ports(new, before)
+        if not new["spec"].get("healthCheckNodePort") and before.get("healthCheckNodePort"):
+            new["spec"]["healthCheckNodePort"] = before["healthCheckNodePort"]
+        self._give_health_port(new, own=before.get("healthCheckNodePort"))
 
     def _keep_address(self, new: Object, before: Object) -> None:
         spec = new["spec"]
@@ -74,7 +78,7 @@ class ServiceAllocator:
     def release(self, service: Object) -> None:
         """Take back what a deleted service held."""
         self._taken_addresses.discard(service["spec"].get("clusterIP", ""))
-        self._taken_ports -= {port["nodePort"] for port in service["spec"].get("ports") or () if port.get("nodePort")}
+        self._taken_ports -= set(_node_ports(service["spec"]))
 
     def _refresh(self) -> None:
         collection = self._cache.collection("services")
@@ -84,7 +88,7 @@ class ServiceAllocator:
         for entry in collection.entries("/registry/services/"):
             spec = entry.object()["spec"]
             self._taken_addresses.add(spec.get("clusterIP", ""))
-            self._taken_ports |= {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
+            self._taken_ports |= set(_node_ports(spec))
 
     def _give_address(self, service: Object) -> None:
         spec = service["spec"]
@@ -135,11 +139,29 @@ class ServiceAllocator:
                 number = port["nodePort"] = self._free_port(service, path)
             self._taken_ports.add(number)
 
+    def _give_health_port(self, service: Object, own: int | None = None) -> None:
+        """Give the port at which load balancers ask a node for endpoints, when traffic must stay on the node."""
+        spec, path = service["spec"], "spec.healthCheckNodePort"
+        if spec["type"] != "LoadBalancer" or spec.get("externalTrafficPolicy") != "Local":
+            spec.pop("healthCheckNodePort", None)
+            return
+        number = spec.get("healthCheckNodePort")
+        if number and number != own and number in self._taken_ports:
+            raise _invalid(service, path, number, "provided port is already allocated")
+        spec["healthCheckNodePort"] = number or self._free_port(service, path)
+        self._taken_ports.add(spec["healthCheckNodePort"])
+
     def _free_port(self, service: Object, path: str) -> int:
         free = [number for number in NODE_PORTS if number not in self._taken_ports]
         if not free:
             raise _invalid(service, path, 0, "failed to allocate a nodePort: range is full")
         return self._random.choice(free)
+
+
+def _node_ports(spec: Object) -> list[int]:
+    """All ports of nodes that a service holds."""
+    found = [port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")]
+    return found + ([spec["healthCheckNodePort"]] if spec.get("healthCheckNodePort") else [])
 
 
 def _invalid(service: Object, path: str, value: object, why: str) -> errors.Invalid:

@@ -20,6 +20,8 @@ from machinery import errors
 from machinery.api import selectors
 
 _WAIT_SECONDS = 3.0
+# Stands in a continue token for the revision of the moment it is used.
+_NOW = -1
 
 
 def wanted(call: Call) -> Accepted:
@@ -188,6 +190,9 @@ async def listing(
         if asked not in ("", "0"):
             raise errors.BadRequest("specifying resource version is not allowed when using continue")
         revision, start = _read_token(token, prefix)
+        if revision == _NOW:
+            await storage.refresh()
+            revision = storage.cache.revision
         return await _from_store(storage, call.known, revision, start, limit, selection, prefix)
     if match == "Exact":
         return await _from_store(storage, call.known, parse_revision(asked), "", limit, selection, prefix)
@@ -266,11 +271,14 @@ async def _page(storage: ObjectStorage, prefix: str, revision: int, start: str, 
         listed = await storage.cache.store.list(prefix, limit=limit, start_after=start, revision=revision)
     except Compacted as error:
         if start:
-            raise errors.Expired(
+            expired = errors.Expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new "
                 "list without the continue parameter, or use the continue token in this response to retrieve the "
-                "remainder of the results. Continuing with the provided token results in an inconsistent list."
-            ) from error
+                "remainder of the results. Continuing with the provided token results in an inconsistent list. This "
+                "may be due to changes to objects between your requests."
+            )
+            expired.continue_token = _make_token(_NOW, start, prefix)
+            raise expired from error
         raise errors.Expired(f"The resourceVersion for the provided list is too old: {revision}") from error
     except FutureRevision as error:
         raise too_large(revision, storage.cache.revision) from error

@@ -65,6 +65,8 @@ CERTIFICATE_SIGNING_REQUESTS = _cluster(
     "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest"
 )
 
+CLUSTER_TRUST_BUNDLES = _cluster("certificates.k8s.io", "v1beta1", "clustertrustbundles", "ClusterTrustBundle")
+
 _ADMISSION = "admissionregistration.k8s.io"
 MUTATING_WEBHOOKS = _cluster(_ADMISSION, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration")
 VALIDATING_WEBHOOKS = _cluster(_ADMISSION, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration")

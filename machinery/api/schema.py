@@ -6,11 +6,13 @@ Source: the package `kubernetes-validate`, which carries the definitions of each
 """
 
 import functools
-import importlib.resources
+import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from machinery.api.quantity import canonical
@@ -76,12 +78,37 @@ class Findings:
     unknown: list[str] = field(default_factory=list)
 
 
+class _File(msgspec.Struct):
+    """The file of definitions, each of them left as it stands there."""
+
+    defs: dict[str, msgspec.Raw] = msgspec.field(name="$defs")
+
+
+class _Definitions(Mapping[str, Any]):
+    """The definitions, each decoded when it is asked for: all of them as dicts take six times the file's size."""
+
+    def __init__(self, file: bytes) -> None:
+        self._raw = msgspec.json.decode(file, type=_File).defs
+
+    def __getitem__(self, name: str) -> Any:
+        return orjson.loads(memoryview(self._raw[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
 @functools.cache
 def definitions() -> Mapping[str, Any]:
     """Return the raw OpenAPI definitions of the API level, by full name ("io.k8s.api.core.v1.Pod")."""
-    root = importlib.resources.files("kubernetes_validate") / "kubernetes-json-schema"
-    loaded = orjson.loads((root / f"{API_LEVEL}-local" / "_definitions.json").read_bytes())
-    return loaded["$defs"]  # type: ignore[no-any-return]
+    # Found and not imported: the package would load a validator that nobody here uses.
+    spec = importlib.util.find_spec("kubernetes_validate")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("kubernetes_validate")
+    root = Path(spec.submodule_search_locations[0]) / "kubernetes-json-schema"
+    return _Definitions((root / f"{API_LEVEL}-local" / "_definitions.json").read_bytes())
 
 
 _compiled: dict[str, Shape] = {}

@@ -4,6 +4,7 @@ Source: https://kubernetes.io/docs/reference/using-api/api-concepts/
 """
 
 import asyncio
+import gzip
 import json
 from typing import Any
 
@@ -181,3 +182,40 @@ async def test_metadata_alone_may_be_asked_for(client: Client) -> None:
 async def test_a_form_nobody_has_is_not_acceptable(client: Client) -> None:
     with pytest.raises(errors.NotAcceptable):
         await client.request("GET", PODS.path("default"), headers={"Accept": "text/html"})
+
+
+async def test_a_page_of_a_state_that_is_forgotten_can_be_followed_by_the_rest_as_it_is_now(
+    client: Client, server: APIServer
+) -> None:
+    for number in range(6):
+        await client.create(CONFIG_MAPS, {"metadata": {"name": f"c{number}"}}, "default")
+    path = "/api/v1/namespaces/default/configmaps"
+    first = json.loads(await client.request("GET", path, params={"limit": "2"}))
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "c7"}}, "default")
+    await server.cache.store.compact(server.cache.revision)
+    with pytest.raises(errors.Expired, match="The provided continue parameter is too old") as caught:
+        await client.request("GET", path, params={"limit": "2", "continue": first["metadata"]["continue"]})
+    assert isinstance(caught.value, errors.Expired)
+    token = caught.value.continue_token
+    rest = json.loads(await client.request("GET", path, params={"limit": "10", "continue": token}))
+    seen = [item["metadata"]["name"] for item in [*first["items"], *rest["items"]]]
+    assert [name for name in seen if name.startswith("c")] == ["c0", "c1", "c2", "c3", "c4", "c5", "c7"]
+    assert int(rest["metadata"]["resourceVersion"]) > int(first["metadata"]["resourceVersion"])
+
+
+async def test_long_answers_are_compressed_for_clients_that_say_so(client: Client) -> None:
+    await asyncio.gather(
+        *(
+            client.create(CONFIG_MAPS, {"metadata": {"name": f"long-{n}"}, "data": {"k": "x" * 50_000}}, "default")
+            for n in range(4)
+        )
+    )
+    found = {}
+    for limit in ("1", "0"):
+        path = "/api/v1/namespaces/default/configmaps"
+        plain = await client.request("GET", path, params={"limit": limit})
+        async with client.stream("GET", path, params={"limit": limit}, headers={"Accept-Encoding": "gzip"}) as response:
+            body = await response.read()
+            found[limit] = response.headers.get("content-encoding")
+        assert (gzip.decompress(body) if found[limit] else body) == plain
+    assert found == {"1": None, "0": "gzip"}

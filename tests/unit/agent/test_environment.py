@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.environment import ConfigError, expand, field_value, make_environment, resource_value, service_variables
-from agent.volumes.files import write_files
+from agent.volumes.files import File, write_files
 from machinery.errors import NotFound
 
 FACTS = {"host_ip": "192.0.2.1", "pod_ip": "10.0.0.5", "allocatable": {"cpu": "4", "memory": "8Gi"}}
@@ -104,11 +104,11 @@ def test_services_are_told_to_their_namespace_and_kubernetes_to_all() -> None:
 
 
 def test_files_are_swapped_as_one(tmp_path: Path) -> None:
-    assert write_files(tmp_path, {"a": (b"1", 0o644), "d/b": (b"2", 0o600)}, None)
+    assert write_files(tmp_path, {"a": File(b"1", 0o644), "d/b": File(b"2", 0o600)}, None)
     assert ((tmp_path / "a").read_bytes(), (tmp_path / "d/b").read_bytes()) == (b"1", b"2")
     before = os.readlink(tmp_path / "..data")
-    assert not write_files(tmp_path, {"a": (b"1", 0o644), "d/b": (b"2", 0o600)}, None)
-    assert write_files(tmp_path, {"a": (b"3", 0o644)}, None)
+    assert not write_files(tmp_path, {"a": File(b"1", 0o644), "d/b": File(b"2", 0o600)}, None)
+    assert write_files(tmp_path, {"a": File(b"3", 0o644)}, None)
     assert os.readlink(tmp_path / "..data") != before
     assert (tmp_path / "a").read_bytes() == b"3"
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("..")) == ["a"]

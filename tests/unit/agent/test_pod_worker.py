@@ -7,18 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent.pod_state import ContainerSeen, Memory, Seen, backoff_seconds
 from agent.pod_status import make_status
-from agent.pod_worker import (
-    ContainerSeen,
-    KillContainer,
-    MakeSandbox,
-    Memory,
-    Seen,
-    StartContainer,
-    StopSandbox,
-    backoff_seconds,
-    decide,
-)
+from agent.pod_worker import EndSidecars, KillContainer, MakeSandbox, StartContainer, StopSandbox, decide
 
 NOW = 10_000.0
 
@@ -85,6 +76,63 @@ def test_a_sidecar_lets_the_others_start_once_it_runs() -> None:
     assert step(waiting, seen(one("s", "running"))) == [StartContainer("a", 0)]
 
 
+def test_a_sidecar_that_is_not_through_its_startup_probe_or_hook_keeps_the_others_back() -> None:
+    waiting = pod("a", sidecars=("s",))
+    running = seen(one("s", "running"))
+    assert step(waiting, running, Memory(hooking={"id-s"})) == []
+    waiting["spec"]["initContainers"][0]["startupProbe"] = {}
+    assert step(waiting, running) == []
+    assert step(waiting, running, Memory(started={"id-s": True})) == [StartContainer("a", 0)]
+
+
+def test_a_sidecar_comes_again_beside_the_others_and_ends_after_them() -> None:
+    both = pod("a", sidecars=("s", "t"), policy="Never")
+    ended, running = one("s", "exited", exit_code=0), one("t", "running")
+    assert step(both, seen(ended, running, one("a", "running"))) == [StartContainer("s", 1)]
+    done = one("a", "exited", exit_code=0)
+    assert step(both, seen(one("s", "running"), running, done)) == [EndSidecars(["s", "t"])]
+    assert step(both, seen(ended, one("t", "exited"), done)) == [StopSandbox("sandbox")]
+    assert status(both, seen(one("s", "running"), running, done))["phase"] == "Running"
+    assert status(both, seen(ended, one("t", "exited", exit_code=137), done))["phase"] == "Succeeded"
+
+
+def test_init_containers_run_anew_in_a_new_sandbox() -> None:
+    old = one("x", "exited", sandbox_id="gone")
+    assert step(pod("a", init=("x",)), seen(old)) == [StartContainer("x", 1)]
+
+
+def test_an_ephemeral_container_runs_once_whatever_the_others_do() -> None:
+    debugged = pod("a", init=("x",))
+    debugged["spec"]["ephemeralContainers"] = [{"name": "e", "image": "i"}]
+    assert step(debugged, seen(one("x", "running"))) == [StartContainer("e", 0)]
+    assert step(debugged, seen(one("x", "running"), one("e", "exited", exit_code=1))) == []
+    told = status(debugged, seen(one("x", "running"), one("e", "running")))["ephemeralContainerStatuses"]
+    assert (told[0]["name"], "running" in told[0]["state"], told[0]["ready"]) == ("e", True, False)
+
+
+def test_containers_behind_a_post_start_hook_wait_for_it() -> None:
+    hooked = pod("a", "b")
+    hooked["spec"]["containers"][0]["lifecycle"] = {"postStart": {"sleep": {"seconds": 1}}}
+    assert step(hooked, seen()) == [StartContainer("a", 0)]
+    assert step(hooked, seen(one("a", "running")), Memory(hooking={"id-a"})) == []
+    assert step(hooked, seen(one("a", "running"))) == [StartContainer("b", 0)]
+
+
+@pytest.mark.parametrize(
+    ("own", "code", "again"),
+    [
+        ({"restartPolicy": "Never"}, 1, False), ({"restartPolicy": "OnFailure"}, 1, True),
+        ({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}, 42, True),
+        ({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [42]}}]}, 42, False),
+    ],
+)  # fmt: skip
+def test_a_container_may_have_a_restart_policy_of_its_own(own: dict[str, Any], code: int, again: bool) -> None:
+    ruled = pod("a", policy="Always")
+    ruled["spec"]["containers"][0] |= own
+    actions = step(ruled, seen(one("a", "exited", exit_code=code)))
+    assert actions == ([StartContainer("a", 1)] if again else [StopSandbox("sandbox")])
+
+
 @pytest.mark.parametrize(
     ("policy", "code", "restarts"),
     [("Always", 0, True), ("Always", 1, True), ("OnFailure", 0, False), ("OnFailure", 1, True), ("Never", 1, False)],
@@ -98,7 +146,8 @@ def test_the_restart_policy_decides_what_comes_again(policy: str, code: int, res
     ("attempt", "ran", "pause"), [(0, 1, 0), (1, 1, 10), (2, 1, 20), (3, 1, 40), (9, 1, 300), (5, 700, 0)]
 )
 def test_back_off_doubles_up_to_five_minutes_and_a_long_run_ends_it(attempt: int, ran: float, pause: float) -> None:
-    assert backoff_seconds(one("a", "exited", attempt=attempt, started_at=100.0, finished_at=100.0 + ran)) == pause
+    ended = one("a", "exited", attempt=attempt, started_at=100.0, finished_at=100.0 + ran)
+    assert backoff_seconds(ended, Memory()) == pause
 
 
 def test_a_container_in_back_off_is_started_when_that_is_over() -> None:
@@ -108,8 +157,10 @@ def test_a_container_in_back_off_is_started_when_that_is_over() -> None:
 
 
 def test_an_unhealthy_container_is_killed_with_its_reason() -> None:
-    memory = Memory(unhealthy={"id-a": "why"})
-    assert step(pod("a"), seen(one("a", "running")), memory) == [KillContainer("id-a", "a", "why")]
+    memory = Memory(unhealthy={"id-a": ("why", "livenessProbe")})
+    running = seen(one("a", "running"))
+    assert step(pod("a"), running, memory) == [KillContainer("id-a", "a", "why, will be restarted", "livenessProbe")]
+    assert step(pod("a", policy="Never"), running, memory) == [KillContainer("id-a", "a", "why", "livenessProbe")]
 
 
 def test_a_container_whose_image_changed_is_replaced() -> None:

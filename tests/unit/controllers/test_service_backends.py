@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controllers import endpoints, endpointslice
-from controllers.endpointslice import Slice, plan, slices_of
+from controllers.endpointslice import slices_of
 from controllers.service_backends import backends, target_port
+from controllers.slice_plan import Slice, plan
 from controllers.views import EndpointSlice, ServicePort
 from tests.unit.controllers.builders import ago, metadata, pod, service
 
@@ -154,3 +155,14 @@ def test_each_pod_is_in_exactly_one_slice_of_at_most_a_hundred(count: int) -> No
     names = [endpoint["targetRef"]["name"] for one in found for endpoint in one.endpoints]
     assert names == [f"p{at:03}" for at in range(count)]
     assert len(found) == max(1, -(-count // 100))
+
+
+def test_a_service_that_prefers_what_is_near_gives_hints_for_ready_endpoints_only() -> None:
+    found = backends(
+        service(trafficDistribution="PreferSameNode"), [pod("a", labels=WEB), pod("b", labels=WEB, ready=False)]
+    )
+    one, two = slices_of(service(trafficDistribution="PreferSameNode"), found, lambda _: "z1")[0].endpoints
+    assert one["hints"] == {"forZones": [{"name": "z1"}], "forNodes": [{"name": "n1"}]}
+    assert "hints" not in two
+    [near] = slices_of(service(trafficDistribution="PreferClose"), found[:1], lambda _: "z1")[0].endpoints
+    assert near["hints"] == {"forZones": [{"name": "z1"}]}

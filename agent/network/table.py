@@ -1,0 +1,409 @@
+"""The node's nftables table of services: its rules, and the elements of its maps and sets; pure.
+
+A service is not a chain but elements of maps, so thousands of them cost one look-up and load in a fraction of a second.
+A frontend's element names the chain for its number of endpoints N; that chain draws a number below N, and a second map
+tells the endpoint of that number. What changes is given to the kernel as the elements that came and went.
+
+Two bits of the connection mark carry what the rules after address translation need to know of the time before it; the
+mark is cleared before the first packet leaves.
+"""
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent.network.routes import Affinity, Backend, Frontend, Route
+
+Elements = dict[tuple[str, str], str]  # (map or set, key) -> value; "" in a set
+
+MASQUERADE = 0x40000000
+_ID_MASK = 0x0FFFFFFF
+_PROTOCOLS = "meta l4proto { tcp, udp, sctp }"
+_MAX_CLIENTS = 262144  # clients remembered for session affinity
+_PORT = "meta l4proto . th dport"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What differs between the IP versions."""
+
+    version: int
+    name: str  # nftables' word
+    address_type: str
+    loopback: str
+
+
+IPV4 = Family(4, "ip", "ipv4_addr", "127.0.0.0/8")
+IPV6 = Family(6, "ip6", "ipv6_addr", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The ranges and links that rules are about.
+
+    Attributes:
+        pods: the cluster's pod addresses; what comes from elsewhere is outside.
+        local_pods: this node's.
+        services: service addresses.
+        bridge: the link of this node's pods, and the table's name: several clusters may share a machine.
+    """
+
+    family: Family
+    pods: str
+    local_pods: str
+    services: str
+    bridge: str
+
+    @property
+    def table(self) -> str:
+        """The table's name, with its family."""
+        return f"{self.family.name} {self.bridge}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Flavour:
+    """A map of frontends, how packets are looked up in it, and the names of what goes with it."""
+
+    name: str
+    is_node_port: bool
+    is_outside: bool
+
+    def key(self, family: Family) -> str:
+        return _PORT if self.is_node_port else f"{family.name} daddr . {_PORT}"
+
+    def type(self, family: Family) -> str:
+        port = "inet_proto . inet_service"
+        return port if self.is_node_port else f"{family.address_type} . {port}"
+
+
+_FLAVOURS = {
+    (False, False): _Flavour("services", False, False), (True, False): _Flavour("nodeports", True, False),
+    (False, True): _Flavour("services-outside", False, True), (True, True): _Flavour("nodeports-outside", True, True),
+}  # fmt: skip
+
+
+def _element_key(frontend: Frontend) -> str:
+    port = f"{frontend.protocol} . {frontend.port}"
+    return f"{frontend.address} . {port}" if frontend.address else port
+
+
+@dataclass
+class Table:
+    """What the kernel should hold for one IP version, and the way there from what it was given last.
+
+    Frontends belong to the first who asks; who asks later gets them when the first lets go.
+    """
+
+    site: Site
+    _wanted: dict[str, tuple[Route, ...]] = field(default_factory=dict)
+    _holders: dict[Frontend, str] = field(default_factory=dict)
+    _waiting: dict[Frontend, set[str]] = field(default_factory=lambda: defaultdict(set))
+    _held: dict[str, tuple[Route, ...]] = field(default_factory=dict)
+    _hairpin: Counter[str] = field(default_factory=Counter)
+    _ids: dict[str, int] = field(default_factory=dict)
+    _sizes: set[tuple[str, int]] = field(default_factory=set)  # chains that are there
+    _removed: dict[tuple[str, str], None] = field(default_factory=dict)
+    _added: Elements = field(default_factory=dict)
+
+    # ---- changes
+
+    def change(self, owner: str, routes: Sequence[Route]) -> None:
+        """Take the routes of a Service or pod; none when it is gone."""
+        if routes:
+            self._wanted[owner] = tuple(routes)
+        else:
+            self._wanted.pop(owner, None)
+        self._settle(owner)
+
+    def _settle(self, owner: str) -> None:
+        before, asked = self._held.get(owner, ()), self._wanted.get(owner, ())
+        held = tuple(route for route in asked if self._claim(route.frontend, owner))
+        released = {route.frontend for route in before} - {route.frontend for route in held}
+        self._differ(before, held)
+        if held:
+            self._held[owner] = held
+        else:
+            self._held.pop(owner, None)
+        for frontend in released:
+            self._release(frontend, owner)
+
+    def _claim(self, frontend: Frontend, owner: str) -> bool:
+        holder = self._holders.setdefault(frontend, owner)
+        if holder != owner:
+            self._waiting[frontend].add(owner)
+        return holder == owner
+
+    def _release(self, frontend: Frontend, owner: str) -> None:
+        if self._holders.get(frontend) != owner:
+            return
+        del self._holders[frontend]
+        for waiting in sorted(self._waiting.pop(frontend, ())):
+            self._settle(waiting)
+
+    def _differ(self, before: Sequence[Route], after: Sequence[Route]) -> None:
+        old, new = self._elements(before), self._elements(after)
+        for element, value in old.items():
+            if new.get(element) != value:
+                self._remove(element)
+        for element, value in new.items():
+            if old.get(element) != value:
+                self._added[element] = value
+        self._count_hairpins(before, -1)
+        self._count_hairpins(after, +1)
+
+    def _remove(self, element: tuple[str, str]) -> None:
+        if element in self._added:
+            del self._added[element]  # the kernel has not heard of it, or has its former value on the list to go
+        else:
+            self._removed[element] = None
+
+    def _count_hairpins(self, routes: Iterable[Route], step: int) -> None:
+        for ip in {backend.ip for route in routes for backend in (*route.backends, *(route.outside or ()))}:
+            before = self._hairpin[ip]
+            self._hairpin[ip] = before + step
+            element = ("hairpin", f"{ip} . {ip}")
+            if before == 0:
+                self._added[element] = ""
+            elif before + step == 0:
+                del self._hairpin[ip]
+                self._remove(element)
+
+    # ---- elements
+
+    def _elements(self, routes: Iterable[Route]) -> Elements:
+        found: Elements = {}
+        for route in routes:
+            self._route_elements(route, found)
+        return found
+
+    def _route_elements(self, route: Route, found: Elements) -> None:
+        node_port, key = not route.frontend.address, _element_key(route.frontend)
+        inside = _FLAVOURS[node_port, False]
+        if route.backends:
+            self._to_backends(inside, key, route.backends, route.affinity, found)
+        elif route.has_any:
+            found[inside.name, key] = "drop"
+        else:
+            found[f"refused-{inside.name}", key] = ""
+        if route.outside is not None and route.has_any:
+            outside = _FLAVOURS[node_port, True]
+            if route.outside:
+                self._to_backends(outside, key, route.outside, route.affinity, found)
+            else:
+                found[outside.name, key] = "drop"
+        if route.sources and not node_port:
+            found["restricted", key] = ""
+            found.update({("allowed", f"{key} . {source}"): "" for source in route.sources})
+
+    def _to_backends(
+        self, flavour: _Flavour, key: str, backends: Sequence[Backend], affinity: Affinity | None, found: Elements
+    ) -> None:
+        size = len(backends)
+        chain = f"{flavour.name}-{size}"
+        found[flavour.name, key] = f"goto affine-{chain}" if affinity else f"goto {chain}"
+        for number, backend in enumerate(backends):
+            found[f"{chain}-endpoints", f"{number} . {key}"] = f"{backend.ip} . {backend.port}"
+        if affinity:
+            identity = self._identity(affinity.name)
+            found[f"affine-{'nodeports' if flavour.is_node_port else 'services'}", key] = f"0x{identity:08x}"
+            found["affinity-seconds", f"0x{identity:08x}"] = f"goto remember-{affinity.seconds}"
+
+    def _identity(self, name: str) -> int:
+        """A number for a service's port, the same after a restart: clients are remembered by it."""
+        if name not in self._ids:
+            number, taken = zlib.crc32(name.encode()) & _ID_MASK or 1, set(self._ids.values())
+            while number in taken:
+                number = (number + 1) & _ID_MASK or 1
+            self._ids[name] = number
+        return self._ids[name]
+
+    def affinity_id(self, name: str) -> str:
+        """Return the number under which clients of a service's port are remembered."""
+        return f"0x{self._identity(name):08x}"
+
+    def routes(self, owner: str) -> tuple[Route, ...]:
+        """Return the routes an owner has."""
+        return self._held.get(owner, ())
+
+    # ---- text for nft
+
+    def take_changes(self) -> str:
+        """Return a transaction of what changed since it was last asked for; "" for nothing."""
+        lines = list(self._new_chains(self._added))
+        lines += _commands("delete", self.site.table, dict.fromkeys(self._removed, ""))
+        lines += _commands("add", self.site.table, self._added)
+        self._removed, self._added = {}, {}
+        return "\n".join(lines) + "\n" if lines else ""
+
+    def _new_chains(self, elements: Iterable[tuple[str, str]]) -> Iterator[str]:
+        """Declare the maps and chains that elements need and that are not there yet."""
+        for name in dict.fromkeys(container for container, _ in elements):
+            body = list(self._declare(name))
+            if body:
+                yield f"table {self.site.table} {{"
+                yield from body
+                yield "}"
+        for value in dict.fromkeys(self._added[element] for element in elements if element[0] == "affinity-seconds"):
+            body = list(self._remember(value.removeprefix("goto ")))
+            if body:
+                yield f"table {self.site.table} {{"
+                yield from body
+                yield "}"
+
+    def _declare(self, container: str) -> Iterator[str]:
+        prefix, _, rest = container.rpartition("-endpoints")
+        name, _, size = prefix.rpartition("-")
+        if rest or not size.isdigit() or (name, int(size)) in self._sizes:
+            return
+        self._sizes.add((name, int(size)))
+        flavour = next(one for one in _FLAVOURS.values() if one.name == name)
+        yield from _size_chains(flavour, int(size), self.site)
+
+    def _remember(self, chain: str) -> Iterator[str]:
+        seconds = int(chain.rpartition("-")[2])
+        if ("remember", seconds) in self._sizes:
+            return
+        self._sizes.add(("remember", seconds))
+        address = self.site.family.name
+        yield f"  chain {chain} {{"
+        yield (
+            f"    update @affinity {{ ct original {address} saddr . ct mark timeout {seconds}s : "
+            f"{address} daddr . th dport }}"
+        )
+        yield "    ct mark set 0"
+        yield "  }"
+
+    def whole(self, remembered: Mapping[str, tuple[str, int]] | None = None) -> str:
+        """Return a transaction that puts all of it in the place of whatever is there.
+
+        Args: `remembered` is what read_affinity() found: the clients of the table that is replaced.
+        """
+        self._removed, self._sizes = {}, set()
+        self._added = {}
+        for routes in self._held.values():
+            self._added.update(self._elements(routes))
+        self._added.update({("hairpin", f"{ip} . {ip}"): "" for ip in self._hairpin})
+        lines = [f"add table {self.site.table}", f"delete table {self.site.table}", f"table {self.site.table} {{"]
+        lines += [*_containers(self.site), "}"]
+        lines += self._new_chains(list(self._added))
+        lines += [f"table {self.site.table} {{", *_rules(self.site), "}"]
+        lines += _commands("add", self.site.table, self._added)
+        known = {int(element[1], 16) for element in self._added if element[0] == "affinity-seconds"}
+        for key, (value, seconds) in (remembered or {}).items():
+            if int(key.rpartition(" . ")[2], 16) & _ID_MASK in known:
+                lines.append(f"add element {self.site.table} affinity {{ {key} timeout {seconds}s : {value} }}")
+        self._added = {}
+        return "\n".join(lines) + "\n"
+
+
+def _commands(verb: str, table: str, elements: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    by_container: dict[str, list[str]] = defaultdict(list)
+    for (container, key), value in elements.items():
+        by_container[container].append(f"{key} : {value}" if value else key)
+    # Frontends name chains and are found before their endpoints: they come last and go first.
+    frontends = {one.name for one in _FLAVOURS.values()}
+    for container in sorted(by_container, key=lambda name: name in frontends, reverse=verb == "delete"):
+        yield f"{verb} element {table} {container} {{ {', '.join(by_container[container])} }}"
+
+
+def _containers(site: Site) -> Iterator[str]:
+    family = site.family
+    for flavour in _FLAVOURS.values():
+        yield f"  map {flavour.name} {{ type {flavour.type(family)} : verdict; }}"
+        if not flavour.is_outside:
+            yield f"  set refused-{flavour.name} {{ type {flavour.type(family)}; }}"
+            yield f"  map affine-{flavour.name} {{ type {flavour.type(family)} : mark; }}"
+    yield f"  set hairpin {{ type {family.address_type} . {family.address_type}; }}"
+    kind = _FLAVOURS[False, False].type(family)
+    yield f"  set restricted {{ type {kind}; }}"
+    yield f"  set allowed {{ type {kind} . {family.address_type}; flags interval; }}"
+    yield "  map affinity-seconds { type mark : verdict; }"
+    yield "  map affinity {"
+    yield f"    type {family.address_type} . mark : {family.address_type} . inet_service"
+    yield "    flags dynamic,timeout"
+    yield f"    size {_MAX_CLIENTS}"
+    yield "  }"
+
+
+def _size_chains(flavour: _Flavour, size: int, site: Site) -> Iterator[str]:
+    """The chains for frontends of `size` endpoints, and the map of these endpoints."""
+    family, chain = site.family, f"{flavour.name}-{size}"
+    pick = f"numgen random mod {size} . {flavour.key(family)}"
+    # Clients outside the pods' network are answered through this node, unless they keep their address.
+    mark = [] if flavour.is_outside else [
+        f"    {family.name} saddr != {site.pods} ct mark set ct mark or 0x{MASQUERADE:08x}"
+    ]  # fmt: skip
+    ids = "affine-nodeports" if flavour.is_node_port else "affine-services"
+    yield f"  map {chain}-endpoints {{"
+    yield f"    typeof {pick} : {family.name} daddr . th dport"
+    yield "  }"
+    yield f"  chain {chain} {{"
+    yield from mark
+    yield f"    {_PROTOCOLS} dnat to {pick} map @{chain}-endpoints"
+    yield "  }"
+    yield f"  chain affine-{chain} {{"
+    yield f"    ct mark set {flavour.key(family)} map @{ids}"
+    yield from mark
+    yield f"    {_PROTOCOLS} dnat to {family.name} saddr . ct mark map @affinity"
+    yield f"    goto {chain}"
+    yield "  }"
+
+
+def _rules(site: Site) -> Iterator[str]:
+    family, address = site.family, site.family.name
+    node_port = f"fib daddr type local {_PORT}"
+    service = f"{address} daddr . {_PORT}"
+    yield from _chain("outside", [f"    {service} vmap @services-outside", f"    {node_port} vmap @nodeports-outside"])
+    yield from _chain("restrict", [f"    {service} . {address} saddr != @allowed drop"])
+    yield from _chain("inside", [
+        f"    {service} @restricted jump restrict", f"    {service} vmap @services", f"    {node_port} vmap @nodeports",
+    ])  # fmt: skip
+    yield from _chain("prerouting", [
+        "    type nat hook prerouting priority dstnat; policy accept;",
+        f"    {service} @restricted jump restrict",
+        f"    {address} saddr != {site.pods} fib saddr type != local jump outside", "    goto inside",
+    ])  # fmt: skip
+    yield from _chain("output", ["    type nat hook output priority -100; policy accept;", "    goto inside"])
+    yield from _chain("postrouting", [
+        "    type nat hook postrouting priority srcnat; policy accept;",
+        f"    ct mark and 0x{MASQUERADE:08x} != 0 ct status dnat masquerade",
+        f"    {address} saddr . {address} daddr @hairpin masquerade",  # a pod that reaches itself through a service
+        f'    {address} saddr {site.local_pods} {address} daddr != {site.pods} oifname != "{site.bridge}" masquerade',
+    ])  # fmt: skip
+    for hook, priority in (("postrouting", "srcnat + 5"), ("input", "filter + 5")):
+        yield from _chain(f"remember-{hook}", [
+            f"    type filter hook {hook} priority {priority}; policy accept;",
+            f"    ct state new ct status dnat ct mark and 0x{MASQUERADE | _ID_MASK:08x} != 0 jump remember",
+        ])  # fmt: skip
+    yield from _chain("remember", [
+        f"    ct mark and 0x{_ID_MASK:08x} vmap @affinity-seconds",
+        f"    ct mark and 0x{MASQUERADE:08x} != 0 ct mark set 0",
+    ])  # fmt: skip
+    yield from _filters(site)
+    if family.version == 4:
+        # Loopback addresses are routed so that node ports answer there; nobody else's packets may come that way.
+        yield from _chain("loopback", [
+            "    type filter hook prerouting priority raw; policy accept;",
+            f'    iifname != "lo" ip daddr {family.loopback} drop',
+        ])  # fmt: skip
+
+
+def _filters(site: Site) -> Iterator[str]:
+    """Refuse what is still on its way to a service: nobody is behind it.
+
+    Left alone it would be lost without a word, and its connection remembered without a translation.
+    """
+    address = site.family.name
+    refuse = [
+        f"    ct state new {address} daddr . {_PORT} @refused-services jump refuse",
+        f"    ct state new fib daddr type local {_PORT} @refused-nodeports jump refuse",
+        f"    {address} daddr {site.services} jump refuse",
+    ]
+    yield from _chain("refuse", ["    meta l4proto tcp reject with tcp reset", "    reject"])
+    for hook in ("forward", "output", "input"):
+        yield from _chain(f"refuse-{hook}", [f"    type filter hook {hook} priority filter; policy accept;", *refuse])
+
+
+def _chain(name: str, body: Sequence[str]) -> list[str]:
+    return [f"  chain {name} {{", *body, "  }"]

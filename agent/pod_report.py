@@ -1,0 +1,94 @@
+"""Writes a pod's status to the API, when it says something new."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from agent.pod_context import PodContext
+from agent.pod_state import all_specs
+from agent.pod_status import make_status, timestamp
+from machinery.api.resources import PODS
+from machinery.client.rest import PatchType
+from machinery.errors import Conflict, NotFound
+
+log = logging.getLogger(__name__)
+
+_GROUPS = ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+# Written as null where there is nothing to say, else a merge would keep what was said before.
+_CLEARED = ("reason", "message")
+
+
+class PodReporter:
+    """Reports one pod."""
+
+    def __init__(self, context: PodContext) -> None:
+        self._context = context
+        self._written: Any = None
+        self._lock = asyncio.Lock()
+
+    def now(self) -> str | None:
+        """Return the time as the API tells it."""
+        return timestamp(time.time())
+
+    def quality(self) -> str | None:
+        """Return the pod's QoS class."""
+        return (self._context.pod.get("status") or {}).get("qosClass")
+
+    async def report(self, override: Mapping[str, Any] | None = None) -> None:
+        """Write what is seen now; `override` replaces parts of it, such as a phase the node decided."""
+        context = self._context
+        config = context.node.config
+        pod = context.pod if override is None else {**context.pod, "status": {**self._old(), **override}}
+        async with self._lock:
+            status = make_status(
+                pod, context.seen, context.memory, time.time(), config.node_ip, context.node.container_scheme
+            )
+            status |= context.node.resizes.status(context.pod, status)
+            await asyncio.to_thread(self._add_messages, status)
+            await self.write({**status, **(override or {})})
+
+    def _old(self) -> Mapping[str, Any]:
+        return self._context.pod.get("status") or {}
+
+    def _add_messages(self, status: dict[str, Any]) -> None:
+        """Add what containers left in their termination message files."""
+        specs = {spec["name"]: spec for _, spec in all_specs(self._context.pod)}
+        for one in (one for group in _GROUPS for one in status.get(group, ())):
+            for field, attempt in (("state", one["restartCount"]), ("lastState", one["restartCount"] - 1)):
+                ended = one[field].get("terminated")
+                if ended is None or ended.get("message"):
+                    continue
+                number = attempt if "waiting" not in one["state"] else one["restartCount"]
+                text = self._context.node.termination_message(
+                    self._context.pod, specs[one["name"]], number, failed=ended["exitCode"] != 0
+                )
+                if text:
+                    ended["message"] = text
+
+    async def write(self, status: dict[str, Any]) -> None:
+        """Send a status when it says something new. A pod that is gone or another by now needs none."""
+        if status == self._written:
+            return
+        metadata = self._context.pod["metadata"]
+        patch = {"metadata": {"uid": self._context.uid}, "status": _as_patch(status)}
+        try:
+            await self._context.node.client.patch(
+                PODS, metadata["name"], patch, metadata["namespace"], type=PatchType.STRATEGIC, subresource="status"
+            )
+        except (NotFound, Conflict) as error:
+            log.debug("status of %s was not written: %s", self._context.name, error)
+            return
+        self._written = status
+
+
+def _as_patch(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a strategic merge patch that leaves nothing of an older status standing beside the new one."""
+    body = dict(status)
+    for field in ("podIPs", "hostIPs"):
+        if field in body:
+            body[field] = [{"$patch": "replace"}, *body[field]]
+    if "conditions" in body:
+        body["conditions"] = [{**dict.fromkeys(_CLEARED), **one} for one in body["conditions"]]
+    return body

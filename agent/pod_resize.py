@@ -1,0 +1,73 @@
+"""Brings the running containers of one pod to the resources they were granted.
+
+Source: https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
+"""
+
+import asyncio
+from typing import Any
+
+from agent import cgroups
+from agent.container_config import linux_resources
+from agent.cri.client import RuntimeFailure
+from agent.pod_context import PodContext
+from agent.pod_state import ContainerSeen, Seen, Spec
+from agent.resizes import asked
+
+_FIELDS = ("cpu_shares", "cpu_quota", "memory_limit_in_bytes")
+
+
+class PodResizer:
+    """Resizes one pod."""
+
+    def __init__(self, context: PodContext) -> None:
+        self._context = context
+        self._known: dict[str, Any] = {}  # container id -> CRI resources, where the runtime doesn't tell them
+        self._was_behind = False
+
+    async def resize(self, seen: Seen) -> None:
+        """Grant what is asked for if it fits, and change what runs otherwise. Raises: RuntimeFailure."""
+        context = self._context
+        resizes = context.node.resizes
+        if resizes.grant(context.desired):
+            context.pod = resizes.as_granted(context.desired)
+            # Before the containers where the pod's bounds are to be wider; where narrower, the kernel takes them after.
+            await asyncio.to_thread(cgroups.make_pod, context.pod)
+            self._was_behind = True
+        error = ""
+        is_behind = False
+        for name in asked(context.pod):
+            spec, last = context.spec(name), seen.newest(name)
+            if last is None or last.state != "running":
+                continue
+            wanted = linux_resources(context.pod, spec, context.node.allocatable)
+            actual = self._known.setdefault(last.id, wanted) if last.resources is None else last.resources
+            changed = [field for field in _FIELDS if getattr(wanted, field) != getattr(actual, field)]
+            if not changed:
+                resizes.applied(last.id, spec.get("resources") or {})
+                continue
+            is_behind = True
+            error = error or await self._change(spec, last, wanted, changed)
+        if self._was_behind and not is_behind:
+            await asyncio.to_thread(cgroups.make_pod, context.pod)
+        self._was_behind = is_behind
+        if error or not is_behind:
+            resizes.done(context.uid, error)
+
+    async def _change(self, spec: Spec, last: ContainerSeen, wanted: Any, changed: list[str]) -> str:
+        """Change one container, or have it restarted where its resize policy says so; returns what went wrong."""
+        context = self._context
+        policies = {one["resourceName"]: one["restartPolicy"] for one in spec.get("resizePolicy") or ()}
+        names = {"memory" if field.startswith("memory") else "cpu" for field in changed}
+        if any(policies.get(name) == "RestartContainer" for name in names):
+            context.memory.resized[last.id] = f"Container {spec['name']} resize requires restart"
+            return ""
+        try:
+            await context.node.runtime.update_container(last.id, wanted)
+        except RuntimeFailure as error:
+            if error.is_away:
+                raise
+            return str(error)
+        self._known[last.id] = wanted
+        context.node.resizes.applied(last.id, spec.get("resources") or {})
+        context.wake()
+        return ""
