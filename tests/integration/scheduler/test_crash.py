@@ -64,7 +64,7 @@ async def test_when_the_leader_dies_the_other_takes_over_and_no_node_is_overfull
     following = asyncio.create_task(_follow(client, nodes_of))
     await _fill(client)
     async with scheduler_process(path, "one") as first:
-        await until(client, PODS, lambda pods: placed(pods), deadline_seconds=20)
+        await until(client, PODS, placed, deadline_seconds=20)
         async with scheduler_process(path, "two"):
             first.send_signal(signal.SIGKILL)
             pods = await until(client, PODS, lambda pods: len(placed(pods)) == COUNT, deadline_seconds=40)
