@@ -5,6 +5,7 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-contro
 
 from apiserver.admission import certificates, claims, limits, node_restriction, optional, pods, quota, services
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.mutating_policies import MutatingPolicies
 from apiserver.admission.plugins import AdmissionSettings
 from apiserver.admission.pod_security import PodSecurity
 from apiserver.admission.policies import FindResource, Policies
@@ -41,6 +42,7 @@ class Admission:
         self._addresses = services.ServiceAllocator(cache, service_cidr)
         self._webhooks = Webhooks(cache)
         self._policies = Policies(cache, find_resource)
+        self._changes = MutatingPolicies(cache, find_resource)
         self._pod_security = PodSecurity(cache, settings.pod_security())
         self._event_rates = optional.EventRateLimit(settings.configuration.get("EventRateLimit", {}))
 
@@ -96,6 +98,8 @@ class Admission:
             raise errors.Forbidden("admission control is denying all modifications")
 
     async def _mutate(self, request: Attributes, complete: Complete) -> None:
+        if "MutatingAdmissionPolicy" in self._on:
+            self._changes.mutate(request, complete)
         if "MutatingAdmissionWebhook" in self._on:
             await self._webhooks.mutate(request, complete)
 
