@@ -13,6 +13,7 @@ from agent.cri.client import CONTAINER_NAME, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_context import PodContext
 from agent.pod_end import ContainerEnder
+from agent.pod_files import NameTooLong
 from agent.pod_probes import PodProbes
 from agent.pod_report import PodReporter
 from agent.pod_resize import PodResizer
@@ -145,21 +146,25 @@ class PodRuntime:
         newest = sandboxes[0] if sandboxes else None
         before = self.seen.ip
         ips = await self._ips(newest)
+        is_ready = newest is not None and newest.state == cri.SANDBOX_READY
         self._context.seen = Seen(
             sandbox_id=newest.id if newest else "",
-            sandbox_ready=bool(newest and newest.state == cri.SANDBOX_READY),
+            sandbox_ready=is_ready,
             sandbox_attempt=newest.metadata.attempt if newest else 0,
-            ip=ips[0] if ips else "", ips=ips, containers=found, old_sandboxes=[one.id for one in sandboxes[1:]],
+            ip=ips[0] if ips and is_ready else "", ips=ips, containers=found,
+            old_sandboxes=[one.id for one in sandboxes[1:]],
         )  # fmt: skip
         if self.seen.ip != before:
             self._network_changed()
         return self.seen
 
     async def _ips(self, sandbox: Any) -> list[str]:
-        if sandbox is None or sandbox.state != cri.SANDBOX_READY:
+        if sandbox is None:
             return []
         if sandbox.id == self.seen.sandbox_id and self.seen.ips:
             return list(self.seen.ips)
+        if sandbox.state != cri.SANDBOX_READY:
+            return []
         network = (await self._node.runtime.sandbox_status(sandbox.id)).network
         return [ip for ip in (network.ip, *(one.ip for one in network.additional_ips)) if ip]
 
@@ -297,7 +302,11 @@ class PodRuntime:
             return False
         self._refreshed_at, self._is_stale = time.monotonic(), False
         await asyncio.to_thread(cgroups.make_pod, self.pod)
-        config = self._context.sandbox_config(attempt)
+        try:
+            config = self._context.sandbox_config(attempt)
+        except NameTooLong as error:
+            self._context.event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+            return False
         try:
             handler = await self._node.runtime_handler(self.pod)
             await self._node.runtime.run_sandbox(config, handler)

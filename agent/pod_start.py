@@ -12,7 +12,7 @@ from agent.hooks import run_hook
 from agent.images import PullError
 from agent.pod_context import PodContext
 from agent.pod_files import write_hosts
-from agent.pod_state import Spec, was_steady
+from agent.pod_state import Spec, crashes_before, was_steady
 from agent.pod_worker import StartContainer
 from agent.security import verify_user
 
@@ -56,8 +56,8 @@ class ContainerStarter:
             known.pop(action.name, None)
         last = self._context.seen.newest(action.name)
         if last is not None and action.attempt:
-            before = memory.crashes.get(action.name, last.attempt)
-            memory.crashes[action.name] = 1 if was_steady(last) else before + 1
+            crashes = 1 if was_steady(last) else crashes_before(last, memory) + 1
+            memory.crashes[action.name] = (action.attempt, crashes)
 
     async def _run(self, spec: Spec, container_id: str) -> bool:
         hook = (spec.get("lifecycle") or {}).get("postStart")
@@ -124,8 +124,9 @@ class ContainerStarter:
         context = self._context
         mounts = context.node.volumes.mounts(context.pod, spec, environment)
         taken = {one.container_path for one in mounts}
-        hosts = write_hosts(context.folder, context.pod, context.seen.ip, context.node.config.cluster_domain)
-        if hosts is not None and "/etc/hosts" not in taken:
+        ips = context.seen.ips or [ip for ip in (context.seen.ip,) if ip]
+        hosts = write_hosts(context.folder, context.pod, ips, context.node.config.cluster_domain)
+        if "/etc/hosts" not in taken:
             mounts.append(container_config.mount("/etc/hosts", hosts, readonly=False))
         note = context.folder / "termination" / f"{spec['name']}-{attempt}"
         note.parent.mkdir(parents=True, exist_ok=True)
