@@ -242,6 +242,10 @@ def scheduler(
 @click.option("--local-path-image", default="wherry.local/busybox:latest", help="An image with sh, for its helpers.")
 @click.option("--cluster-signing-cert-file", type=click.Path(path_type=Path), help="The CA that signs certificates.")
 @click.option("--cluster-signing-key-file", type=click.Path(path_type=Path))
+@click.option("--metrics-bind-address", default="", help="Serve /metrics and /healthz at HOST:PORT; nowhere if empty.")
+@click.option("--leader-elect-lease-duration", default=15.0, help="How long the lease holds, in seconds.")
+@click.option("--leader-elect-renew-deadline", default=10.0, help="How long the leader tries to renew it, in seconds.")
+@click.option("--leader-elect-retry-period", default=2.0, help="How often it is tried, in seconds.")
 def controller_manager(
     data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool, **given: Any
 ) -> None:
@@ -268,6 +272,10 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
         "local_path": Settings(folder, given["local_path_image"]) if folder != "none" else None,
         "cluster_cidrs": tuple(filter(None, given["cluster_cidr"].split(","))),
         "service_cidrs": tuple(filter(None, given["service_cidr"].split(","))),
+        "metrics_address": given["metrics_bind_address"],
+        "lease_seconds": tuple(
+            given[f"leader_elect_{name}"] for name in ("lease_duration", "renew_deadline", "retry_period")
+        ),
     }
 
 
