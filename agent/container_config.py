@@ -47,11 +47,10 @@ def log_folder(root: Path, pod: Pod) -> Path:
 
 
 def sandbox_config(
-    pod: Pod, attempt: int, logs: Path, dns: Any, *, seccomp_root: Path, id_base: int = 0
+    pod: Pod, attempt: int, logs: Path, dns: Any, *, hostname: str, seccomp_root: Path, id_base: int = 0
 ) -> Any:  # fmt: skip
     """Return a pod's sandbox as the runtime is to make it."""
     metadata, spec = pod["metadata"], pod["spec"]
-    hostname = "" if spec.get("hostNetwork") else spec.get("hostname") or metadata["name"][:63].rstrip("-.")
     config = cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(
             name=metadata["name"], uid=metadata["uid"], namespace=metadata["namespace"], attempt=attempt

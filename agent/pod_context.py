@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import container_config
 from agent.node_services import NodeServices
-from agent.pod_files import dns_config
+from agent.pod_files import dns_config, hostname
 from agent.pod_state import Memory, Pod, Seen, Spec, all_specs
 from agent.volumes.sources import FileSources
 
@@ -60,7 +60,13 @@ class PodContext:
         config = self.node.config
         dns = dns_config(self.pod, config.cluster_dns, config.cluster_domain)
         return container_config.sandbox_config(
-            self.pod, attempt, config.logs_dir, dns, seccomp_root=config.seccomp_dir, id_base=self.id_base()
+            self.pod,
+            attempt,
+            config.logs_dir,
+            dns,
+            hostname=hostname(self.pod, config.cluster_domain),
+            seccomp_root=config.seccomp_dir,
+            id_base=self.id_base(),
         )
 
     def id_base(self) -> int:

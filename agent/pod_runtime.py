@@ -13,6 +13,7 @@ from agent.cri.client import CONTAINER_NAME, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_context import PodContext
 from agent.pod_end import ContainerEnder
+from agent.pod_files import NameTooLong
 from agent.pod_probes import PodProbes
 from agent.pod_report import PodReporter
 from agent.pod_resize import PodResizer
@@ -301,7 +302,11 @@ class PodRuntime:
             return False
         self._refreshed_at, self._is_stale = time.monotonic(), False
         await asyncio.to_thread(cgroups.make_pod, self.pod)
-        config = self._context.sandbox_config(attempt)
+        try:
+            config = self._context.sandbox_config(attempt)
+        except NameTooLong as error:
+            self._context.event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+            return False
         try:
             handler = await self._node.runtime_handler(self.pod)
             await self._node.runtime.run_sandbox(config, handler)

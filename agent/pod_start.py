@@ -134,8 +134,9 @@ class ContainerStarter:
         context = self._context
         mounts = context.node.volumes.mounts(context.pod, spec, environment)
         taken = {one.container_path for one in mounts}
-        hosts = write_hosts(context.folder, context.pod, context.seen.ip, context.node.config.cluster_domain)
-        if hosts is not None and "/etc/hosts" not in taken:
+        ips = context.seen.ips or [ip for ip in (context.seen.ip,) if ip]
+        hosts = write_hosts(context.folder, context.pod, ips, context.node.config.cluster_domain)
+        if "/etc/hosts" not in taken:
             mounts.append(container_config.mount("/etc/hosts", hosts, readonly=False))
         note = context.folder / "termination" / f"{spec['name']}-{attempt}"
         note.parent.mkdir(parents=True, exist_ok=True)

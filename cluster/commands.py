@@ -29,6 +29,7 @@ _data_dir = click.option(
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
+@click.option("--dns/--no-dns", default=True, help="Run cluster DNS.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given: Any) -> None:
     """Start a cluster on this machine."""
@@ -64,6 +65,7 @@ def _same_options(store: str | None, no_agent: bool, given: dict[str, Any]) -> l
     """Return the command line of the same request, to be run by another process."""
     options = ["--store", store] if store else []
     options += ["--no-agent"] if no_agent else []
+    options += [] if given.pop("dns", True) else ["--no-dns"]
     for name, value in given.items():
         if value:
             options += [f"--{name.replace('_', '-')}", str(value)]

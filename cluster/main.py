@@ -14,6 +14,7 @@ COMMANDS = {
     "controller-manager": "cluster.components:controller_manager",
     "agent": "cluster.node_components:agent",
     "runtime": "cluster.components:runtime",
+    "dns": "cluster.node_components:dns",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 

@@ -61,6 +61,39 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
     run_component(lambda: run(config), verbose=verbose)
 
 
+@click.command("dns")
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
+@click.option("--listen", "addresses", multiple=True, help="Listen here; at the pods' gateway when left out.")
+@click.option("--port", default=53, show_default=True)
+@click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
+@click.option("--node-name", default="", help="This machine's name in the cluster.")
+@click.option("--domain", default="cluster.local", show_default=True)
+@click.option("--upstream", "upstreams", multiple=True, help="Ask here about other names; resolv.conf's when left out.")
+@click.option("--status-port", default=0, help="Tell health and metrics on this port of loopback.")
+def dns(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
+    """Answer names of Services and pods."""
+    import ipaddress
+
+    from cluster.up import dns_address, node_name
+    from clusterdns.app import Config, run
+    from clusterdns.settings import parse_server
+
+    layout = Layout(data_dir)
+    layout.make()
+    gateways = [str(ipaddress.ip_network(part)[1]) for part in given["pod_cidr"].split(",")]
+    config = Config(
+        client=client_config(layout, "dns", kubeconfig), addresses=given["addresses"] or tuple(gateways),
+        cluster_address=dns_address(given["service_cidr"]), node=given["node_name"] or node_name(), port=given["port"],
+        domain=given["domain"], upstreams=tuple(map(parse_server, given["upstreams"])),
+        status_port=given["status_port"],
+    )  # fmt: skip
+    run_component(lambda: run(config), verbose=verbose)
+
+
 @click.command("simulated-nodes")
 @config_option
 @data_dir_option

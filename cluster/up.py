@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SUPERVISOR = "up"
 # The order they are started in; stopped in reverse.
-COMPONENTS = ("etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "simulated-nodes")
+COMPONENTS = ("etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "simulated-nodes")
 _READY_SECONDS = 60.0
 
 
@@ -43,6 +43,7 @@ class Settings:
     bridge: str = "wherry0"
     node_name: str = ""
     agent_port: int = 10250
+    dns: bool = True
 
 
 def missing_for_agent() -> list[str]:
@@ -103,12 +104,24 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
         ]  # fmt: skip
         if settings.node_name:
             agent += ["--node-name", settings.node_name]
+        if settings.dns:
+            agent += ["--cluster-dns", dns_address(settings.service_cidr)]
         found.append(_wherry(layout, "agent", *agent))
     found.append(_wherry(layout, "controller-manager", "--service-cidr", settings.service_cidr))
     found.append(_wherry(layout, "scheduler"))
+    if settings.agent and settings.dns:
+        dns = ["--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr]
+        found.append(_wherry(layout, "dns", *dns, "--node-name", settings.node_name or node_name()))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
+
+
+def dns_address(service_cidr: str) -> str:
+    """Return the well-known address of cluster DNS: the tenth of the service range."""
+    import ipaddress
+
+    return str(ipaddress.ip_network(service_cidr.partition(",")[0])[10])
 
 
 def write_credentials(layout: Layout, settings: Settings) -> None:
@@ -121,6 +134,7 @@ def write_credentials(layout: Layout, settings: Settings) -> None:
         "scheduler": ("system:kube-scheduler", []),
         "controller-manager": ("system:kube-controller-manager", []),
         "simulated-nodes": ("system:simulated-nodes", ["system:masters"]),
+        "dns": ("system:wherry-dns", []),
     }
     for component, (user, groups) in users.items():
         cert, key = pki.client(component, user, groups)

@@ -11,7 +11,7 @@ from agent.config import AgentConfig
 from agent.network import nft
 from agent.network.conntrack import UDP, Flow, delete_flows
 from agent.network.health import Check, HealthPorts
-from agent.network.host import prepare_host, sites_of
+from agent.network.host import make_bridge, prepare_host, sites_of
 from agent.network.routes import (
     SERVICE_LABEL,
     Backend,
@@ -109,6 +109,7 @@ class ServiceProxy:
     async def run(self) -> None:
         """Write rules for ever."""
         await asyncio.to_thread(prepare_host, self._config.service_cidr, self._config.node_ip)
+        await asyncio.to_thread(make_bridge, self._config.bridge, self._config.pod_cidr)
         for informer in (self._services, self._slices, self._nodes):
             await informer.synced()
         whole = True
@@ -210,7 +211,7 @@ class ServiceProxy:
 
 def pod_ips(runtime: Any) -> list[str]:
     """Return the addresses of a pod that runs here."""
-    return [runtime.seen.ip] if runtime.seen.ip else []
+    return list(runtime.seen.ips) or [ip for ip in (runtime.seen.ip,) if ip]
 
 
 def _targets(routes: Iterable[Route]) -> dict[Frontend, set[Backend]]:
