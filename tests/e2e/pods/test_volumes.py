@@ -261,6 +261,7 @@ async def node_name(pods: Pods) -> str:
     return str((await pods.client.list(NODES))["items"][0]["metadata"]["name"])
 
 
+@pytest.mark.only_wherry
 async def test_an_image_is_a_volume(pods: Pods) -> None:
     image = {"reference": "wherry.local/busybox:latest", "pullPolicy": "IfNotPresent"}
     mounts = [{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/part", "subPath": "bin"}]
