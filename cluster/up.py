@@ -43,6 +43,7 @@ class Settings:
     bridge: str = "wherry0"
     node_name: str = ""
     agent_port: int = 10250
+    cri_endpoint: str = ""
     dns: bool = True
 
 
@@ -97,11 +98,14 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
         server += ["--etcd-servers", settings.etcd_servers]
     found.append(_wherry(layout, "apiserver", *server))
     if settings.agent:
-        found.append(_wherry(layout, "runtime", "--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge))
+        if not settings.cri_endpoint:
+            found.append(_wherry(layout, "runtime", "--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge))
         agent = [
             "--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr, "--bridge", settings.bridge,
             "--port", str(settings.agent_port),
         ]  # fmt: skip
+        if settings.cri_endpoint:
+            agent += ["--cri-endpoint", settings.cri_endpoint]
         if settings.node_name:
             agent += ["--node-name", settings.node_name]
         if settings.dns:
@@ -269,11 +273,12 @@ def _stop_pods(layout: Layout, settings: Settings, supervisor: int | None) -> No
         agent = running_pid(layout, "agent")
         if agent is not None:
             stop_pid(agent)
-        if running_pid(layout, "runtime") is None:
+        if not settings.cri_endpoint and running_pid(layout, "runtime") is None:
             argv = next(one.argv for one in plan(layout, settings) if one.name == "runtime")
             with layout.log_file("runtime").open("ab") as log:
                 ours = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        stop_sandboxes(layout.runtime_socket)
+        endpoint = settings.cri_endpoint.removeprefix("unix://")
+        stop_sandboxes(Path(endpoint) if endpoint else layout.runtime_socket)
     finally:
         if ours is not None:
             ours.terminate()
