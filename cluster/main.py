@@ -15,6 +15,9 @@ COMMANDS = {
     "agent": "cluster.node_components:agent",
     "runtime": "cluster.components:runtime",
     "dns": "cluster.node_components:dns",
+    "token": "cluster.join_commands:token",
+    "join": "cluster.join_commands:join",
+    "serve-node": "cluster.join_commands:serve_node",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 
