@@ -146,21 +146,25 @@ class PodRuntime:
         newest = sandboxes[0] if sandboxes else None
         before = self.seen.ip
         ips = await self._ips(newest)
+        is_ready = newest is not None and newest.state == cri.SANDBOX_READY
         self._context.seen = Seen(
             sandbox_id=newest.id if newest else "",
-            sandbox_ready=bool(newest and newest.state == cri.SANDBOX_READY),
+            sandbox_ready=is_ready,
             sandbox_attempt=newest.metadata.attempt if newest else 0,
-            ip=ips[0] if ips else "", ips=ips, containers=found, old_sandboxes=[one.id for one in sandboxes[1:]],
+            ip=ips[0] if ips and is_ready else "", ips=ips, containers=found,
+            old_sandboxes=[one.id for one in sandboxes[1:]],
         )  # fmt: skip
         if self.seen.ip != before:
             self._network_changed()
         return self.seen
 
     async def _ips(self, sandbox: Any) -> list[str]:
-        if sandbox is None or sandbox.state != cri.SANDBOX_READY:
+        if sandbox is None:
             return []
         if sandbox.id == self.seen.sandbox_id and self.seen.ips:
             return list(self.seen.ips)
+        if sandbox.state != cri.SANDBOX_READY:
+            return []
         network = (await self._node.runtime.sandbox_status(sandbox.id)).network
         return [ip for ip in (network.ip, *(one.ip for one in network.additional_ips)) if ip]
 

@@ -12,7 +12,7 @@ from agent.hooks import run_hook
 from agent.images import PullError
 from agent.pod_context import PodContext
 from agent.pod_files import write_hosts
-from agent.pod_state import Spec, was_steady
+from agent.pod_state import Spec, crashes_before, was_steady
 from agent.pod_worker import StartContainer
 from agent.security import verify_user
 
@@ -56,8 +56,8 @@ class ContainerStarter:
             known.pop(action.name, None)
         last = self._context.seen.newest(action.name)
         if last is not None and action.attempt:
-            before = memory.crashes.get(action.name, last.attempt)
-            memory.crashes[action.name] = 1 if was_steady(last) else before + 1
+            crashes = 1 if was_steady(last) else crashes_before(last, memory) + 1
+            memory.crashes[action.name] = (action.attempt, crashes)
 
     async def _run(self, spec: Spec, container_id: str) -> bool:
         hook = (spec.get("lifecycle") or {}).get("postStart")

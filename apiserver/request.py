@@ -54,11 +54,12 @@ def parse_path(path: str) -> RequestInfo | None:
 
 def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Return what a request asks for."""
-    return _request_info(method, path, query.get("watch") in ("true", "1"), query.get("fieldSelector"))
+    info = _request_info(method, path, query.get("watch") in ("true", "1"))
+    return _with_selector(info, query["fieldSelector"]) if "fieldSelector" in query else info
 
 
 @functools.lru_cache(maxsize=4096)
-def _request_info(method: str, path: str, watches: bool, selector: str | None) -> RequestInfo:
+def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
     info = parse_path(path)
     if info is None:
         return RequestInfo(method.lower(), path)
@@ -68,9 +69,17 @@ def _request_info(method: str, path: str, watches: bool, selector: str | None) -
         verb = "delete" if info.name else "deletecollection"
     else:
         verb = _VERBS.get(method, method.lower())
-    if selector is not None and verb in ("list", "watch", "deletecollection"):
-        return replace(info, verb=verb, name=info.name or _selected_name(selector), field_selector=selector)
     return replace(info, verb=verb)
+
+
+_MANY = ("list", "watch", "deletecollection")
+
+
+def _with_selector(info: RequestInfo, selector: str) -> RequestInfo:
+    """Return what a request for many objects asks for, with what narrows it for authorization."""
+    if info.verb not in _MANY:
+        return info
+    return replace(info, name=info.name or _selected_name(selector), field_selector=selector)
 
 
 def _selected_name(selector: str) -> str:

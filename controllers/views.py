@@ -226,6 +226,7 @@ class ReplicaSetStatus(View, frozen=True):
     fullyLabeledReplicas: int = 0
     readyReplicas: int = 0
     availableReplicas: int = 0
+    terminatingReplicas: int | None = None
     observedGeneration: int = 0
     conditions: tuple[JSON, ...] = ()
 
@@ -274,6 +275,7 @@ class DeploymentStatus(View, frozen=True):
     readyReplicas: int = 0
     availableReplicas: int = 0
     unavailableReplicas: int = 0
+    terminatingReplicas: int | None = None
     collisionCount: int | None = None
     conditions: tuple[JSON, ...] = ()
 

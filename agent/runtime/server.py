@@ -133,7 +133,7 @@ async def _assemble(config: RuntimeConfig, root: Path, state: Path, warnings: li
         container_manager,
         Executor(runtime, state / "tty"),
         network,
-        StreamingServer(),
+        StreamingServer(state / "tty"),
         Statistics(sandboxes, containers, sandbox_manager, filesystems),
         warnings,
     )

@@ -119,7 +119,7 @@ class VolumeManager:
             path = self.path(pod, volume)
             if sub:
                 path = self._sub_path(pod, container, index, path, sub)
-            readonly = wanted.get("readOnly", False)
+            readonly = wanted.get("readOnly", False) or any(source in volume for source in FILE_SOURCES)
             if (bound := self._bound.get((pod["metadata"]["uid"], volume["name"]))) is not None:
                 readonly = readonly or bound.read_only
             found.append(

@@ -1,4 +1,4 @@
-"""SPDY/3.1 frames, the server's side: as much as port forwarding through a WebSocket needs.
+"""SPDY/3.1 frames, the server's side: as much as exec, attach and port forwarding need.
 
 Source: https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/
 """

@@ -1,0 +1,42 @@
+"""What plugins look up about the cluster beside its nodes and pods: workloads, volumes, budgets. Read-only."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from machinery.api.selectors import LabelSelector
+
+Object = Mapping[str, Any]
+
+
+def _none(*_: Any) -> Any:
+    return None
+
+
+def _empty(*_: Any) -> Iterable[Any]:
+    return ()
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Each field looks one thing up; what no informer follows is simply not there."""
+
+    services: Callable[[str], Iterable[Mapping[str, str]]] = _empty
+    """The selectors of a namespace's Services."""
+    workload: Callable[[str, str, str], LabelSelector | None] = _none
+    """The selector of a workload, by kind, namespace and name."""
+    budgets: Callable[[], Iterable[Object]] = _empty
+    """All PodDisruptionBudgets."""
+    claim: Callable[[str, str], Object | None] = _none
+    """A PersistentVolumeClaim, by namespace and name."""
+    volume: Callable[[str], Object | None] = _none
+    """A PersistentVolume."""
+    volumes: Callable[[], Iterable[Object]] = _empty
+    storage_class: Callable[[str], Object | None] = _none
+    csi_node: Callable[[str], Object | None] = _none
+    csi_driver: Callable[[str], Object | None] = _none
+    capacities: Callable[[], Iterable[Object]] = _empty
+    client: Any = None
+    """How plugins write, when they must; None where nothing may be written."""
+    version: int = 0
+    """Grows when a service or a workload changes."""

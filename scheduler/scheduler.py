@@ -1,0 +1,374 @@
+"""The scheduler itself: takes news of nodes and pods, chooses, binds.
+
+A chosen pod is counted on its node at once (it is *assumed* there) and bound while the next one is being placed. The
+API's word settles it: the pod comes back bound, or it is gone, or it was not bound after all and is tried again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from machinery.api.meta import now
+from machinery.api.resources import PODS
+from machinery.client.events import EventRecorder
+from machinery.client.rest import Client, ConnectionFailed, PatchType
+from machinery.errors import APIError, NotFound
+from scheduler.binder import BINDINGS_AT_ONCE, Binder
+from scheduler.cluster import Cluster
+from scheduler.evictor import Evictor
+from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
+from scheduler.framework.profile import Profile
+from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
+from scheduler.pods import Pod
+from scheduler.queue import Entry, SchedulingQueue, by_priority
+from scheduler.schedule_one import Chooser, Diagnosis, Unschedulable
+from scheduler.table import NodeTable
+
+log = logging.getLogger(__name__)
+
+Object = Mapping[str, Any]
+_SLICE_SECONDS = 0.003
+"""The loop is given back after so long, so that bindings and news go on."""
+_MAX_UNBOUND = 4 * BINDINGS_AT_ONCE
+_REPORTS_AT_ONCE = 8
+
+
+class Scheduler:
+    """Places the pods of its profiles' names on the nodes of one cluster."""
+
+    def __init__(self, client: Client, binder: Binder, profiles: Mapping[str, Profile], cluster: Cluster) -> None:
+        self._client = client
+        self._binder = binder
+        self.profiles = profiles
+        self.cluster = cluster
+        self.table = NodeTable()
+        self.choosers = {name: Chooser(self.table, profile, cluster) for name, profile in profiles.items()}
+        any_profile = next(iter(profiles.values()))
+        sorter = next((one for one in any_profile.plugins if "sort_key" in type(one).__dict__), None)
+        self.queue = SchedulingQueue(sorter.sort_key if sorter else by_priority, self._gate)
+        self._recorders = {name: EventRecorder(client, name) for name in profiles}
+        self._news = asyncio.Event()
+        self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
+        self._evictor = Evictor(client)
+        self._preempting: set[str] = set()  # uids of pods for which others are being deleted
+        self._reports = asyncio.Semaphore(_REPORTS_AT_ONCE)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._attempts = {
+            (result, name): ATTEMPTS.labels(result, name)
+            for result in ("scheduled", "unschedulable", "error")
+            for name in profiles
+        }
+
+    def _gate(self, pod: Pod) -> str:
+        return self.profiles[pod.scheduler].gated(pod)
+
+    # ---- news
+
+    def on_node(self, old: Object | None, new: Object | None) -> None:
+        """Take a change of a node."""
+        if new is None:
+            if old is not None:
+                self.table.remove_node(old["metadata"]["name"])
+                self._happened(Happening("Node", "delete", old))
+            return
+        if self.table.put_node(new):
+            row = self.table.by_name[new["metadata"]["name"]].row
+            self._happened(Happening("Node", "add" if old is None else "update", old, new, row))
+
+    def on_pod(self, old: Pod | None, new: Pod | None) -> None:
+        """Take a change of a pod."""
+        if new is None:
+            if old is not None:
+                self._forget(old)
+        elif new.done:
+            self._forget(new)
+        elif new.node:
+            self._count(old, new)
+        elif new.scheduler not in self.profiles or new.deleting:
+            self.queue.remove(new.key)
+            self._nominate(new, "")
+        elif new.uid not in self._assumed:
+            self._keep_nomination(old, new)
+            self.queue.put(new)
+            self._news.set()
+
+    def on_namespace(self, name: str, labels: Mapping[str, str] | None) -> None:
+        """Take a change of a namespace."""
+        if self.table.tallies.set_namespace(name, labels):
+            self._happened(Happening("Namespace", "update", None, name))
+
+    def on_other(self, kind: str, old: Object | None, new: Object | None) -> None:
+        """Take a change of an object that some plugin looks at."""
+        if kind in ("Service", "ReplicaSet", "StatefulSet", "ReplicationController"):
+            self.cluster.version += 1
+        action = "delete" if new is None else "add" if old is None else "update"
+        self._happened(Happening(kind, action, old, new))
+
+    def _keep_nomination(self, old: Pod | None, new: Pod) -> None:
+        """What the API says of a nomination counts when it changes; else what we decided and it has not heard yet."""
+        known = self.table.nominated.get(new.uid)
+        if new.nominated != (old.nominated if old is not None else ""):
+            self._nominate(new, new.nominated)
+        elif known is not None:
+            self._nominate(new, self.table.nodes[known[1]].name)
+
+    def _nominate(self, pod: Pod, node: str) -> None:
+        known = self.table.nominated.get(pod.uid)
+        if node or known is not None:
+            self.table.nominate(pod, node)
+
+    def _count(self, old: Pod | None, new: Pod) -> None:
+        assumed = self._assumed.pop(new.uid, None)
+        before = assumed[1] if assumed is not None else old.node if old is not None else ""
+        if before and before != new.node:
+            self.table.remove_pod(before, new.uid)
+        self.table.put_pod(new, new.node)
+        if assumed is not None:
+            return
+        self.queue.remove(new.key)
+        self._nominate(new, "")
+        if self.queue.has_aside:
+            action = "update" if old is not None and old.node else "add"
+            self._happened(Happening("AssignedPod", action, old, new, self.table.by_name[new.node].row))
+
+    def _forget(self, pod: Pod) -> None:
+        """A pod is gone, or done: its place is free."""
+        assumed = self._assumed.pop(pod.uid, None)
+        node = assumed[1] if assumed is not None else pod.node
+        self.queue.remove(pod.key)
+        self._nominate(pod, "")
+        if node and (there := self.table.by_name.get(node)) is not None:
+            row = there.row
+            if self.table.remove_pod(node, pod.uid) is not None:
+                self._happened(Happening("AssignedPod", "delete", pod, None, row))
+
+    def _happened(self, happening: Happening) -> None:
+        if self.queue.has_aside:
+
+            def helps(pod: Pod, plugins: frozenset[str]) -> bool:
+                chosen = self.profiles[pod.scheduler].named(plugins)
+                return any(one.helped_by(happening, pod, self.table) for one in chosen)
+
+            self.queue.happened(helps, asyncio.get_running_loop().time())
+        self._news.set()
+
+    # ---- placing
+
+    async def place(self) -> None:
+        """Place pods until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            until = loop.time() + _SLICE_SECONDS
+            found = True
+            while found and self._binder.pending < _MAX_UNBOUND and loop.time() < until:
+                entry = self.queue.pop(loop.time())
+                found = entry is not None
+                if entry is not None:
+                    self._place_one(entry)
+            if found:
+                await asyncio.sleep(0 if self._binder.pending < _MAX_UNBOUND else 0.001)
+                continue
+            for state, number in self.queue.counts().items():
+                PENDING.labels(state).set(number)
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self.queue.next_time()):
+                    await self._news.wait()
+
+    def _place_one(self, entry: Entry) -> None:
+        pod = entry.pod
+        chooser = self.choosers[pod.scheduler]
+        cycle = chooser.cycle(pod)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            row = chooser.choose_in(cycle)
+        except Unschedulable as error:
+            DURATION.observe(loop.time() - began)
+            self._rejected(entry, cycle, error.diagnosis)
+            return
+        except Exception:
+            log.exception("placing %s", pod.key)
+            self._failed(entry, pod)
+            return
+        DURATION.observe(loop.time() - began)
+        self._assume(entry, cycle, row)
+
+    def _assume(self, entry: Entry, cycle: Cycle, row: int) -> None:
+        pod, profile = entry.pod, self.profiles[entry.pod.scheduler]
+        node = self.table.nodes[row]
+        self._assumed[pod.uid] = (pod, node.name)
+        self.table.put_pod(pod, node.name)
+        self._nominate(pod, "")
+        waits = False
+        if profile.reserves or profile.permits or profile.pre_binds:
+            try:
+                for plugin in profile.reserves:
+                    plugin.reserve(cycle, node)
+                patience = max((plugin.permit(cycle, node) for plugin in profile.permits), default=0.0)
+            except Rejected as error:
+                self._give_up(entry, cycle, node.name, str(error))
+                return
+            waits = patience > 0 or any(one.needs_pre_bind(pod) for one in profile.pre_binds)
+        if waits:
+            self._spawn(self._bind_later(entry, cycle, node.name, patience))
+        else:
+            self._bind(entry, cycle, node.name)
+
+    async def _bind_later(self, entry: Entry, cycle: Cycle, node: str, patience: float) -> None:
+        profile = self.profiles[entry.pod.scheduler]
+        try:
+            for plugin in profile.pre_binds:
+                await plugin.pre_bind(cycle, self.table.by_name[node])
+        except (Rejected, APIError, ConnectionFailed, TimeoutError, KeyError) as error:
+            self._give_up(entry, cycle, node, str(error))
+        else:
+            self._bind(entry, cycle, node)
+
+    def _bind(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        def answered(status: int, body: bytes) -> None:
+            if status == 201 or status == 200:
+                self._bound(entry, cycle, node)
+            elif status == 0:
+                self._spawn(self._find_out(entry, cycle, node))
+            else:
+                self._refused(entry, cycle, node, status, body)
+
+        self._binder.bind(entry.pod, node, answered)
+
+    def _bound(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        pod = entry.pod
+        self._attempts["scheduled", pod.scheduler].inc()
+        self.queue.remove(pod.key)
+        self._binder.say_scheduled(pod, node)
+        for plugin in self.profiles[pod.scheduler].post_binds:
+            plugin.post_bind(cycle, self.table.by_name[node])
+
+    def _refused(self, entry: Entry, cycle: Cycle, node: str, status: int, body: bytes) -> None:
+        pod = entry.pod
+        self._unassume(entry, cycle, node)
+        if status == 404 or status == 409:  # gone, or placed by another: the API tells which
+            self.queue.back_off(entry, asyncio.get_running_loop().time())
+            return
+        log.warning("binding %s to %s: %d %s", pod.key, node, status, body[:300].decode(errors="replace"))
+        self._failed(entry, pod)
+
+    async def _find_out(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        """The answer to a binding was lost: the pod stays assumed until the API says what became of it."""
+        pod = entry.pod
+        pause = 0.1
+        while pod.uid in self._assumed:
+            try:
+                found = await self._client.get(PODS, pod.key.name, pod.key.namespace)
+            except NotFound:
+                break
+            except (APIError, ConnectionFailed):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+                continue
+            if found["metadata"]["uid"] != pod.uid or found["spec"].get("nodeName", "") == "":
+                break
+            self._bound(entry, cycle, node)
+            return
+        if pod.uid in self._assumed:
+            self._unassume(entry, cycle, node)
+            self._failed(entry, pod)
+
+    def _unassume(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        pod = entry.pod
+        for plugin in self.profiles[pod.scheduler].reserves:
+            plugin.unreserve(cycle, self.table.nodes[self.table.by_name[node].row])
+        if self._assumed.pop(pod.uid, None) is not None:
+            row = self.table.by_name[node].row
+            self.table.remove_pod(node, pod.uid)
+            self._happened(Happening("AssignedPod", "delete", pod, None, row))
+
+    def _give_up(self, entry: Entry, cycle: Cycle, node: str, why: str) -> None:
+        """A plugin refused after the node was chosen."""
+        self._unassume(entry, cycle, node)
+        log.info("%s was not bound to %s: %s", entry.pod.key, node, why)
+        self._report(entry.pod, why, None)
+        self._failed(entry, entry.pod)
+
+    def _failed(self, entry: Entry, pod: Pod) -> None:
+        self._attempts["error", pod.scheduler].inc()
+        self.queue.back_off(entry, asyncio.get_running_loop().time())
+        self._news.set()
+
+    # ---- what does not fit
+
+    def _rejected(self, entry: Entry, cycle: Cycle, diagnosis: Diagnosis) -> None:
+        pod = entry.pod
+        self._attempts["unschedulable", pod.scheduler].inc()
+        nominated = None
+        if diagnosis.nodes and len(diagnosis.resolvable) and pod.uid not in self._preempting:
+            for plugin in self.profiles[pod.scheduler].post_filters:
+                rescue = plugin.post_filter(cycle, diagnosis.resolvable)
+                diagnosis.post_filter, nominated = rescue.text, rescue.node
+                if rescue.node is not None:
+                    self._nominate(pod, rescue.node)
+                if rescue.node:
+                    self._preempt(pod, rescue)
+                    break
+        self.queue.put_aside(entry, frozenset(diagnosis.plugins), asyncio.get_running_loop().time())
+        self._report(pod, str(diagnosis), nominated)
+
+    def _preempt(self, pod: Pod, rescue: Rescue) -> None:
+        PREEMPTION_ATTEMPTS.inc()
+        PREEMPTION_VICTIMS.observe(len(rescue.victims))
+        node = self.table.by_name[rescue.node or ""]
+        displaced = [one for one in self.table.nominated_on.get(node.row, {}).values() if one.priority < pod.priority]
+        for one in displaced:  # their place is taken; they may find another
+            self._nominate(one, "")
+            self.queue.wake(one.key)
+            self._report(one, one.condition, "")
+        self._preempting.add(pod.uid)
+        self._spawn(self._evict(pod, rescue))
+
+    async def _evict(self, pod: Pod, rescue: Rescue) -> None:
+        try:
+            await self._evictor.evict(rescue.victims, pod, rescue.node or "", self._recorders[pod.scheduler])
+        except (APIError, ConnectionFailed) as error:
+            log.warning("preempting on %s for %s: %s", rescue.node, pod.key, error)
+        finally:
+            self._preempting.discard(pod.uid)
+            if not any(self._is_there(victim) for victim in rescue.victims):
+                self.queue.wake(pod.key)  # they went before we were done, and nothing more will happen
+                self._news.set()
+
+    def _is_there(self, pod: Pod) -> bool:
+        node = self.table.by_name.get(pod.node)
+        return node is not None and pod.uid in node.pods
+
+    def _report(self, pod: Pod, text: str, nominated: str | None) -> None:
+        """Tell users why a pod is not placed: an event, and its condition when that says something else so far."""
+        self._spawn(self._write_report(pod, text, nominated))
+
+    async def _write_report(self, pod: Pod, text: str, nominated: str | None) -> None:
+        async with self._reports:
+            if text:
+                await self._recorders[pod.scheduler].event(pod.reference, "Warning", "FailedScheduling", text)
+            if pod.condition == text and (nominated is None or nominated == pod.nominated):
+                return
+            condition = {
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
+                "lastProbeTime": None, "lastTransitionTime": now(),
+            }  # fmt: skip
+            status: dict[str, Any] = {"conditions": [condition]} if text else {}
+            if nominated is not None:
+                status["nominatedNodeName"] = nominated or None
+            patch = {"metadata": {"uid": pod.uid}, "status": status}
+            try:
+                await self._client.patch(
+                    PODS, pod.key.name, patch, pod.key.namespace, type=PatchType.STRATEGIC, subresource="status"
+                )
+                pod.condition, pod.nominated = text, nominated if nominated is not None else pod.nominated
+            except (APIError, ConnectionFailed) as error:
+                log.info("the condition of %s was not written: %s", pod.key, error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
