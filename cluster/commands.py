@@ -10,6 +10,7 @@ import click
 
 from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR
 from cluster.layout import Layout, default_data_dir
+from cluster.processes import apart
 
 _data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder."
@@ -50,7 +51,7 @@ def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given:
         click.echo(note, err=True)
     cluster.take_over(layout)
     cluster.save(layout, settings)
-    cluster.write_credentials(layout, settings)
+    apart(lambda: cluster.write_credentials(layout, settings))
     if detach:
         cluster.start_detached(layout, _same_options(store, no_agent, given))
         try:
