@@ -38,6 +38,7 @@ from controllers.root_ca import RootCAController
 from controllers.service_addresses import ServiceAddressController, ServiceRangeController
 from controllers.serviceaccount import ServiceAccountController
 from controllers.serviceaccount_token import ServiceAccountTokenController
+from controllers.serving_approver import ServingCertificateApprover
 from controllers.statefulset import StatefulSetController
 from controllers.taint_eviction import TaintEvictionController
 from controllers.ttl_after_finished import TTLAfterFinishedController
@@ -168,6 +169,7 @@ def _of_access(
     found: list[Controller[Any]] = [
         BootstrapTokenController(client, informers),
         CertificateApprover(client, informers),
+        ServingCertificateApprover(client, informers),
         CertificateCleaner(client, informers),
         PolicyStatusController(client, informers),
         ServiceAccountTokenController(client, config, informers),
