@@ -17,6 +17,9 @@ COMMANDS = {
     "why": "cluster.scheduling:why",
     "simulate": "cluster.scheduling:simulate",
     "dns": "cluster.node_components:dns",
+    "token": "cluster.join_commands:token",
+    "join": "cluster.join_commands:join",
+    "serve-node": "cluster.join_commands:serve_node",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 
