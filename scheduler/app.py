@@ -11,6 +11,7 @@ from machinery.api.resources import (
     CSI_DRIVERS,
     CSI_NODES,
     CSI_STORAGE_CAPACITIES,
+    DEVICE_CLASSES,
     NAMESPACES,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
@@ -19,6 +20,8 @@ from machinery.api.resources import (
     PODS,
     REPLICA_SETS,
     REPLICATION_CONTROLLERS,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
     SERVICES,
     STATEFUL_SETS,
     STORAGE_CLASSES,
@@ -49,6 +52,7 @@ _WORKLOADS = {
 
 _STORAGE = (
     PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES, CSI_NODES, CSI_DRIVERS, CSI_STORAGE_CAPACITIES,
+    RESOURCE_CLAIMS, RESOURCE_SLICES, DEVICE_CLASSES,
 )  # fmt: skip
 
 
@@ -118,6 +122,7 @@ class Followed:
         self._storage: dict[str, Informer[Any]] = {
             resource.kind: Informer(client, resource, dict) for resource in _STORAGE
         }
+        device_claims = self._storage["ResourceClaim"]
         claims, volumes = self._storage["PersistentVolumeClaim"], self._storage["PersistentVolume"]
         self.cluster = Cluster(
             services=self._selectors,
@@ -130,6 +135,10 @@ class Followed:
             csi_node=self._named("CSINode"),
             csi_driver=self._named("CSIDriver"),
             capacities=self._storage["CSIStorageCapacity"].list,
+            device_claim=lambda namespace, name: device_claims.get(ObjectKey(namespace, name)),
+            device_claims=device_claims.list,
+            device_slices=self._storage["ResourceSlice"].list,
+            device_class=self._named("DeviceClass"),
             client=client,
         )
 

@@ -149,6 +149,11 @@ class _Condition(msgspec.Struct):
     message: str | None = None
 
 
+class _ClaimStatus(msgspec.Struct):
+    name: str = ""
+    resourceClaimName: str | None = None
+
+
 class _Status(msgspec.Struct):
     phase: str = ""
     nominatedNodeName: str = ""
@@ -156,7 +161,7 @@ class _Status(msgspec.Struct):
     containerStatuses: list[_ContainerStatus] | None = None
     initContainerStatuses: list[_ContainerStatus] | None = None
     conditions: list[_Condition] | None = None
-    resourceClaimStatuses: msgspec.Raw = _NOTHING
+    resourceClaimStatuses: list[_ClaimStatus] | None = None
 
 
 class PodView(msgspec.Struct):
@@ -216,7 +221,7 @@ class Pod:
     """One pod."""
 
     __slots__ = (
-        "condition", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
+        "claims", "condition", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
         "nominated", "preempted", "scheduler", "shape", "started", "uid", "version",
     )  # fmt: skip
 
@@ -234,6 +239,7 @@ class Pod:
         self.nominated = status.nominatedNodeName
         self.started = status.startTime or ""
         self.done = status.phase in _TERMINAL
+        self.claims = _claims(view, shape) if shape.needs.claims else ()
         self.condition = _unschedulable_text(status)
         self.preempted = self.deleting and _is_preempted(status)
         self.shape = shape
@@ -373,6 +379,12 @@ def _running(view: PodView) -> dict[str, dict[str, Any]]:
         if given:
             found[one.name] = given
     return found
+
+
+def _claims(view: PodView, shape: Shape) -> tuple[tuple[str, str], ...]:
+    """Return the names a pod has for its claims of devices, and the claims' own; nothing where it is not made yet."""
+    made = {one.name: one.resourceClaimName or "" for one in view.status.resourceClaimStatuses or ()}
+    return tuple((one["name"], one.get("resourceClaimName") or made.get(one["name"], "")) for one in shape.needs.claims)
 
 
 def _group(annotations: Mapping[str, str]) -> tuple[str, int]:

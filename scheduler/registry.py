@@ -11,6 +11,7 @@ from typing import Any
 from scheduler.framework.plugin import Plugin
 from scheduler.plugins.balanced_allocation import BalancedAllocation
 from scheduler.plugins.default_preemption import DefaultPreemption
+from scheduler.plugins.dynamic_resources import DynamicResources
 from scheduler.plugins.image_locality import ImageLocality
 from scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from scheduler.plugins.node_affinity import NodeAffinity, NodeAffinityNames
@@ -92,6 +93,7 @@ BUILT_IN: Mapping[str, Factory] = {
     "NodeVolumeLimits": lambda _: NodeVolumeLimits(),
     "VolumeBinding": lambda args: VolumeBinding(float(args.get("bindTimeoutSeconds") or TIMEOUT_SECONDS)),
     "VolumeZone": lambda _: VolumeZone(),
+    "DynamicResources": lambda _: DynamicResources(),
     "PodTopologySpread": _spread,
     "InterPodAffinity": _inter_pod_affinity,
     "DefaultPreemption": _preemption,
