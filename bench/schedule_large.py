@@ -97,7 +97,8 @@ async def _make_class(client: Client) -> None:
 async def _remove_what_is_told_to_go(client: Client) -> None:
     """Stand in for the agents: a pod that is being deleted goes at once."""
     options = {"gracePeriodSeconds": 0}
-    async for event in client.watch(PODS, bookmarks=False):
-        if b'"deletionTimestamp"' in bytes(event.object) and event.type == "MODIFIED":
-            pod = event.decode()
-            await client.delete(PODS, pod["metadata"]["name"], "default", options=options)
+    async with asyncio.TaskGroup() as group:
+        async for event in client.watch(PODS, bookmarks=False):
+            if b'"deletionTimestamp"' in bytes(event.object) and event.type == "MODIFIED":
+                pod = event.decode()
+                group.create_task(client.delete(PODS, pod["metadata"]["name"], "default", options=options))
