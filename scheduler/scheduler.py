@@ -345,9 +345,13 @@ class Scheduler:
             if patience > 0:
                 await self._leave_to_bind(entry.pod, patience)
             for plugin in profile.pre_binds:
-                await plugin.pre_bind(cycle, self.table.by_name[node])
-        except (Rejected, APIError, ConnectionFailed, TimeoutError, KeyError) as error:
+                if plugin.needs_pre_bind(cycle):
+                    await plugin.pre_bind(cycle, self.table.by_name[node])
+        except (Rejected, APIError, ConnectionFailed, TimeoutError) as error:
             self._give_up(entry, cycle, node, str(error))
+        except Exception as error:
+            log.exception("preparing %s for %s", entry.pod.key, node)
+            self._give_up(entry, cycle, node, f"running PreBind plugin: {error!r}")
         else:
             self._bind(entry, cycle, node)
 
@@ -389,8 +393,9 @@ class Scheduler:
         self._attempts["scheduled", pod.scheduler].inc()
         self.queue.remove(pod.key)
         self._binder.say_scheduled(pod, node)
-        for plugin in self.profiles[pod.scheduler].post_binds:
-            plugin.post_bind(cycle, self.table.by_name[node])
+        there = self.table.by_name.get(node)
+        for plugin in self.profiles[pod.scheduler].post_binds if there is not None else ():
+            plugin.post_bind(cycle, there)
 
     def _refused(self, entry: Entry, cycle: Cycle, node: str, status: int, body: bytes) -> None:
         pod = entry.pod
@@ -513,6 +518,13 @@ class Scheduler:
                 pod.condition, pod.nominated = text, nominated if nominated is not None else pod.nominated
             except (APIError, ConnectionFailed) as error:
                 log.info("the condition of %s was not written: %s", pod.key, error)
+
+    async def stop(self) -> None:
+        """End what is under way beside the placing."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
