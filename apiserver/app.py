@@ -39,6 +39,7 @@ from apiserver.endpoints.streams import SUBRESOURCES as STREAMED
 from apiserver.endpoints.streams import Streams
 from apiserver.endpoints.subresources import Subresources
 from apiserver.endpoints.watch import watch
+from apiserver.flowcontrol.controller import FlowControl, FlowMetrics
 from apiserver.metrics import WATCHES, duration, requests
 from apiserver.registry.catalog import Catalog, built_in
 from apiserver.registry.kind import Kind
@@ -61,6 +62,7 @@ _WRITES = {
 }
 # Subresources whose use admission sees as the operation CONNECT.
 CONNECTED = ("attach", "exec", "portforward", "proxy")
+LASTING = (*CONNECTED, "log")
 _KEYS_PATH = "/openid/v1/jwks"
 _ISSUER_PATHS = ("/.well-known/openid-configuration", _KEYS_PATH)
 COMPACT_SECONDS = 300.0
@@ -114,6 +116,9 @@ class APIServer:
             proxies=RequestHeader(proxies, config.front_proxy_names) if proxies is not None else None,
         )  # fmt: skip
         self._authorizer = authorizer
+        self.flow = FlowControl(self.rest, self.catalog)
+        self._flow_metrics = FlowMetrics(self.flow)
+        self._flow_metrics.register()
         self.auditor = Auditor(config.audit) if config.audit is not None else None
         self._subresources = Subresources(self.rest, self.catalog, issuer)
         backends = BackendClient(self.cache, config.front_proxy_cert_file, config.front_proxy_key_file)
@@ -154,21 +159,8 @@ class APIServer:
         info = request_info(http.method, http.path, query)
         response: web.StreamResponse | None = None
         try:
-            peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
-            user = self._authenticator.authenticate(peer, http.headers, info.path)
-            if user is None:
-                user = await self._authenticator.look_up(bearer_token(http.headers))
-            if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
-                await self._until_bootstrapped()  # the roles that say what they may are being written
-            actor = user
-            if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
-                user = impersonated(user, http.headers, self._authorizer.authorize)
-            if record is not None and self.auditor is not None:
-                self.auditor.identified(record, info, actor, user)
-            self._authorizer.authorize(user, info)
-            if record is not None and self.auditor is not None:
-                self.auditor.allowed(record)
-            response = await compressed(http, await self._dispatch(Call(http, info, query, user)))
+            user = await self._user(http, info, record)
+            response = await self._in_turn(Call(http, info, query, user), record)
         except errors.APIError as error:
             response = error_response(error)
         except (ConnectionResetError, asyncio.CancelledError):
@@ -180,6 +172,49 @@ class APIServer:
             code = response.status if response is not None else 499
             self._count(info, code, time.perf_counter() - started)
         return response
+
+    async def _user(self, http: web.BaseRequest, info: RequestInfo, record: Record | None) -> User:
+        """Return who asks, or whom he acts as. Raises: Unauthorized, Forbidden."""
+        peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
+        user = self._authenticator.authenticate(peer, http.headers, info.path)
+        if user is None:
+            user = await self._authenticator.look_up(bearer_token(http.headers))
+        if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
+            await self._until_bootstrapped()  # the roles that say what they may are being written
+        actor = user
+        if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
+            user = impersonated(user, http.headers, self._authorizer.authorize)
+        if record is not None and self.auditor is not None:
+            self.auditor.identified(record, info, actor, user)
+        return user
+
+    async def _in_turn(self, call: Call, record: Record | None) -> web.StreamResponse:
+        """Serve a request when there is a seat for it; one that lasts holds none. Raises: TooManyRequests."""
+        flow = self.flow.classify(call.user, call.info)
+        level = flow.level
+        if flow.exempt or is_long(call.info):
+            response = await self._serve(call, record)
+        else:
+            if not level.take():
+                await level.wait(flow.flow)
+            try:
+                response = await self._serve(call, record)
+            finally:
+                level.release()
+        if not response.prepared:
+            response.headers["X-Kubernetes-PF-FlowSchema-UID"] = flow.schema_uid
+            response.headers["X-Kubernetes-PF-PriorityLevel-UID"] = level.uid
+        return response
+
+    async def _serve(self, call: Call, record: Record | None) -> web.StreamResponse:
+        """Answer a request if its user may make it; what is refused becomes a Status."""
+        try:
+            self._authorizer.authorize(call.user, call.info)
+            if record is not None and self.auditor is not None:
+                self.auditor.allowed(record)
+            return await compressed(call.http, await self._dispatch(call))
+        except errors.APIError as error:
+            return error_response(error)
 
     def _count(self, info: RequestInfo, code: int, seconds: float) -> None:
         """Count a request; what is refused may name anything, and gets no counter of its own."""
@@ -311,8 +346,14 @@ class APIServer:
         await self._streams.close()
         await self._proxy.close()
         await self._admission.close()
+        self._flow_metrics.unregister()
         await self._authenticator.close()
         await self.aggregator.close()
+
+
+def is_long(info: RequestInfo) -> bool:
+    """Whether a request lasts as long as its client wants: it holds no seat meanwhile."""
+    return info.verb == "watch" or info.subresource in LASTING
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
@@ -371,6 +412,7 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
         tasks.append(asyncio.create_task(server.definitions.run()))
         tasks.append(asyncio.create_task(server.secret_tokens.run()))
         tasks.append(asyncio.create_task(server.aggregator.run()))
+        tasks.append(asyncio.create_task(server.flow.run()))
         tasks.append(asyncio.create_task(server.definition_controller.run()))
         yield server
     finally:
