@@ -18,6 +18,7 @@ from apiserver.admission.chain import Admission
 from apiserver.admission.plugins import AdmissionSettings
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import BackendClient
+from apiserver.aggregation.resource_metrics import ResourceMetrics
 from apiserver.audit.auditor import Auditor, AuditSettings, Record
 from apiserver.auth.authentication import Authenticator, bearer_token
 from apiserver.auth.impersonation import impersonated
@@ -122,11 +123,12 @@ class APIServer:
         self.auditor = Auditor(config.audit) if config.audit is not None else None
         self._subresources = Subresources(self.rest, self.catalog, issuer)
         backends = BackendClient(self.cache, config.front_proxy_cert_file, config.front_proxy_key_file)
-        self.aggregator = Aggregator(self.rest, self.catalog, backends)
+        agent_tls = _agent_tls(config)
+        metrics = self._metrics = ResourceMetrics(self.cache, agent_tls)
+        self.aggregator = Aggregator(self.rest, self.catalog, backends, {metrics.backend.name: metrics})
         self._discovery = Discovery(self.catalog, self.aggregator)
         self._openapi = OpenAPI(self.catalog, self.aggregator)
         self._reviews = Reviews(authorizer, self._authenticator)
-        agent_tls = _agent_tls(config)
         self._streams = Streams(self.storage, agent_tls)
         self._proxy = Proxy(self.storage, agent_tls)
         self.definitions = Follower(self.cache, self.catalog)
@@ -349,6 +351,7 @@ class APIServer:
         self._flow_metrics.unregister()
         await self._authenticator.close()
         await self.aggregator.close()
+        await self._metrics.close()
 
 
 def is_long(info: RequestInfo) -> bool:

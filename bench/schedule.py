@@ -35,7 +35,7 @@ def main() -> dict[str, object]:
 
 def decide(nodes: int, pods: int, make: MakePod | None = None) -> dict[str, object]:
     """Return decisions a second of the scheduler's cycle alone, without any API."""
-    from scheduler.plugins.default import default_profile
+    from scheduler.config import default_profile
     from scheduler.pods import PodReader
     from scheduler.schedule_one import Chooser
     from scheduler.table import NodeTable

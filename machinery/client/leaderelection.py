@@ -11,7 +11,7 @@ import os
 import random
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from machinery.api.meta import now_micro
 from machinery.api.resources import LEASES
@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 def default_identity() -> str:
     """Return a name no other process has. One that is stable over restarts takes its own lease back without a wait."""
     return f"{socket.gethostname()}_{os.urandom(8).hex()}"
+
+
+class LeaseDurations(TypedDict, total=False):
+    """client-go's LeaseDuration, RenewDeadline and RetryPeriod, in seconds."""
+
+    lease_duration_seconds: float
+    renew_deadline_seconds: float
+    retry_period_seconds: float
 
 
 class LeaderElector:

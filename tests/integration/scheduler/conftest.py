@@ -49,8 +49,10 @@ _PROGRAM = """
 import sys, uvloop
 from machinery.client.kubeconfig import load_config
 from scheduler.app import run
-lease = dict(lease_duration_seconds=2.0, renew_deadline_seconds=1.0, retry_period_seconds=0.2)
-uvloop.run(run(load_config(sys.argv[1]), identity=sys.argv[2], lease=lease))
+from scheduler.config import from_object
+election = {"leaseDuration": "2s", "renewDeadline": "1s", "retryPeriod": "200ms"}
+settings = from_object({"leaderElection": election})
+uvloop.run(run(load_config(sys.argv[1]), identity=sys.argv[2], settings=settings))
 """
 
 
