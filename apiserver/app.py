@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -45,7 +46,7 @@ from apiserver.metrics import WATCHES, duration, requests
 from apiserver.registry.catalog import Catalog, built_in
 from apiserver.registry.kind import Kind
 from apiserver.registry.rest import Rest
-from apiserver.request import Call, RequestInfo, request_info
+from apiserver.request import Call, RequestInfo, duration_seconds, request_info
 from apiserver.storage.interface import Store
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import WatchCache
@@ -67,6 +68,9 @@ LASTING = (*CONNECTED, "log")
 _KEYS_PATH = "/openid/v1/jwks"
 _ISSUER_PATHS = ("/.well-known/openid-configuration", _KEYS_PATH)
 COMPACT_SECONDS = 300.0
+BACKLOG = 1024
+SILENT_SECONDS = 60
+MAX_SECONDS = 60.0  # no request but those that last may take longer
 _SOMETHING = RequestInfo("other", "")
 _BOOTSTRAP_SECONDS = 3.0
 
@@ -85,6 +89,8 @@ class ServerConfig:
     port: int = 6443
     advertise_address: str = "127.0.0.1"
     service_cidr: str = "10.96.0.0/16"
+    reuse_port: bool = False  # several processes share the port
+    shutdown_seconds: float = 0.1  # how long what is being answered may take when the server ends
     static_tokens: Mapping[str, User] = field(default_factory=dict)
     authentication: AuthenticationConfig = field(default_factory=AuthenticationConfig)
     audit: AuditSettings | None = None
@@ -214,9 +220,25 @@ class APIServer:
             self._authorizer.authorize(call.user, call.info)
             if record is not None and self.auditor is not None:
                 self.auditor.allowed(record)
+            if "timeout" in call.query and not is_long(call.info):
+                return await compressed(call.http, await self._within(call))
             return await compressed(call.http, await self._dispatch(call))
         except errors.APIError as error:
             return error_response(error)
+
+    async def _within(self, call: Call) -> web.StreamResponse:
+        """Answer a request within the time its client gives it. Raises: Timeout, BadRequest."""
+        seconds = duration_seconds(call.query["timeout"])
+        if seconds is None:
+            told = f'time: invalid duration "{call.query["timeout"]}"'
+            raise errors.BadRequest(f"invalid timeout specified in the request URL - {told}")
+        if not seconds:
+            return await self._dispatch(call)
+        try:
+            async with asyncio.timeout(min(seconds, MAX_SECONDS)):
+                return await self._dispatch(call)
+        except TimeoutError as error:
+            raise errors.Timeout("Timeout: request did not complete within the allotted timeout") from error
 
     def _count(self, info: RequestInfo, code: int, seconds: float) -> None:
         """Count a request; what is refused may name anything, and gets no counter of its own."""
@@ -397,33 +419,48 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.cache.run()), asyncio.create_task(server.compact())]
     runner = web.ServerRunner(
         web.Server(
-            server.audited if server.auditor else server.handle,
-            access_log=None,
-            keepalive_timeout=3600,
+            server.audited if server.auditor else server.handle, access_log=None, keepalive_timeout=3600,
             handler_cancellation=True,
         ),
-        shutdown_timeout=0.1,
-    )
+        shutdown_timeout=config.shutdown_seconds,
+    )  # fmt: skip
     try:
         await runner.setup()
-        await web.TCPSite(
-            runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True
-        ).start()  # fmt: skip
+        await web.SockSite(runner, _listener(config), ssl_context=server_tls(config), backlog=BACKLOG).start()
         if server.auditor is not None:
             tasks.append(asyncio.create_task(server.auditor.run()))
-        tasks.append(asyncio.create_task(bootstrap.run(server)))
-        tasks.append(asyncio.create_task(server.definitions.run()))
-        tasks.append(asyncio.create_task(server.secret_tokens.run()))
-        tasks.append(asyncio.create_task(server.aggregator.run()))
-        tasks.append(asyncio.create_task(server.flow.run()))
-        tasks.append(asyncio.create_task(server.definition_controller.run()))
+        works = (
+            bootstrap.run(server), server.definitions.run(), server.secret_tokens.run(), server.aggregator.run(),
+            server.flow.run(), server.definition_controller.run(),
+        )  # fmt: skip
+        tasks += [asyncio.create_task(work) for work in works]
         yield server
     finally:
+        # Those who watch go elsewhere, what is being answered is answered; then the rest ends.
+        server.health.stopping = True
+        for collection in server.cache.collections().values():
+            collection.end_watches()
+        await runner.cleanup()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await runner.cleanup()
         await server.close()
+
+
+def _listener(config: ServerConfig) -> socket.socket:
+    """Return the socket to listen on. A peer that takes nothing for a minute is given up by the kernel."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
+    if config.reuse_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 async def run(store: Store, config: ServerConfig, *, sole_writer: bool) -> None:
