@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,12 +124,22 @@ def apiserver(
         cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
         agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,
         advertise_address=advertise, service_cidr=given["service_cidr"], **front_proxy(pki), **extra,
+        reuse_port=given["reuse_port"], shutdown_seconds=2.0,
     )  # fmt: skip
+
+    if given["workers"] > 1:  # the certificates are there now: those who come at once must not each make their own
+        if given["store"] != "etcd":
+            raise click.UsageError("--workers needs etcd: the embedded store is of one process")
+        from cluster.workers import run_workers
+
+        workers, own = given["workers"], sys.argv[sys.argv.index("apiserver") + 1 :]
+        run_component(lambda: run_workers(workers, own), verbose=verbose, starts_processes=True)
+        return
 
     async def main() -> None:
         store = await open_store(layout, given)
         try:
-            await run(store, config, sole_writer=not given["etcd_servers"])
+            await run(store, config, sole_writer=not (given["etcd_servers"] or given["reuse_port"]))
         finally:
             await store.close()
 
