@@ -10,7 +10,8 @@ from controllers.apps_views import StatefulSet
 from controllers.ownership import owner_reference
 from controllers.pod_control import pod_of_template
 from controllers.revisions import HASH_LABEL
-from machinery.api.resources import STATEFUL_SETS
+from controllers.views import Pod
+from machinery.api.resources import PODS, STATEFUL_SETS
 
 POD_NAME, POD_INDEX = "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index"
 
@@ -64,3 +65,17 @@ def claims_of(stateful_set: StatefulSet, ordinal: int) -> list[dict[str, Any]]:
             metadata["ownerReferences"] = owners
         found.append({"metadata": metadata, "spec": copy.deepcopy(template.get("spec") or {})})
     return found
+
+
+def claim_owner(stateful_set: StatefulSet, pod: Pod, ordinal: int) -> dict[str, Any] | None:
+    """Return with whom a pod's claims go: the pod when it is too many, the set, or nobody."""
+    policy = stateful_set.spec.persistentVolumeClaimRetentionPolicy
+    if policy is None:
+        return None
+    first = stateful_set.spec.ordinals.start if stateful_set.spec.ordinals else 0
+    condemned = not first <= ordinal < first + stateful_set.spec.replicas
+    if condemned and policy.whenScaled == "Delete":
+        return {**owner_reference(PODS, pod.metadata), "blockOwnerDeletion": False}
+    if policy.whenDeleted == "Delete":
+        return {**owner_reference(STATEFUL_SETS, stateful_set.metadata), "blockOwnerDeletion": False}
+    return None

@@ -13,10 +13,10 @@ import msgspec
 from controllers import stateful_plan
 from controllers.apps_views import ControllerRevision, StatefulSet
 from controllers.informers import InformerFactory
-from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, owner_reference, reference
+from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, reference
 from controllers.reconciler import DONE, Controller, Result
 from controllers.revisions import HASH_LABEL, History, template_of
-from controllers.stateful_pods import claim_name, claims_of, pod_name, pod_of
+from controllers.stateful_pods import claim_name, claim_owner, claims_of, pod_name, pod_of
 from controllers.storage_views import PersistentVolumeClaim
 from controllers.views import Pod
 from machinery.api.meta import ObjectKey
@@ -169,28 +169,25 @@ class StatefulSetController(Controller[ObjectKey]):
         await self._recorder.event(involved, "Normal", "SuccessfulDelete", f"delete {subject} successful")
 
     async def _keep_claims(self, found: StatefulSet, pods: Sequence[Pod]) -> None:
-        """Let the claims of pods that are too many go with their pods, where the set asks so."""
-        policy = found.spec.persistentVolumeClaimRetentionPolicy
-        if policy is None or policy.whenScaled != "Delete":
+        """Let claims belong to the set, or to a pod that is too many, where they are to go with it."""
+        if found.spec.persistentVolumeClaimRetentionPolicy is None:
             return
-        first = stateful_plan.first_ordinal(found)
         for pod in pods:
             ordinal = stateful_plan.ordinal_of(found, pod)
             if ordinal is None:
                 continue
-            condemned = not first <= ordinal < first + found.spec.replicas
             for template in found.spec.volumeClaimTemplates:
                 key = ObjectKey(found.metadata.namespace, claim_name(found, template, ordinal))
-                await self._own_claim(key, pod, condemned=condemned)
+                await self._own_claim(key, claim_owner(found, pod, ordinal))
 
-    async def _own_claim(self, key: ObjectKey, pod: Pod, *, condemned: bool) -> None:
+    async def _own_claim(self, key: ObjectKey, owner: dict[str, Any] | None) -> None:
         claim = self._claims.get(key)
         if claim is None:
             return
         owners = [msgspec.to_builtins(one) for one in claim.metadata.ownerReferences]
-        wanted = [one for one in owners if one["kind"] != "Pod"]
-        if condemned:
-            wanted.append({**owner_reference(PODS, pod.metadata), "controller": False, "blockOwnerDeletion": False})
+        wanted = [one for one in owners if one["kind"] not in (PODS.kind, STATEFUL_SETS.kind)]
+        if owner is not None:
+            wanted.append(owner)
         if [one["uid"] for one in wanted] == [one["uid"] for one in owners]:
             return
         patch = {"metadata": {"uid": claim.metadata.uid, "ownerReferences": wanted or None}}
