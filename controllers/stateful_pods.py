@@ -26,11 +26,11 @@ def claim_name(stateful_set: StatefulSet, template: dict[str, Any], ordinal: int
     return f"{template['metadata']['name']}-{pod_name(stateful_set, ordinal)}"
 
 
-def pod_of(stateful_set: StatefulSet, ordinal: int, template: dict[str, Any], digest: str) -> dict[str, Any]:
-    """Return the pod of an ordinal, from the template of the revision with this hash."""
+def pod_of(stateful_set: StatefulSet, ordinal: int, template: dict[str, Any], revision: str) -> dict[str, Any]:
+    """Return the pod of an ordinal, from the template of the revision of this name."""
     name = pod_name(stateful_set, ordinal)
     given = (template.get("metadata") or {}).get("labels") or {}
-    labels = {**given, POD_NAME: name, POD_INDEX: str(ordinal), HASH_LABEL: digest}
+    labels = {**given, POD_NAME: name, POD_INDEX: str(ordinal), HASH_LABEL: revision}
     body = pod_of_template(STATEFUL_SETS, stateful_set.metadata, template, name=name, labels=labels)
     spec = body["spec"] = copy.deepcopy(body["spec"])
     spec["hostname"], spec["subdomain"] = name, stateful_set.spec.serviceName

@@ -175,3 +175,20 @@ async def test_claims_stay_or_go_as_their_set_says(
         await client.delete(STATEFUL_SETS, "db", "default")
         await until(client, PODS, lambda pods: not pods, namespace="default")
         await until(client, PERSISTENT_VOLUME_CLAIMS, claims(after_deletion), namespace="default")
+
+
+async def test_pods_bear_the_name_of_their_revision_and_a_claim_taken_away_is_made_again(client: Client) -> None:
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    await client.create(STATEFUL_SETS, stateful_set(1, volumeClaimTemplates=[claim]))
+    pod = await until_one(client, PODS, "db-0", lambda _: True)
+    found = await until_one(client, STATEFUL_SETS, "db", lambda obj: obj["status"].get("currentRevision"))
+    assert pod["metadata"]["labels"]["controller-revision-hash"] == found["status"]["currentRevision"]
+    [first] = await until(client, PERSISTENT_VOLUME_CLAIMS, lambda all: len(all) == 1, namespace="default")
+    await client.delete(PERSISTENT_VOLUME_CLAIMS, "data-db-0", "default")
+    await until_one(
+        client, PERSISTENT_VOLUME_CLAIMS, "data-db-0",
+        lambda obj: obj["metadata"]["uid"] != first["metadata"]["uid"], namespace="default",
+    )  # fmt: skip
