@@ -12,7 +12,7 @@ from agent.config import AgentConfig
 from agent.cri.client import Runtime
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
-from agent.network.proxy import ServiceProxy
+from agent.network import app as network
 from agent.node import NodeReporter
 from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
@@ -22,7 +22,7 @@ from agent.server import AgentServer
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
-from machinery.api.resources import ENDPOINT_SLICES, NODES, PODS, SERVICES
+from machinery.api.resources import PODS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
@@ -71,11 +71,7 @@ async def _work(
         group.create_task(services.run())
         group.create_task(pods.follow_runtime())
         if config.proxy:
-            slices: Informer[Object] = Informer(client, ENDPOINT_SLICES, dict)
-            nodes: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
-            group.create_task(slices.run())
-            group.create_task(nodes.run())
-            group.create_task(ServiceProxy(config, services, slices, nodes, pods).run())
+            group.create_task(network.run(config, client, node.runtime, services, pods))
         if config.static_pod_dir is not None:
             group.create_task(StaticPods(config, client).run())
         await services.synced()  # containers are told of services when they are made

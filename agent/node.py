@@ -77,7 +77,8 @@ class NodeReporter:
             await self._client.patch(NODES, name, {"status": status}, type=PatchType.STRATEGIC, subresource="status")
 
     async def _register(self) -> None:
-        spec: dict[str, Any] = {"podCIDR": self._config.pod_cidr, "podCIDRs": [self._config.pod_cidr]}
+        cidrs = [part.strip() for part in self._config.pod_cidr.split(",") if part.strip()]
+        spec: dict[str, Any] = {"podCIDR": cidrs[0], "podCIDRs": cidrs} if cidrs else {}  # else the cluster gives some
         if self._config.taints:
             spec["taints"] = list(self._config.taints)
         node = {

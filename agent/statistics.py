@@ -20,6 +20,9 @@ from agent.pod_manager import PodManager
 
 Stats = dict[str, Any]
 _NANOSECONDS = 1e9
+# A rate needs a while between its two samples.
+_RATE_NANOSECONDS = 1_000_000_000
+_NO_RATE = -1
 
 
 def _when(nanoseconds: int) -> str:
@@ -32,7 +35,7 @@ class NodeStatistics:
     def __init__(self, services: NodeServices, pods: PodManager) -> None:
         self._services = services
         self._pods = pods
-        self._cpu: tuple[int, int] | None = None  # when and how much, at the look before
+        self._cpu: tuple[int, int, int] = (0, 0, _NO_RATE)  # when, CPU time, rate
 
     async def summary(self) -> Stats:
         """Return the Summary API's answer (v1alpha1)."""
@@ -59,11 +62,12 @@ class NodeStatistics:
         fields = Path("/proc/stat").read_text().split(None, 9)[1:9]
         ticks = sum(map(int, fields)) - int(fields[3]) - int(fields[4])  # all but idle and waiting for disks
         used = int(ticks * _NANOSECONDS / os.sysconf("SC_CLK_TCK"))
-        found: Stats = {"time": _when(now), "usageCoreNanoSeconds": used, "usageNanoCores": 0}
-        if self._cpu is not None and now > self._cpu[0]:
-            found["usageNanoCores"] = max(int((used - self._cpu[1]) * _NANOSECONDS / (now - self._cpu[0])), 0)
-        self._cpu = (now, used)
-        return found
+        at, before, rate = self._cpu
+        if now - at >= _RATE_NANOSECONDS:
+            rate = int((used - before) * _NANOSECONDS / (now - at)) if at and used >= before else _NO_RATE
+            self._cpu = (now, used, rate)
+        found: Stats = {"time": _when(now), "usageCoreNanoSeconds": used}
+        return found if rate == _NO_RATE else {**found, "usageNanoCores": rate}
 
     async def _pod(self, one: Any) -> Stats:
         labels = one.attributes.labels
@@ -187,10 +191,9 @@ def _seconds(cpu: Stats) -> float:
 
 
 def _cpu(usage: Any) -> Stats:
-    return {
-        "time": _when(usage.timestamp), "usageNanoCores": usage.usage_nano_cores.value,
-        "usageCoreNanoSeconds": usage.usage_core_nano_seconds.value,
-    }  # fmt: skip
+    """A rate is told once there are two samples to tell it from."""
+    found = {"time": _when(usage.timestamp), "usageCoreNanoSeconds": usage.usage_core_nano_seconds.value}
+    return found | ({"usageNanoCores": usage.usage_nano_cores.value} if usage.HasField("usage_nano_cores") else {})
 
 
 def _memory(usage: Any) -> Stats:

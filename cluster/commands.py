@@ -28,6 +28,8 @@ _data_dir = click.option(
 @click.option("--node-name", default="", help="This machine's name in the cluster; its host name by default.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option("--cluster-cidr", default="", help="The range of all nodes' pods; holds --pod-cidr.")
+@click.option("--node-network", default="auto", show_default=True, help="auto, direct, vxlan, or none of ours.")
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
 @click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")
@@ -102,6 +104,10 @@ def status(data_dir: Path) -> None:
     click.echo(f"{'COMPONENT':<20} {'STATUS':<9} PID")
     for name, pid in rows:
         click.echo(f"{name:<20} {'running' if pid else 'stopped':<9} {pid or '-'}")
+    settings = cluster.load(layout)
+    if settings is not None and settings.join:
+        click.echo(f"\nThis machine is {settings.node_name}, a node of the cluster at {settings.join}.")
+        sys.exit(0 if all(pid for _, pid in rows) else 1)
     probe = Probe(layout)
     try:
         ready = probe.get("/readyz")[0] == 200

@@ -14,7 +14,12 @@ COMMANDS = {
     "controller-manager": "cluster.components:controller_manager",
     "agent": "cluster.node_components:agent",
     "runtime": "cluster.components:runtime",
+    "why": "cluster.scheduling:why",
+    "simulate": "cluster.scheduling:simulate",
     "dns": "cluster.node_components:dns",
+    "token": "cluster.join_commands:token",
+    "join": "cluster.join_commands:join",
+    "serve-node": "cluster.join_commands:serve_node",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 

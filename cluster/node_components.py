@@ -35,6 +35,10 @@ from cluster.layout import Layout
     help="The runtime's CRI socket, any runtime's.",
 )
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option(
+    "--node-network", type=click.Choice(["auto", "direct", "vxlan", "none"]), default="auto",
+    help="How pods of other nodes are reached: by plain routes, through a tunnel, or by means that are not ours.",
+)  # fmt: skip
 @click.option("--cluster-cidr", default="", help="The range of all nodes' pods.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--bridge", default="wherry0", show_default=True)
@@ -60,7 +64,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
         data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
         cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
-        cluster_cidr=given["cluster_cidr"], service_cidr=given["service_cidr"], bridge=given["bridge"],
+        node_network=given["node_network"], cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
+        service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"],
     )  # fmt: skip
