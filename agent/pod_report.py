@@ -46,7 +46,8 @@ class PodReporter:
                 pod, context.seen, context.memory, time.time(), config.node_ip, context.node.container_scheme
             )
             status |= context.node.resizes.status(context.pod, status)
-            await asyncio.to_thread(self._add_messages, status)
+            if not context.node.runtime.is_simulated:
+                await asyncio.to_thread(self._add_messages, status)
             await self.write({**status, **(override or {})})
 
     def _old(self) -> Mapping[str, Any]:

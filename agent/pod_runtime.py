@@ -301,7 +301,8 @@ class PodRuntime:
             self._context.event("Warning", "FailedMount", text)
             return False
         self._refreshed_at, self._is_stale = time.monotonic(), False
-        await asyncio.to_thread(cgroups.make_pod, self.pod)
+        if not self._node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.make_pod, self.pod)
         try:
             config = self._context.sandbox_config(attempt)
         except NameTooLong as error:
@@ -335,7 +336,8 @@ class PodRuntime:
                 await self._node.runtime.remove_sandbox(sandbox_id)
         if await self._node.runtime.sandboxes(self._context.uid):
             return False
-        await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
+        if not self._node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
         await self._node.volumes.remove(self._context.uid)
         await self._node.remove_logs(self.pod)
         self._node.forget(self._context.uid)

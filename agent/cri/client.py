@@ -49,6 +49,9 @@ class RuntimeFailure(Exception):
 class Runtime:
     """A connection to a runtime."""
 
+    is_simulated = False
+    """Whether nothing is behind it: then there are no files, no cgroups, and nothing to probe."""
+
     def __init__(self, socket: Path) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
         self._runtime: Any = RuntimeServiceStub(self._channel)
