@@ -119,6 +119,25 @@ class NodeReporter:
         self._put("Ready", "True" if ready else "False", why, text)
         return list(self._conditions.values())
 
+    def pressures(self) -> dict[str, str]:
+        """Return what the node is short of, and in which words that is told."""
+        found = {}
+        for kind, resource in (("MemoryPressure", "memory"), ("DiskPressure", "ephemeral-storage")):
+            if self._conditions.get(kind, {}).get("status") == "True":
+                available = _meminfo().get("MemAvailable", 0) if resource == "memory" else self.disk_free()
+                threshold = "100Mi" if resource == "memory" else "5%"
+                found[resource] = f"Threshold quantity: {threshold}, available: {available // 1024}Ki. "
+        return found
+
+    def disk_free(self) -> int:
+        """Return the free bytes of the disk that holds this node's pods."""
+        return shutil.disk_usage(self._config.data_dir).free
+
+    def disk_percent(self) -> float:
+        """Return how full that disk is."""
+        disk = shutil.disk_usage(self._config.data_dir)
+        return 100.0 * (1 - disk.free / disk.total)
+
     async def _readiness(self) -> tuple[bool, str, str]:
         try:
             conditions = await self._runtime.conditions()
