@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from agent import admission
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
 from agent.node_services import NodeServices
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 
 Pod = Mapping[str, Any]
 _RECONNECT_SECONDS = 0.2
+_RELIST_SECONDS = 1.0  # as often as the generic PLEG of kubelets
 APPARMOR = Path("/sys/kernel/security/apparmor")
 
 
@@ -107,14 +110,33 @@ class PodManager:
     async def follow_runtime(self) -> None:
         """Wake pods when the runtime tells that something of theirs changed; for ever."""
         while True:
-            with contextlib.suppress(RuntimeFailure):
+            try:
                 async for event in self._services.runtime.events():
                     found = self._running.get(event.pod_sandbox_status.metadata.uid)
                     if found is not None:
                         found.wake()
+            except RuntimeFailure as error:
+                if error.code == grpc.StatusCode.UNIMPLEMENTED:
+                    with contextlib.suppress(RuntimeFailure):
+                        await self._relist()
             await asyncio.sleep(_RECONNECT_SECONDS)
             for one in self._running.values():
                 one.wake()  # what happened meanwhile was not told
+
+    async def _relist(self) -> None:
+        """Look again and again at all containers of a runtime that tells of no events, and wake pods that changed."""
+        before: dict[str, frozenset[Any]] = {}
+        while True:
+            found: dict[str, set[Any]] = {}
+            runtime = self._services.runtime
+            for one in (*await runtime.sandboxes(), *await runtime.containers()):
+                found.setdefault(one.labels.get(POD_UID, ""), set()).add((one.id, one.state))
+            now = {uid: frozenset(states) for uid, states in found.items()}
+            for uid in before.keys() | now.keys():
+                if before.get(uid) != now.get(uid) and uid in self._running:
+                    self._running[uid].wake()
+            before = now
+            await asyncio.sleep(_RELIST_SECONDS)
 
     def admission_failure(self, pod: Pod) -> tuple[str, str] | None:
         """Return reason and message when the node can't take a pod beside those it has; None when it can."""

@@ -39,6 +39,7 @@ class ContainerStarter:
         try:
             image, told = await self._image(spec)
             self._context.event_on(spec, "Normal", "Pulled", told)
+            await self._image_volumes(spec)
             container_id = await self._create(spec, action.attempt, image)
         except PullError as error:
             return self._put_off(spec, error.reason, error.message, seconds=error.retry_seconds)
@@ -88,6 +89,15 @@ class ContainerStarter:
             context.event_on(spec, "Warning", "FailedPostStartHook", f"PostStartHook failed: {problem}")
             context.memory.unhealthy[container_id] = ("FailedPostStartHook", "")
         context.wake()
+
+    async def _image_volumes(self, spec: Spec) -> None:
+        """Have the images on this machine that a container mounts. Raises: PullError."""
+        volumes = {one["name"]: one for one in self._context.pod["spec"].get("volumes") or () if "image" in one}
+        for wanted in spec.get("volumeMounts") or ():
+            if (volume := volumes.get(wanted["name"])) is not None:
+                source = volume["image"]
+                policy = source.get("pullPolicy") or "IfNotPresent"
+                await self._image({**spec, "image": source.get("reference", ""), "imagePullPolicy": policy})
 
     async def _image(self, spec: Spec) -> tuple[str, str]:
         context = self._context

@@ -21,6 +21,7 @@ from agent.logs import LogOptions, read_log
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
 from agent.pod_worker import ContainerSeen
+from agent.summary import Summary, resource_metrics
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
 _MAX_MESSAGE = 16 * 1024 * 1024
@@ -36,6 +37,7 @@ class AgentServer:
         self._pods = pods
         self._registry = registry
         self._runtime: Runtime = services.runtime
+        self._stats = Summary(services.runtime, services.config.node_name)
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
 
@@ -46,6 +48,7 @@ class AgentServer:
         app.add_routes(
             [
                 web.get("/healthz", _healthy), web.get("/pods", self._list_pods), web.get("/metrics", self._metrics),
+                web.get("/metrics/resource", self._resources),
                 web.get("/stats/summary", self._summary),
                 web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
                 web.get("/exec/{namespace}/{pod}/{container}", self._exec),
@@ -79,23 +82,11 @@ class AgentServer:
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _summary(self, _: web.Request) -> web.Response:
-        found: dict[str, dict[str, Any]] = {}
-        for one in await self._runtime.stats():
-            labels = one.attributes.labels
-            reference = {
-                "name": labels.get("io.kubernetes.pod.name", ""), "uid": labels.get("io.kubernetes.pod.uid", ""),
-                "namespace": labels.get("io.kubernetes.pod.namespace", ""),
-            }  # fmt: skip
-            pod = found.setdefault(reference["uid"], {"podRef": reference, "containers": []})
-            pod["containers"].append(
-                {
-                    "name": labels.get("io.kubernetes.container.name", ""),
-                    "cpu": {"usageCoreNanoSeconds": one.cpu.usage_core_nano_seconds.value},
-                    "memory": {"workingSetBytes": one.memory.working_set_bytes.value},
-                }
-            )
-        body = {"node": {"nodeName": self._services.config.node_name}, "pods": list(found.values())}
-        return web.Response(body=orjson.dumps(body), content_type="application/json")
+        return web.Response(body=orjson.dumps(await self._stats.read()), content_type="application/json")
+
+    async def _resources(self, _: web.Request) -> web.Response:
+        text = resource_metrics(await self._stats.read())
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     def _container(self, request: web.Request, *, previous: bool = False) -> tuple[Mapping[str, Any], ContainerSeen]:
         """Return pod and container. Raises: HTTPNotFound, HTTPBadRequest in the words kubectl shows."""

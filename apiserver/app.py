@@ -15,8 +15,11 @@ from aiohttp import web
 
 from apiserver import bootstrap
 from apiserver.admission.chain import Admission
+from apiserver.admission.plugins import AdmissionSettings
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import BackendClient
+from apiserver.aggregation.resource_metrics import ResourceMetrics
+from apiserver.audit.auditor import Auditor, AuditSettings, Record
 from apiserver.auth.authentication import Authenticator, bearer_token
 from apiserver.auth.impersonation import impersonated
 from apiserver.auth.oidc import AuthenticationConfig
@@ -82,6 +85,8 @@ class ServerConfig:
     service_cidr: str = "10.96.0.0/16"
     static_tokens: Mapping[str, User] = field(default_factory=dict)
     authentication: AuthenticationConfig = field(default_factory=AuthenticationConfig)
+    audit: AuditSettings | None = None
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     token_webhook_file: Path | None = None  # a kubeconfig that names who knows tokens
     front_proxy_ca_file: Path | None = None  # signs those who may say in headers who asks
     front_proxy_names: Sequence[str] = ("front-proxy-client",)
@@ -98,7 +103,9 @@ class APIServer:
         self.storage = ObjectStorage(self.cache)
         self.catalog: Catalog = built_in()
         authorizer = Authorizer(self.cache)
-        self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of, authorizer)
+        self._admission = Admission(
+            self.cache, config.service_cidr, self.catalog.resource_of, authorizer, config.admission
+        )
         self.rest = Rest(self.storage, self._admission)
         issuer = self.issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
         proxies = config.front_proxy_ca_file
@@ -108,13 +115,15 @@ class APIServer:
             proxies=RequestHeader(proxies, config.front_proxy_names) if proxies is not None else None,
         )  # fmt: skip
         self._authorizer = authorizer
+        self.auditor = Auditor(config.audit) if config.audit is not None else None
         self._subresources = Subresources(self.rest, self.catalog, issuer)
         backends = BackendClient(self.cache, config.front_proxy_cert_file, config.front_proxy_key_file)
-        self.aggregator = Aggregator(self.rest, self.catalog, backends)
+        agent_tls = _agent_tls(config)
+        metrics = self._metrics = ResourceMetrics(self.cache, agent_tls)
+        self.aggregator = Aggregator(self.rest, self.catalog, backends, {metrics.backend.name: metrics})
         self._discovery = Discovery(self.catalog, self.aggregator)
         self._openapi = OpenAPI(self.catalog, self.aggregator)
         self._reviews = Reviews(authorizer, self._authenticator)
-        agent_tls = _agent_tls(config)
         self._streams = Streams(self.storage, agent_tls)
         self._proxy = Proxy(self.storage, agent_tls)
         self.definitions = Follower(self.cache, self.catalog)
@@ -127,8 +136,21 @@ class APIServer:
         for kind in self.catalog:
             self.cache.collection(kind.resource.group_resource)
 
-    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
-        """Answer one HTTP request; every error becomes a Status."""
+    async def audited(self, http: web.BaseRequest) -> web.StreamResponse:
+        """Answer one HTTP request, and note it in the audit log."""
+        if self.auditor is None:
+            return await self.handle(http)
+        record, response = self.auditor.begin(http), None
+        try:
+            response = await self.handle(http, record)
+            if not response.prepared:
+                response.headers["Audit-Id"] = record.audit_id
+        finally:
+            self.auditor.end(record, response)
+        return response
+
+    async def handle(self, http: web.BaseRequest, record: Record | None = None) -> web.StreamResponse:
+        """Answer one HTTP request; every error becomes a Status. Args: `record` is that of the audit log."""
         started = time.perf_counter()
         query = http.query
         info = request_info(http.method, http.path, query)
@@ -140,9 +162,14 @@ class APIServer:
                 user = await self._authenticator.look_up(bearer_token(http.headers))
             if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
                 await self._until_bootstrapped()  # the roles that say what they may are being written
+            actor = user
             if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
                 user = impersonated(user, http.headers, self._authorizer.authorize)
+            if record is not None and self.auditor is not None:
+                self.auditor.identified(record, info, actor, user)
             self._authorizer.authorize(user, info)
+            if record is not None and self.auditor is not None:
+                self.auditor.allowed(record)
             response = await compressed(http, await self._dispatch(Call(http, info, query, user)))
         except errors.APIError as error:
             response = error_response(error)
@@ -288,6 +315,7 @@ class APIServer:
         await self._admission.close()
         await self._authenticator.close()
         await self.aggregator.close()
+        await self._metrics.close()
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
@@ -327,7 +355,12 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
     server = APIServer(store, config, sole_writer=sole_writer)
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.cache.run()), asyncio.create_task(server.compact())]
     runner = web.ServerRunner(
-        web.Server(server.handle, access_log=None, keepalive_timeout=3600, handler_cancellation=True),
+        web.Server(
+            server.audited if server.auditor else server.handle,
+            access_log=None,
+            keepalive_timeout=3600,
+            handler_cancellation=True,
+        ),
         shutdown_timeout=0.1,
     )
     try:
@@ -335,6 +368,8 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
         await web.TCPSite(
             runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True
         ).start()  # fmt: skip
+        if server.auditor is not None:
+            tasks.append(asyncio.create_task(server.auditor.run()))
         tasks.append(asyncio.create_task(bootstrap.run(server)))
         tasks.append(asyncio.create_task(server.definitions.run()))
         tasks.append(asyncio.create_task(server.secret_tokens.run()))

@@ -5,8 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aiohttp import web
+
 from apiserver.auth.user import User
 from apiserver.registry.kind import Kind
+
+# Where a request carries its record of the audit log, when that wants its body or what admission says.
+AUDIT: web.RequestKey[Any] = web.RequestKey("audit", object)
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 

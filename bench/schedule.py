@@ -35,7 +35,7 @@ def main() -> dict[str, object]:
 
 def decide(nodes: int, pods: int, make: MakePod | None = None) -> dict[str, object]:
     """Return decisions a second of the scheduler's cycle alone, without any API."""
-    from scheduler.plugins.default import default_profile
+    from scheduler.config import default_profile
     from scheduler.pods import PodReader
     from scheduler.schedule_one import Chooser
     from scheduler.table import NodeTable
@@ -199,6 +199,8 @@ async def make_nodes(client: Client, count: int, *, zones: int = 0, room: Mappin
         async with limit:
             one = node(number, zones=zones, room=room)
             await client.create(NODES, {"metadata": one["metadata"]})
+            untainted = {"spec": {"taints": None}}  # no node controller is here to take it off
+            await client.patch(NODES, one["metadata"]["name"], untainted)
             await client.patch(NODES, one["metadata"]["name"], {"status": one["status"]}, subresource="status")
 
     await asyncio.gather(*(make(number) for number in range(count)))

@@ -32,6 +32,7 @@ _data_dir = click.option(
 @click.option("--node-network", default="auto", show_default=True, help="auto, direct, vxlan, or none of ours.")
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
+@click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")
 @click.option("--dns/--no-dns", default=True, help="Run cluster DNS.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given: Any) -> None:

@@ -203,13 +203,27 @@ identity_option = click.option(
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
-def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, verbose: bool) -> None:
+@click.option(
+    "--scheduler-config", type=click.Path(exists=True, path_type=Path),
+    help="A KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders.",
+)  # fmt: skip
+def scheduler(
+    data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, scheduler_config: Path | None,
+    verbose: bool,
+) -> None:  # fmt: skip
     """Put pods on nodes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.app import run
+    from scheduler.config import ConfigError, default_config, read_config
 
-    config = client_config(Layout(data_dir), "scheduler", kubeconfig)
-    run_component(lambda: run(config, leader_elect=leader_elect, identity=identity), verbose=verbose)
+    try:
+        settings = read_config(scheduler_config) if scheduler_config else default_config()
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    given = kubeconfig or (Path(settings.kubeconfig) if settings.kubeconfig else None)
+    config = client_config(Layout(data_dir), "scheduler", given)
+    elect = leader_elect and settings.leader_elect is not False
+    run_component(lambda: run(config, leader_elect=elect, identity=identity, settings=settings), verbose=verbose)
 
 
 @click.command("controller-manager")
@@ -228,6 +242,10 @@ def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, ident
 @click.option("--local-path-image", default="wherry.local/busybox:latest", help="An image with sh, for its helpers.")
 @click.option("--cluster-signing-cert-file", type=click.Path(path_type=Path), help="The CA that signs certificates.")
 @click.option("--cluster-signing-key-file", type=click.Path(path_type=Path))
+@click.option("--metrics-bind-address", default="", help="Serve /metrics and /healthz at HOST:PORT; nowhere if empty.")
+@click.option("--leader-elect-lease-duration", default=15.0, help="How long the lease holds, in seconds.")
+@click.option("--leader-elect-renew-deadline", default=10.0, help="How long the leader tries to renew it, in seconds.")
+@click.option("--leader-elect-retry-period", default=2.0, help="How often it is tried, in seconds.")
 def controller_manager(
     data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool, **given: Any
 ) -> None:
@@ -254,6 +272,10 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
         "local_path": Settings(folder, given["local_path_image"]) if folder != "none" else None,
         "cluster_cidrs": tuple(filter(None, given["cluster_cidr"].split(","))),
         "service_cidrs": tuple(filter(None, given["service_cidr"].split(","))),
+        "metrics_address": given["metrics_bind_address"],
+        "lease_seconds": tuple(
+            given[f"leader_elect_{name}"] for name in ("lease_duration", "renew_deadline", "retry_period")
+        ),
     }
 
 

@@ -14,6 +14,8 @@ COMMANDS = {
     "controller-manager": "cluster.components:controller_manager",
     "agent": "cluster.node_components:agent",
     "runtime": "cluster.components:runtime",
+    "why": "cluster.scheduling:why",
+    "simulate": "cluster.scheduling:simulate",
     "dns": "cluster.node_components:dns",
     "token": "cluster.join_commands:token",
     "join": "cluster.join_commands:join",

@@ -27,7 +27,13 @@ from cluster.layout import Layout
 @click.option("--node-name", default="", help="This machine's name in the cluster.")
 @click.option("--node-ip", default="", help="The address this node is reached at.")
 @click.option("--port", default=10250, show_default=True)
-@click.option("--runtime-endpoint", type=click.Path(path_type=Path), help="The runtime's CRI socket.")
+@click.option(
+    "--cri-endpoint",
+    "--runtime-endpoint",
+    "cri_endpoint",
+    default="",
+    help="The runtime's CRI socket, any runtime's.",
+)
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
 @click.option(
     "--node-network", type=click.Choice(["auto", "direct", "vxlan", "none"]), default="auto",
@@ -56,8 +62,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
     static = given["static_pods"] or data_dir / "static-pods"
     config = AgentConfig(
         client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
-        data_dir=data_dir / "agent", runtime_socket=given["runtime_endpoint"] or layout.runtime_socket, cert_file=cert,
-        key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
+        data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
+        cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
         node_network=given["node_network"], cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
@@ -97,6 +103,11 @@ def dns(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) ->
         status_port=given["status_port"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)
+
+
+def _socket(endpoint: str) -> Path | None:
+    """Return the path of a CRI endpoint, which may be written as a URL; None for none."""
+    return Path(endpoint.removeprefix("unix://")) if endpoint else None
 
 
 @click.command("simulated-nodes")

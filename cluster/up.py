@@ -44,6 +44,7 @@ class Settings:
     bridge: str = "wherry0"
     node_name: str = ""
     agent_port: int = 10250
+    cri_endpoint: str = ""
     dns: bool = True
     cluster_cidr: str = ""  # all nodes' pods; worked out from pod_cidr when left out
     node_network: str = "auto"
@@ -127,6 +128,8 @@ def _node(layout: Layout, settings: Settings, cluster_dns: str) -> list[Componen
         agent += ["--node-name", settings.node_name]
     if cluster_dns:
         agent += ["--cluster-dns", cluster_dns]
+    if settings.cri_endpoint:
+        return [_wherry(layout, "agent", *agent, "--cri-endpoint", settings.cri_endpoint)]
     runtime = ["--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge]
     return [_wherry(layout, "runtime", *runtime), _wherry(layout, "agent", *agent)]
 
@@ -307,11 +310,12 @@ def _stop_pods(layout: Layout, settings: Settings, supervisor: int | None) -> No
         agent = running_pid(layout, "agent")
         if agent is not None:
             stop_pid(agent)
-        if running_pid(layout, "runtime") is None:
+        if not settings.cri_endpoint and running_pid(layout, "runtime") is None:
             argv = next(one.argv for one in plan(layout, settings) if one.name == "runtime")
             with layout.log_file("runtime").open("ab") as log:
                 ours = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        stop_sandboxes(layout.runtime_socket)
+        endpoint = settings.cri_endpoint.removeprefix("unix://")
+        stop_sandboxes(Path(endpoint) if endpoint else layout.runtime_socket)
     finally:
         if ours is not None:
             ours.terminate()

@@ -24,6 +24,7 @@ from controllers.job import JobController
 from controllers.local_path import PROVISIONER as LOCAL_PATH_PROVISIONER
 from controllers.local_path import Settings as LocalPath
 from controllers.local_path_provisioner import LocalPathProvisioner
+from controllers.metrics import MetricsServer, Observed
 from controllers.namespace import NamespaceController
 from controllers.node_ipam import NodeIPAMController
 from controllers.node_lifecycle import NodeLifecycleController
@@ -76,28 +77,44 @@ class Options:
     """How often autoscalers look at their metrics."""
     service_cidrs: tuple[str, ...] = ()
     """From where the API server takes the addresses of Services."""
+    metrics_address: str = ""
+    """Serve /metrics and /healthz at this "host:port"; nowhere when it is empty."""
+    lease_seconds: tuple[float, float, float] = (15.0, 10.0, 2.0)
+    """The leader's lease: how long it holds, how long the leader tries to renew it, how often anybody tries."""
 
 
 async def run(config: ClientConfig, *, leader_elect: bool = True, options: Options | None = None) -> None:
     """Run all controllers until cancelled; with `leader_elect`, only while we hold the lease."""
-    options = options or Options()
-    async with Client(config, user_agent="wherry-controller-manager") as client:
-        if not leader_elect:
-            await _run_controllers(client, config, options)
-            return
-        elector = LeaderElector(client, LEASE_NAME, identity=options.identity)
-        await elector.run(lambda: _run_controllers(client, config, options))
+    options, observed = options or Options(), Observed(LEASE_NAME)
+    async with Client(config, user_agent="wherry-controller-manager") as client, asyncio.TaskGroup() as group:
+        if options.metrics_address:
+            serving = group.create_task(MetricsServer(observed).run(options.metrics_address), name="metrics")
+        if leader_elect:
+            duration, deadline, period = options.lease_seconds
+            elector = LeaderElector(
+                client, LEASE_NAME, identity=options.identity, lease_duration_seconds=duration,
+                renew_deadline_seconds=deadline, retry_period_seconds=period,
+            )  # fmt: skip
+            await elector.run(lambda: _run_controllers(client, config, options, observed))
+        else:
+            await _run_controllers(client, config, options, observed)
+        if options.metrics_address:
+            serving.cancel()
 
 
-async def _run_controllers(client: Client, config: ClientConfig, options: Options) -> None:
+async def _run_controllers(client: Client, config: ClientConfig, options: Options, observed: Observed) -> None:
     informers = InformerFactory(client)
     controllers = make_controllers(client, config, informers, options)
-    async with asyncio.TaskGroup() as group:
-        informers.start(group)
-        await informers.synced()
-        log.info("caches are synced; starting %s", ", ".join(controller.name for controller in controllers))
-        for controller in controllers:
-            group.create_task(controller.run(), name=controller.name)
+    observed.controllers, observed.leads = controllers, True
+    try:
+        async with asyncio.TaskGroup() as group:
+            informers.start(group)
+            await informers.synced()
+            log.info("caches are synced; starting %s", ", ".join(controller.name for controller in controllers))
+            for controller in controllers:
+                group.create_task(controller.run(), name=controller.name)
+    finally:
+        observed.controllers, observed.leads = (), False
 
 
 def make_controllers(

@@ -2,38 +2,42 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import (
+    CSI_DRIVERS,
+    CSI_NODES,
+    CSI_STORAGE_CAPACITIES,
     NAMESPACES,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
     POD_DISRUPTION_BUDGETS,
     PODS,
     REPLICA_SETS,
     REPLICATION_CONTROLLERS,
     SERVICES,
     STATEFUL_SETS,
+    STORAGE_CLASSES,
 )  # fmt: skip
 from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.informer import Informer
 from machinery.client.kubeconfig import ClientConfig
-from machinery.client.leaderelection import LeaderElector, LeaseDurations
+from machinery.client.leaderelection import LeaderElector
 from machinery.client.reflector import Reflector
 from machinery.client.rest import Client
 from scheduler.binder import Binder
 from scheduler.cluster import Cluster
+from scheduler.config import SchedulerConfig, default_config
 from scheduler.feed import PodFeed
-from scheduler.framework.profile import Profile
-from scheduler.plugins.default import default_profile
 from scheduler.scheduler import Scheduler
 from scheduler.views import NamespaceOnly, SelectorOnly, ServiceOnly
 
 log = logging.getLogger(__name__)
 
-LEASE_NAME = "kube-scheduler"
 _WORKLOADS = {
     "ReplicaSet": REPLICA_SETS,
     "StatefulSet": STATEFUL_SETS,
@@ -41,32 +45,39 @@ _WORKLOADS = {
 }
 
 
+_STORAGE = (
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES, CSI_NODES, CSI_DRIVERS, CSI_STORAGE_CAPACITIES,
+)  # fmt: skip
+
+
 async def run(
     config: ClientConfig,
     *,
     leader_elect: bool = True,
     identity: str = "",
-    profiles: Sequence[Profile] = (),
-    lease: LeaseDurations | None = None,
+    settings: SchedulerConfig | None = None,
 ) -> None:
-    """Place pods until cancelled; with `leader_elect`, only while we hold the lease, whose durations may be given."""
-    chosen = {one.name: one for one in profiles or (default_profile(),)}
+    """Place pods until cancelled; with `leader_elect`, only while we hold the lease."""
+    chosen = settings or default_config()
     async with Client(config, user_agent="wherry-scheduler") as client:
 
         async def lead() -> None:
             await schedule(client, config, chosen)
 
         if leader_elect:
-            await LeaderElector(client, LEASE_NAME, identity=identity, **(lease or LeaseDurations())).run(lead)
+            elector = LeaderElector(
+                client, chosen.lease_name, chosen.lease_namespace, identity=identity, **chosen.lease
+            )
+            await elector.run(lead)
         else:
             await lead()
 
 
-async def schedule(client: Client, config: ClientConfig, profiles: Mapping[str, Profile]) -> None:
+async def schedule(client: Client, config: ClientConfig, settings: SchedulerConfig) -> None:
     """Place pods until cancelled."""
     followed = Followed(client)
     async with Binder(config) as binder, asyncio.TaskGroup() as group:
-        scheduler = Scheduler(client, binder, profiles, followed.cluster)
+        scheduler = Scheduler(client, binder, settings, followed.cluster)
         await followed.start(group, scheduler)
         synced = asyncio.Event()
         feed = PodFeed(scheduler.on_pod, synced.set)
@@ -84,9 +95,27 @@ class Followed:
         self._services: Informer[ServiceOnly] = Informer(client, SERVICES, ServiceOnly)
         self._workloads = {kind: Informer(client, resource, SelectorOnly) for kind, resource in _WORKLOADS.items()}
         self._budgets: Informer[Any] = Informer(client, POD_DISRUPTION_BUDGETS, dict)
+        self._storage: dict[str, Informer[Any]] = {
+            resource.kind: Informer(client, resource, dict) for resource in _STORAGE
+        }
+        claims, volumes = self._storage["PersistentVolumeClaim"], self._storage["PersistentVolume"]
         self.cluster = Cluster(
-            services=self._selectors, workload=self._workload, budgets=self._budgets.list, client=client
+            services=self._selectors,
+            workload=self._workload,
+            budgets=self._budgets.list,
+            claim=lambda namespace, name: claims.get(ObjectKey(namespace, name)),
+            volume=self._named("PersistentVolume"),
+            volumes=volumes.list,
+            storage_class=self._named("StorageClass"),
+            csi_node=self._named("CSINode"),
+            csi_driver=self._named("CSIDriver"),
+            capacities=self._storage["CSIStorageCapacity"].list,
+            client=client,
         )
+
+    def _named(self, kind: str) -> Callable[[str], Any]:
+        informer = self._storage[kind]
+        return lambda name: informer.get(ObjectKey("", name))
 
     async def start(self, group: asyncio.TaskGroup, scheduler: Scheduler) -> None:
         """Follow everything, and wait until it is here: a pod that came before its node would be misjudged."""
@@ -108,6 +137,7 @@ class Followed:
         yield "Service", self._services
         yield from self._workloads.items()
         yield "PodDisruptionBudget", self._budgets
+        yield from self._storage.items()
 
     def _selectors(self, namespace: str) -> list[Mapping[str, str]]:
         return [one.spec.selector for one in self._services.list(namespace) if one.spec.selector]

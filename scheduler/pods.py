@@ -91,6 +91,26 @@ class VolumeView(msgspec.Struct, omit_defaults=True):
     rbd: dict[str, Any] | None = None
     azureDisk: dict[str, Any] | None = None
 
+    def claim_of(self, pod_name: str) -> str:
+        """Return the name of the PersistentVolumeClaim the volume stands for; nothing when it is none."""
+        if self.persistentVolumeClaim is not None:
+            return self.persistentVolumeClaim.claimName
+        return f"{pod_name}-{self.name}" if self.ephemeral is not None else ""
+
+    def disk(self) -> tuple[tuple[str, ...], bool] | None:
+        """Return what names a disk that is attached to one node at a time, and whether it is only read."""
+        if (gce := self.gcePersistentDisk) is not None:
+            return ("gce", str(gce.get("pdName"))), bool(gce.get("readOnly"))
+        if (ebs := self.awsElasticBlockStore) is not None:
+            return ("ebs", str(ebs.get("volumeID"))), False
+        if (iscsi := self.iscsi) is not None:
+            return ("iscsi", str(iscsi.get("iqn"))), bool(iscsi.get("readOnly"))
+        if (rbd := self.rbd) is not None:
+            # Of the monitors one in common would do; a cluster lists them all, and in one order.
+            monitors = ",".join(sorted(rbd.get("monitors") or ()))
+            return ("rbd", monitors, str(rbd.get("pool") or "rbd"), str(rbd.get("image"))), bool(rbd.get("readOnly"))
+        return None
+
     def ties(self) -> bool:
         """Say whether the volume matters for placing its pod."""
         return any(getattr(self, field) is not None for field in self.__struct_fields__[1:])

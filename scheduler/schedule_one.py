@@ -33,6 +33,8 @@ class Diagnosis:
     plugins: set[str] = field(default_factory=set)
     resolvable: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
     """Rows where pods leaving could help."""
+    passed: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    """Rows that no plugin rejected."""
     post_filter: str = ""
 
     def __str__(self) -> str:
@@ -177,6 +179,10 @@ class Chooser:
             if codes is not None:
                 yield plugin, codes
 
+    def kept_mask(self, cycle: Cycle) -> Mask:
+        """Return which rows pass the rules that look at a node alone."""
+        return self._keep(cycle.needs).mask
+
     # ---- what is kept
 
     def _keep(self, needs: Needs) -> _Kept:
@@ -273,6 +279,7 @@ class Chooser:
                 if all(reason.resolvable for reason in reasons):
                     found.resolvable |= rejected & (codes == code)
             open_rows &= ~rejected
+        found.passed = open_rows
         return found
 
     def _all_codes(self, cycle: Cycle) -> Iterator[tuple[str, Codes, "_Explain"]]:

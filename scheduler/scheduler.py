@@ -17,9 +17,9 @@ from machinery.client.rest import Client, ConnectionFailed, PatchType
 from machinery.errors import APIError, NotFound
 from scheduler.binder import BINDINGS_AT_ONCE, Binder
 from scheduler.cluster import Cluster
+from scheduler.config import SchedulerConfig
 from scheduler.evictor import Evictor
 from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
-from scheduler.framework.profile import Profile
 from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
 from scheduler.pods import Pod
 from scheduler.queue import Entry, SchedulingQueue, by_priority
@@ -38,16 +38,21 @@ _REPORTS_AT_ONCE = 8
 class Scheduler:
     """Places the pods of its profiles' names on the nodes of one cluster."""
 
-    def __init__(self, client: Client, binder: Binder, profiles: Mapping[str, Profile], cluster: Cluster) -> None:
+    def __init__(self, client: Client, binder: Binder, settings: SchedulerConfig, cluster: Cluster) -> None:
         self._client = client
         self._binder = binder
-        self.profiles = profiles
+        profiles = self.profiles = {one.name: one for one in settings.profiles}
         self.cluster = cluster
         self.table = NodeTable()
         self.choosers = {name: Chooser(self.table, profile, cluster) for name, profile in profiles.items()}
-        any_profile = next(iter(profiles.values()))
+        any_profile = settings.profiles[0]
         sorter = next((one for one in any_profile.plugins if "sort_key" in type(one).__dict__), None)
-        self.queue = SchedulingQueue(sorter.sort_key if sorter else by_priority, self._gate)
+        self.queue = SchedulingQueue(
+            sorter.sort_key if sorter else by_priority,
+            self._gate,
+            first_backoff_seconds=settings.first_backoff_seconds,
+            max_backoff_seconds=settings.max_backoff_seconds,
+        )
         self._recorders = {name: EventRecorder(client, name) for name in profiles}
         self._news = asyncio.Event()
         self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
@@ -103,6 +108,7 @@ class Scheduler:
         """Take a change of an object that some plugin looks at."""
         if kind in ("Service", "ReplicaSet", "StatefulSet", "ReplicationController"):
             self.cluster.version += 1
+        self.cluster.changed()
         action = "delete" if new is None else "add" if old is None else "update"
         self._happened(Happening(kind, action, old, new))
 
@@ -211,7 +217,7 @@ class Scheduler:
             except Rejected as error:
                 self._give_up(entry, cycle, node.name, str(error))
                 return
-            waits = patience > 0 or any(one.needs_pre_bind(pod) for one in profile.pre_binds)
+            waits = patience > 0 or any(one.needs_pre_bind(cycle) for one in profile.pre_binds)
         if waits:
             self._spawn(self._bind_later(entry, cycle, node.name, patience))
         else:

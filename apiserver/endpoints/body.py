@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from apiserver.request import AUDIT
 from machinery import errors
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
@@ -16,6 +17,13 @@ MAX_YAML_VALUES = 1_000_000
 
 async def read(request: web.Request) -> bytes:
     """Return the body. Raises: RequestEntityTooLarge above 3 MiB."""
+    body = await _read(request)
+    if AUDIT in request:  # the audit log wants it too
+        request[AUDIT].body = body
+    return body
+
+
+async def _read(request: web.Request) -> bytes:
     length = request.content_length
     if length is not None and length > MAX_BODY_BYTES:
         raise _too_large()

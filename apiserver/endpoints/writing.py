@@ -12,7 +12,7 @@ from apiserver.endpoints.reading import Selection, listing, object_response, res
 from apiserver.registry.field_managers import MAX_MANAGER_BYTES
 from apiserver.registry.kind import Kind, Object, shape_for
 from apiserver.registry.rest import Rest, WriteOptions, conformed
-from apiserver.request import Call
+from apiserver.request import AUDIT, Call
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
 from machinery.api.patch import PatchError, apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
@@ -42,7 +42,8 @@ def write_options(call: Call) -> WriteOptions:
         raise errors.BadRequest(f"fieldManager: Invalid value: {manager!r}: {rule}")
     if not manager:  # the program's name, as it introduces itself
         manager = call.http.headers.get("User-Agent", "").partition("/")[0][:MAX_MANAGER_BYTES] or "unknown"
-    return WriteOptions(dry_run == "All", validation, manager, call.user)
+    noted = call.http[AUDIT].annotations if AUDIT in call.http else None
+    return WriteOptions(dry_run == "All", validation, manager, call.user, annotations=noted)
 
 
 async def read_object(call: Call, kind: str, api_version: str, *, strict: bool) -> Object:

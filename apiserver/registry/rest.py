@@ -40,6 +40,7 @@ class WriteOptions:
     through: str = ""  # the subresource by which the object itself is changed: scale
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] | None = None  # what admission has to say to the audit log
 
 
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
@@ -114,7 +115,7 @@ class Rest:
         name = ((obj or old or {}).get("metadata") or {}).get("name", "")
         return Attributes(
             operation, kind, namespace, name, subresource, options.user, options.dry_run, obj, old,
-            options.field_manager, options.warnings,
+            options.field_manager, options.warnings, options.annotations,
         )  # fmt: skip
 
     @staticmethod

@@ -105,7 +105,7 @@ class Plugin:
     async def pre_bind(self, cycle: Cycle, node: Node) -> None:
         """Do what must be done before the pod is bound. Raises: Rejected, APIError."""
 
-    def needs_pre_bind(self, pod: Pod) -> bool:
+    def needs_pre_bind(self, cycle: Cycle) -> bool:
         """Say whether `pre_bind` has anything to do for a pod: one nobody has waits for nothing."""
         return False
 

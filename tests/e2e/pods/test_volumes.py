@@ -259,3 +259,16 @@ async def node_name(pods: Pods) -> str:
     from machinery.api.resources import NODES
 
     return str((await pods.client.list(NODES))["items"][0]["metadata"]["name"])
+
+
+@pytest.mark.only_wherry
+async def test_an_image_is_a_volume(pods: Pods) -> None:
+    image = {"reference": "wherry.local/busybox:latest", "pullPolicy": "IfNotPresent"}
+    mounts = [{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/part", "subPath": "bin"}]
+    done, text = await pods.run(
+        "ls /v/bin/busybox /part/busybox; touch /v/x",
+        volumeMounts=mounts,
+        pod={"volumes": [{"name": "v", "image": image}]},
+    )
+    assert text.splitlines()[:2] == ["/part/busybox", "/v/bin/busybox"]
+    assert terminated(done)["exitCode"] == 1

@@ -34,6 +34,7 @@ from tests.integration.controllers.test_garbage_collector import make_map, refer
 from tests.integration.controllers.test_job import FINALIZER, INDEX, ended, job, reason
 from tests.integration.controllers.test_statefulset import all_ready, stateful_set
 from tests.support.agent import pods_come_up, set_ended, set_running
+from tests.support.nodes import create_node
 from tests.support.waiting import until, until_gone, until_one
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("controllers", "account")]
@@ -416,7 +417,7 @@ async def test_scopes_count_only_their_pods(client: Client) -> None:
 
 
 async def test_a_taint_that_goes_in_time_saves_the_pod(client: Client) -> None:
-    await client.create(NODES, {"metadata": {"name": "n1"}})
+    await create_node(client, {"metadata": {"name": "n1"}})
     taint = {"key": "example.com/evict", "value": "x", "effect": "NoExecute"}
     await client.patch(NODES, "n1", {"spec": {"taints": [taint]}})
     for name, seconds in (("patient", 2), ("hasty", None), ("forever", 3600)):

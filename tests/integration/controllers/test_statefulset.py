@@ -69,8 +69,10 @@ async def test_a_pod_keeps_its_name_labels_and_claim(client: Client) -> None:
         "metadata": {"name": "data"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
     }
+    mounted = template()
+    mounted["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
     async with pods_come_up(client):
-        await client.create(STATEFUL_SETS, stateful_set(2, volumeClaimTemplates=[claim]))
+        await client.create(STATEFUL_SETS, stateful_set(2, volumeClaimTemplates=[claim], template=mounted))
         await until_one(client, STATEFUL_SETS, "db", all_ready(2))
         first = await client.get(PODS, "db-0", "default")
         claims = (await client.list(PERSISTENT_VOLUME_CLAIMS, "default"))["items"]

@@ -21,6 +21,7 @@ from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
 from tests.integration.controllers.conftest import running_controllers
 from tests.support.agent import pods_come_up
+from tests.support.nodes import create_node
 from tests.support.waiting import until, until_gone, until_one
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def phase(name: str) -> Any:
 
 async def make_node(client: Client, name: str = "n1", **labels: str) -> None:
     metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, **labels}}
-    await client.create(NODES, {"metadata": metadata})
+    await create_node(client, {"metadata": metadata})
     ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": None, "lastTransitionTime": None}
     await client.patch(NODES, name, {"status": {"conditions": [ready]}}, subresource="status")
 
