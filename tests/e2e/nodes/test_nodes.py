@@ -91,6 +91,9 @@ def _http(nodes: Nodes, address: str, port: int, path: str = "/") -> str:
 
 def test_policy_local_answers_only_where_an_endpoint_is(pods: Nodes) -> None:
     assert _http(pods, "192.0.2.2", 30081) == "near-only"
+    ingress = "jsonpath={.status.loadBalancer.ingress[*].ip}"
+    assert set(pods.kubectl("get", "service", "local", "-o", ingress).split()) == set(ADDRESSES.values())
+    assert _http(pods, "192.0.2.2", 80) == "near-only"
     with pytest.raises(OSError, match="timed out"):
         _http(pods, "192.0.2.1", 30081)
     expected = {"service": {"namespace": "default", "name": "local"}, "localEndpoints": 1, "serviceProxyHealthy": True}
