@@ -74,7 +74,7 @@ async def _work(
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())
         if config.proxy:
-            group.create_task(network.run(config, client, node.runtime, services, pods))
+            group.create_task(network.run(node, services, pods))
         if config.static_pod_dir is not None:
             group.create_task(StaticPods(config, client).run())
         await services.synced()  # containers are told of services when they are made

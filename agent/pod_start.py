@@ -27,6 +27,10 @@ class ContainerStarter:
 
     async def start_all(self, actions: Sequence[StartContainer]) -> bool:
         """Start containers together; returns whether there is something new to look at."""
+        context = self._context
+        if not context.pod["spec"].get("hostNetwork"):
+            ips = tuple(context.seen.ips) or tuple(ip for ip in (context.seen.ip,) if ip)
+            await context.node.network_gate(context.pod["metadata"]["namespace"], ips)
         return any(await asyncio.gather(*(self.start(one) for one in actions)))
 
     async def start(self, action: StartContainer) -> bool:

@@ -258,6 +258,7 @@ def scheduler(
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
+@click.option("--load-balancer", default="", help="Where load balancers are reached: nodes, or a range of addresses.")
 @click.option("--cluster-cidr", default="", help="Give nodes that name no range for their pods one out of these.")
 @click.option("--service-cidr", default=SERVICE_CIDR, help="Where the API server takes service addresses from.")
 @click.option(
@@ -295,6 +296,7 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
         "identity": given["identity"],
         "authority": Authority(cert, key) if cert.exists() and key.exists() else None,
         "local_path": Settings(folder, given["local_path_image"]) if folder != "none" else None,
+        "load_balancer": given["load_balancer"],
         "cluster_cidrs": tuple(filter(None, given["cluster_cidr"].split(","))),
         "service_cidrs": tuple(filter(None, given["service_cidr"].split(","))),
         "metrics_address": given["metrics_bind_address"],

@@ -22,6 +22,7 @@ from controllers.garbage_collector import GarbageCollector
 from controllers.horizontal_pod_autoscaler import HorizontalPodAutoscalerController
 from controllers.informers import InformerFactory
 from controllers.job import JobController
+from controllers.load_balancer import LoadBalancerController
 from controllers.local_path import PROVISIONER as LOCAL_PATH_PROVISIONER
 from controllers.local_path import Settings as LocalPath
 from controllers.local_path_provisioner import LocalPathProvisioner
@@ -76,6 +77,9 @@ class Options:
     """From where nodes that name no range for their pods get one; none: they get none."""
     autoscaler_sync_seconds: float = 15.0
     """How often autoscalers look at their metrics."""
+    load_balancer: str = ""
+    """Where Services of type LoadBalancer are reached: "nodes" at the nodes' own addresses, a range: each at an address
+    of its own out of it; "": somebody else sees to them."""
     service_cidrs: tuple[str, ...] = ()
     """From where the API server takes the addresses of Services."""
     metrics_address: str = ""
@@ -187,6 +191,9 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
         ServiceAddressController(client, informers),
         ServiceRangeController(client, informers, cidrs=options.service_cidrs),
     ]
+    if options.load_balancer:
+        recorder = EventRecorder(client, "service-controller")
+        found.append(LoadBalancerController(client, informers, recorder, where=options.load_balancer))
     if options.cluster_cidrs:
         recorder = EventRecorder(client, "cidrAllocator")
         found.append(NodeIPAMController(client, informers, recorder, cluster_cidrs=options.cluster_cidrs))
