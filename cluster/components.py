@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,12 +124,22 @@ def apiserver(
         cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
         agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,
         advertise_address=advertise, service_cidr=given["service_cidr"], **front_proxy(pki), **extra,
+        reuse_port=given["reuse_port"], shutdown_seconds=2.0,
     )  # fmt: skip
+
+    if given["workers"] > 1:  # the certificates are there now: those who come at once must not each make their own
+        if given["store"] != "etcd":
+            raise click.UsageError("--workers needs etcd: the embedded store is of one process")
+        from cluster.workers import run_workers
+
+        workers, own = given["workers"], sys.argv[sys.argv.index("apiserver") + 1 :]
+        run_component(lambda: run_workers(workers, own), verbose=verbose, starts_processes=True)
+        return
 
     async def main() -> None:
         store = await open_store(layout, given)
         try:
-            await run(store, config, sole_writer=not given["etcd_servers"])
+            await run(store, config, sole_writer=not (given["etcd_servers"] or given["reuse_port"]))
         finally:
             await store.close()
 
@@ -247,6 +258,7 @@ def scheduler(
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
+@click.option("--load-balancer", default="", help="Where load balancers are reached: nodes, or a range of addresses.")
 @click.option("--cluster-cidr", default="", help="Give nodes that name no range for their pods one out of these.")
 @click.option("--service-cidr", default=SERVICE_CIDR, help="Where the API server takes service addresses from.")
 @click.option(
@@ -284,6 +296,7 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
         "identity": given["identity"],
         "authority": Authority(cert, key) if cert.exists() and key.exists() else None,
         "local_path": Settings(folder, given["local_path_image"]) if folder != "none" else None,
+        "load_balancer": given["load_balancer"],
         "cluster_cidrs": tuple(filter(None, given["cluster_cidr"].split(","))),
         "service_cidrs": tuple(filter(None, given["service_cidr"].split(","))),
         "metrics_address": given["metrics_bind_address"],

@@ -234,7 +234,7 @@ class Aggregator:
         for group in self._catalog.groups():
             versions = self._catalog.versions(group)
             for index, version in enumerate(versions):
-                custom = all(kind.custom is not None for kind in self._catalog.kinds(group, version))
+                custom = all(kind.user_defined for kind in self._catalog.kinds(group, version))
                 yield {
                     "metadata": {"name": f"{version}.{group}", "labels": {_MANAGED: "true" if custom else "onstart"}},
                     "spec": {
