@@ -394,8 +394,9 @@ class Scheduler:
         self.queue.remove(pod.key)
         self._binder.say_scheduled(pod, node)
         there = self.table.by_name.get(node)
-        for plugin in self.profiles[pod.scheduler].post_binds if there is not None else ():
-            plugin.post_bind(cycle, there)
+        if there is not None:
+            for plugin in self.profiles[pod.scheduler].post_binds:
+                plugin.post_bind(cycle, there)
 
     def _refused(self, entry: Entry, cycle: Cycle, node: str, status: int, body: bytes) -> None:
         pod = entry.pod
