@@ -364,18 +364,22 @@ class Scheduler:
         finally:
             del self._waiting[pod.uid]
 
-    async def _bind_by(self, extender: Extender, entry: Entry, cycle: Cycle, node: str) -> None:
+    async def _bind_by(self, binding: Coroutine[Any, Any, None], entry: Entry, cycle: Cycle, node: str) -> None:
         try:
-            await extender.bind(entry.pod, node)
-        except ExtenderFailed as error:
+            await binding
+        except (ExtenderFailed, Rejected, APIError, ConnectionFailed) as error:
             self._give_up(entry, cycle, node, str(error))
         else:
             self._bound(entry, cycle, node)
 
     def _bind(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        binder = next((one for one in self.profiles[entry.pod.scheduler].binds if one.binds(cycle)), None)
+        if binder is not None:
+            self._spawn(self._bind_by(binder.bind(cycle, self.table.by_name[node]), entry, cycle, node))
+            return
         for extender in self._extenders:
             if extender.binds and extender.is_interested(entry.pod):
-                self._spawn(self._bind_by(extender, entry, cycle, node))
+                self._spawn(self._bind_by(extender.bind(entry.pod, node), entry, cycle, node))
                 return
 
         def answered(status: int, body: bytes) -> None:
