@@ -63,5 +63,5 @@ def _has(plugin: Plugin, method: str) -> bool:
         method = {"filter": "allows", "score": "rates"}.get(method, method)
     own = getattr(type(plugin), method, None)
     return own is not None and all(
-        own is not getattr(base, method, None) for base in (Plugin, NodePlugin, ClusterPlugin)
+        own is not getattr(base, method, None) for base in (Plugin, NodePlugin, PerNodePlugin, ClusterPlugin)
     )
