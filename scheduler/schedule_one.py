@@ -100,8 +100,7 @@ class Chooser:
         try:
             mask = self.passing(cycle)
         except Rejected as error:
-            plugins = {str(cycle.memo.get("rejected_by", ""))}
-            raise Unschedulable(Diagnosis(table.count, str(error), plugins=plugins)) from error
+            raise Unschedulable(self._rejected_by_all(cycle, error)) from error
         if mask is None:
             kept = self._keep(pod.shape.needs)
             if not kept.raws and not self.profile.scores_of_cluster(cycle):
@@ -119,7 +118,7 @@ class Chooser:
         try:
             mask = self.passing(cycle)
         except Rejected as error:
-            raise Unschedulable(Diagnosis(self._table.count, str(error))) from error
+            raise Unschedulable(self._rejected_by_all(cycle, error)) from error
         rows = np.flatnonzero(self.kept_mask(cycle) if mask is None else mask)
         if not len(rows):
             raise Unschedulable(self.diagnose(cycle))
@@ -127,7 +126,14 @@ class Chooser:
 
     def diagnosis_of(self, failed: Mapping[str, str]) -> Diagnosis:
         """Return what an extender's refusals come to: a text for each node."""
-        return Diagnosis(self._table.count, reasons=Counter(failed.values()))
+        resolvable = np.zeros(self._table.size, dtype=bool)
+        return Diagnosis(self._table.count, reasons=Counter(failed.values()), resolvable=resolvable)
+
+    def _rejected_by_all(self, cycle: Cycle, error: Rejected) -> Diagnosis:
+        table = self._table
+        resolvable = table.alive.copy() if error.resolvable else np.zeros(table.size, dtype=bool)
+        plugins = {str(cycle.memo.get("rejected_by", ""))}
+        return Diagnosis(table.count, str(error), plugins=plugins, resolvable=resolvable)
 
     def _best(self, kept: _Kept, cycle: Cycle) -> int:
         ranked = kept.ranked
