@@ -46,7 +46,7 @@ from apiserver.metrics import WATCHES, duration, requests
 from apiserver.registry.catalog import Catalog, built_in
 from apiserver.registry.kind import Kind
 from apiserver.registry.rest import Rest
-from apiserver.request import Call, RequestInfo, duration_seconds, request_info
+from apiserver.request import Call, RequestInfo, duration_seconds, flag, request_info
 from apiserver.storage.interface import Store
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import WatchCache
@@ -302,7 +302,7 @@ class APIServer:
 
     async def _resource(self, call: Call) -> web.StreamResponse:
         verb = call.info.verb
-        if verb == "watch" or (verb == "get" and call.query.get("watch") in ("true", "1")):
+        if verb == "watch" or (verb == "get" and flag(call.query, "watch")):
             return await self._watch(call)
         response = await (_READS[verb](call, self.storage) if verb in _READS else _WRITES[verb](call, self.rest))
         if call.known.custom is not None and call.known.custom.warning:

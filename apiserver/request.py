@@ -58,9 +58,15 @@ def parse_path(path: str) -> RequestInfo | None:
     )  # fmt: skip
 
 
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """Return a parameter that is true or false; anything but "false" and "0" is true, as upstream reads it."""
+    value = query.get(name)
+    return value is not None and value != "0" and value.lower() != "false"
+
+
 def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Return what a request asks for."""
-    info = _request_info(method, path, query.get("watch") in ("true", "1"))
+    info = _request_info(method, path, flag(query, "watch"))
     return _with_selector(info, query["fieldSelector"]) if "fieldSelector" in query else info
 
 

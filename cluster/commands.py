@@ -29,6 +29,10 @@ _data_dir = click.option(
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
 @click.option("--cluster-cidr", default="", help="The range of all nodes' pods; holds --pod-cidr.")
+@click.option(
+    "--load-balancer", default="nodes", show_default=True,
+    help="Where Services of type LoadBalancer are reached: at the nodes, at addresses of a range, or none.",
+)  # fmt: skip
 @click.option("--node-network", default="auto", show_default=True, help="auto, direct, vxlan, or none of ours.")
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)

@@ -218,23 +218,37 @@ identity_option = click.option(
     "--scheduler-config", type=click.Path(exists=True, path_type=Path),
     help="A KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders.",
 )  # fmt: skip
+@click.option("--bind-address", default="127.0.0.1", help="Tell health, metrics and reasons here.")
+@click.option("--status-port", default=0, help="And on this port; 0 for not at all.")
+@click.option("--tls-cert-file", default="", help="Needed on addresses other than loopback, with the two below.")
+@click.option("--tls-private-key-file", default="")
+@click.option("--client-ca-file", default="", help="Whose certificates clients must show.")
 def scheduler(
     data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, scheduler_config: Path | None,
-    verbose: bool,
+    verbose: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Put pods on nodes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.app import run
     from scheduler.config import ConfigError, default_config, read_config
+    from scheduler.status import StatusOptions
 
     try:
         settings = read_config(scheduler_config) if scheduler_config else default_config()
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
-    given = kubeconfig or (Path(settings.kubeconfig) if settings.kubeconfig else None)
-    config = client_config(Layout(data_dir), "scheduler", given)
+    path = kubeconfig or (Path(settings.kubeconfig) if settings.kubeconfig else None)
+    config = client_config(Layout(data_dir), "scheduler", path)
     elect = leader_elect and settings.leader_elect is not False
-    run_component(lambda: run(config, leader_elect=elect, identity=identity, settings=settings), verbose=verbose)
+    status = StatusOptions(
+        given["bind_address"], given["status_port"], given["tls_cert_file"], given["tls_private_key_file"],
+        given["client_ca_file"],
+    )  # fmt: skip
+
+    async def main() -> None:
+        await run(config, leader_elect=elect, identity=identity, settings=settings, status=status)
+
+    run_component(main, verbose=verbose)
 
 
 @click.command("controller-manager")
@@ -244,6 +258,7 @@ def scheduler(
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
+@click.option("--load-balancer", default="", help="Where load balancers are reached: nodes, or a range of addresses.")
 @click.option("--cluster-cidr", default="", help="Give nodes that name no range for their pods one out of these.")
 @click.option("--service-cidr", default=SERVICE_CIDR, help="Where the API server takes service addresses from.")
 @click.option(
@@ -281,6 +296,7 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
         "identity": given["identity"],
         "authority": Authority(cert, key) if cert.exists() and key.exists() else None,
         "local_path": Settings(folder, given["local_path_image"]) if folder != "none" else None,
+        "load_balancer": given["load_balancer"],
         "cluster_cidrs": tuple(filter(None, given["cluster_cidr"].split(","))),
         "service_cidrs": tuple(filter(None, given["service_cidr"].split(","))),
         "metrics_address": given["metrics_bind_address"],

@@ -48,6 +48,7 @@ class Settings:
     dns: bool = True
     cluster_cidr: str = ""  # all nodes' pods; worked out from pod_cidr when left out
     node_network: str = "auto"
+    load_balancer: str = "nodes"  # nodes, a range of addresses, or none
     join: str = ""  # the API server of the cluster this machine has joined; "" for a control plane
     cluster_dns: str = ""  # only for a machine that has joined
 
@@ -107,6 +108,8 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     if settings.agent:
         found += _node(layout, settings, dns_address(settings.service_cidr) if settings.dns else "")
     ranges = ["--service-cidr", settings.service_cidr, "--cluster-cidr", cluster_cidr(settings)]
+    if settings.load_balancer != "none":
+        ranges += ["--load-balancer", settings.load_balancer]
     found.append(_wherry(layout, "controller-manager", *ranges))
     found.append(_wherry(layout, "scheduler"))
     if settings.agent and settings.dns:

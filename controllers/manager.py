@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from controllers.attach_detach import AttachDetachController
 from controllers.bootstrap_token import BootstrapTokenController
 from controllers.certificate_approver import CertificateApprover
 from controllers.certificate_signer import Authority, CertificateCleaner, CertificateSigner
@@ -21,6 +22,7 @@ from controllers.garbage_collector import GarbageCollector
 from controllers.horizontal_pod_autoscaler import HorizontalPodAutoscalerController
 from controllers.informers import InformerFactory
 from controllers.job import JobController
+from controllers.load_balancer import LoadBalancerController
 from controllers.local_path import PROVISIONER as LOCAL_PATH_PROVISIONER
 from controllers.local_path import Settings as LocalPath
 from controllers.local_path_provisioner import LocalPathProvisioner
@@ -75,6 +77,9 @@ class Options:
     """From where nodes that name no range for their pods get one; none: they get none."""
     autoscaler_sync_seconds: float = 15.0
     """How often autoscalers look at their metrics."""
+    load_balancer: str = ""
+    """Where Services of type LoadBalancer are reached: "nodes" at the nodes' own addresses, a range: each at an address
+    of its own out of it; "": somebody else sees to them."""
     service_cidrs: tuple[str, ...] = ()
     """From where the API server takes the addresses of Services."""
     metrics_address: str = ""
@@ -186,6 +191,9 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
         ServiceAddressController(client, informers),
         ServiceRangeController(client, informers, cidrs=options.service_cidrs),
     ]
+    if options.load_balancer:
+        recorder = EventRecorder(client, "service-controller")
+        found.append(LoadBalancerController(client, informers, recorder, where=options.load_balancer))
     if options.cluster_cidrs:
         recorder = EventRecorder(client, "cidrAllocator")
         found.append(NodeIPAMController(client, informers, recorder, cluster_cidrs=options.cluster_cidrs))
@@ -195,6 +203,7 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
 def _of_volumes(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
     recorder = EventRecorder(client, "persistentvolume-controller")
     found: list[Controller[Any]] = [
+        AttachDetachController(client, informers, EventRecorder(client, "attachdetach-controller")),
         ClaimProtectionController(client, informers),
         EphemeralVolumeController(client, informers, EventRecorder(client, "ephemeral_volume")),
         VolumeBinder(client, informers, recorder, own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,))),

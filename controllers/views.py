@@ -369,6 +369,20 @@ class ServiceSpec(View, frozen=True):
     publishNotReadyAddresses: bool = False
     trafficDistribution: str | None = None
     clusterIPs: tuple[str, ...] = ()
+    loadBalancerClass: str | None = None
+    loadBalancerIP: str = ""
+
+
+class BalancerStatus(View, frozen=True):
+    """Where a load balancer is reached."""
+
+    ingress: tuple[JSON, ...] = ()
+
+
+class ServiceStatus(View, frozen=True):
+    """What is known of a Service."""
+
+    loadBalancer: BalancerStatus = BalancerStatus()
 
 
 class Service(View, frozen=True):
@@ -376,6 +390,7 @@ class Service(View, frozen=True):
 
     metadata: ObjectMeta
     spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
 
 
 class Endpoints(View, frozen=True):
@@ -424,6 +439,10 @@ class NodeStatus(View, frozen=True):
     """The part of a Node's status that controllers read."""
 
     conditions: tuple[NodeCondition, ...] = ()
+    volumesAttached: tuple[JSON, ...] = ()
+    volumesInUse: tuple[str, ...] = ()
+    addresses: tuple[JSON, ...] = ()
+    daemonEndpoints: JSON = {}
 
 
 class Node(View, frozen=True):

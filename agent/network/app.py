@@ -7,14 +7,15 @@ from typing import Any
 
 from agent.config import AgentConfig
 from agent.cri.client import Runtime, RuntimeFailure
+from agent.network.enforcer import PolicyEnforcer
 from agent.network.links import Links, Me
 from agent.network.proxy import ServiceProxy
 from agent.network.views import Node
+from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import ENDPOINT_SLICES, NODES
 from machinery.client.informer import Informer
-from machinery.client.rest import Client
 
 log = logging.getLogger(__name__)
 
@@ -22,17 +23,26 @@ Object = dict[str, Any]
 _RETRY_SECONDS = 0.5
 
 
-async def run(
-    config: AgentConfig, client: Client, runtime: Runtime, services: Informer[Object], pods: PodManager
-) -> None:
+async def run(node: NodeServices, services: Informer[Object], pods: PodManager) -> None:
     """Keep this node's network until cancelled."""
+    config, client, runtime = node.config, node.client, node.runtime
     nodes: Informer[Node] = Informer(client, NODES, Node)
     slices: Informer[Object] = Informer(client, ENDPOINT_SLICES, dict)
     async with asyncio.TaskGroup() as group:
         group.create_task(nodes.run())
         group.create_task(slices.run())
+        policies = PolicyEnforcer(client, config.bridge, pods, slices)
+        node.network_gate = policies.wait_for
         config = replace(config, pod_cidr=await pod_cidr(config, nodes, runtime))
-        group.create_task(ServiceProxy(config, services, slices, nodes, pods).run())
+        proxy = ServiceProxy(config, services, slices, nodes, pods)
+
+        def changed() -> None:
+            proxy.note()
+            policies.note()
+
+        pods.on_network_change = changed
+        group.create_task(proxy.run())
+        group.create_task(policies.run())
         cidrs = tuple(part.strip() for part in config.pod_cidr.split(","))
         me = Me(config.node_name, config.node_ip, cidrs, f"{config.bridge}-vx", config.node_network)
         if config.node_network != "none":

@@ -78,7 +78,10 @@ class ServiceProxy:
         services.add_handler(self._service_changed)
         slices.add_handler(self._slice_changed)
         nodes.add_handler(self._node_changed)
-        pods.on_network_change = self._changed.set
+
+    def note(self) -> None:
+        """A pod of this node came or went."""
+        self._changed.set()
 
     # ---- what changed
 

@@ -12,7 +12,7 @@ from apiserver.endpoints.reading import Selection, listing, object_response, res
 from apiserver.registry.field_managers import MAX_MANAGER_BYTES
 from apiserver.registry.kind import Kind, Object, shape_for
 from apiserver.registry.rest import Rest, WriteOptions, conformed
-from apiserver.request import AUDIT, Call
+from apiserver.request import AUDIT, Call, flag
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
 from machinery.api.patch import PatchError, apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
@@ -166,7 +166,7 @@ async def _apply(call: Call, rest: Rest, options: WriteOptions, subresource: str
             f"({metadata['namespace']} != {info.namespace})"
         )
     conformed(kind, config, WriteOptions(field_validation="Strict"))  # who owns a field nobody knows?
-    force = call.query.get("force", "") in ("true", "1")
+    force = flag(call.query, "force")
     entry, created = await rest.apply(
         kind, info.namespace, info.name, config, options, subresource=subresource, force=force
     )
@@ -229,7 +229,7 @@ async def delete_options(call: Call) -> dict[str, Any]:
     if "propagationPolicy" in query:
         options["propagationPolicy"] = query["propagationPolicy"]
     if "orphanDependents" in query:
-        options["orphanDependents"] = query["orphanDependents"] == "true"
+        options["orphanDependents"] = flag(query, "orphanDependents")
     if "dryRun" in query:
         options["dryRun"] = [query["dryRun"]]
     _check_delete_options(options)

@@ -26,7 +26,9 @@ MAX_TRIES = 50
 def encode(obj: Object) -> bytes:
     """Return the bytes an object is stored as: kind, apiVersion and metadata first, and no resourceVersion."""
     metadata = {name: value for name, value in obj["metadata"].items() if name != "resourceVersion"}
-    return orjson.dumps({"kind": obj["kind"], "apiVersion": obj["apiVersion"], **obj, "metadata": metadata})
+    # Named before the rest, so that it stands there whatever place it had: readers put the version into the first.
+    first = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], "metadata": metadata}
+    return orjson.dumps({**first, **obj, "metadata": metadata})
 
 
 class ObjectStorage:

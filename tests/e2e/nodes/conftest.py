@@ -35,16 +35,17 @@ class Nodes:
     def layout(self, name: str) -> Layout:
         return Layout(self.folder / name)
 
-    def run(self, name: str, *argv: str, given: str = "", check: bool = True, seconds: float = 60) -> str:
+    def run(self, name: str, *argv: str, given: str = "", check: bool = True, words: bool = True) -> str:
+        """Run a command on a machine and return its output, with `words` what it says on standard error too."""
         home = str(self.folder / "control")
         environment = {**os.environ, "KUBECONFIG": f"{home}/kubeconfig", "HOME": home, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             ["nsenter", f"--net=/run/netns/{self.machines[name].name}", *argv], input=given, capture_output=True,
-            text=True, timeout=seconds, env=environment, check=False,
+            text=True, timeout=60, env=environment, check=False,
         )  # fmt: skip
         if check and done.returncode != 0:
             raise AssertionError(f"{argv} on {name}: {done.stdout}{done.stderr}\n{self.logs()}")
-        return done.stdout if check else done.stdout + done.stderr
+        return done.stdout if check or not words else done.stdout + done.stderr
 
     def wherry(self, name: str, *arguments: str, check: bool = True) -> str:
         argv = (sys.executable, "-m", "cluster.main", *arguments, "--data-dir", str(self.folder / name))
@@ -54,7 +55,7 @@ class Nodes:
         return self.run("control", "kubectl", *arguments, given=given, check=check)
 
     def sh(self, pod: str, command: str) -> str:
-        return self.kubectl("exec", pod, "--", "sh", "-c", command, check=False).strip()
+        return self.run("control", "kubectl", "exec", pod, "--", "sh", "-c", command, check=False, words=False).strip()
 
     def get(self, pod: str, host: str, port: int = 8080) -> str:
         """What a pod is told by an HTTP server; "" when there is no answer."""

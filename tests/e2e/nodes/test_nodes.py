@@ -91,11 +91,30 @@ def _http(nodes: Nodes, address: str, port: int, path: str = "/") -> str:
 
 def test_policy_local_answers_only_where_an_endpoint_is(pods: Nodes) -> None:
     assert _http(pods, "192.0.2.2", 30081) == "near-only"
+    ingress = "jsonpath={.status.loadBalancer.ingress[*].ip}"
+    assert set(pods.kubectl("get", "service", "local", "-o", ingress).split()) == set(ADDRESSES.values())
+    assert _http(pods, "192.0.2.2", 80) == "near-only"
     with pytest.raises(OSError, match="timed out"):
         _http(pods, "192.0.2.1", 30081)
     expected = {"service": {"namespace": "default", "name": "local"}, "localEndpoints": 1, "serviceProxyHealthy": True}
     assert json.loads(_http(pods, "192.0.2.2", 30999)) == expected
     assert json.loads(_http(pods, "192.0.2.1", 30999))["localEndpoints"] == 0
+
+
+def test_the_network_is_checked_and_a_way_is_told(pods: Nodes) -> None:
+    out = pods.wherry("control", "net", "check")
+    assert out.endswith("All is well.\n")
+    for expected in (
+        "from pod default/on-control: pod default/on-far",
+        "cluster DNS at 10.96.0.10",
+        "the pods of near",
+    ):
+        assert expected in out
+    assert pods.wherry("near", "net", "check").endswith("All is well.\n")
+    pods.machines["control"].ip("route delete 10.244.1.0/24")
+    told = pods.wherry("control", "net", "trace", "on-control", "everywhere")
+    assert "tcp/80 -> chain services-3" in told
+    assert "every address of the node tcp/30080 -> chain nodeports-3" in told
 
 
 def test_logs_and_exec_reach_agents_that_joined(pods: Nodes) -> None:
