@@ -196,7 +196,7 @@ class ContainerManager:
         stdio = Stdio(config.tty, config.stdin, config.stdin_once)
         record.pid = await self._monitor.create(record.id, folder, log, stdio)
         record.start_ticks = kernel.process_start_ticks(record.pid)
-        await self._runtime.start(record.id)
+        await self._runtime.start(record.id, record.pid)
         record.started_at = time.time_ns()
 
     async def _fail_start(self, record: ContainerRecord, message: str) -> None:
