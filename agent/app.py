@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from agent.config import AgentConfig
 from agent.cri.client import Runtime
+from agent.eviction import Evictor, ImageCollector
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
 from agent.network import app as network
@@ -52,7 +53,7 @@ async def run(config: AgentConfig) -> None:
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
-        pods = PodManager(node)
+        pods = PodManager(node, reporter.pressures)
         stack.push_async_callback(pods.close)
         server = AgentServer(node, pods, _metrics(pods))
         await server.start()
@@ -70,6 +71,8 @@ async def _work(
         group.create_task(reporter.run())
         group.create_task(services.run())
         group.create_task(pods.follow_runtime())
+        group.create_task(Evictor(node, pods, reporter.pressures).run())
+        group.create_task(ImageCollector(node, reporter.disk_percent).run())
         if config.proxy:
             group.create_task(network.run(node, services, pods))
         if config.static_pod_dir is not None:

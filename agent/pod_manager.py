@@ -13,7 +13,7 @@ from agent import admission
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
-from agent.pod_state import is_over
+from agent.pod_state import is_critical, is_over
 from machinery.api.quantity import cpu_millis, to_bytes
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,9 @@ APPARMOR = Path("/sys/kernel/security/apparmor")
 class PodManager:
     """Starts and ends a PodRuntime for each pod, and wakes them on news from the runtime."""
 
-    def __init__(self, services: NodeServices) -> None:
+    def __init__(self, services: NodeServices, pressures: Callable[[], Mapping[str, str]] = dict) -> None:
+        """Args: `pressures` tells what the node is short of; pods that need it are not taken then."""
+        self._pressures = pressures
         self._services = services
         self._running: dict[str, PodRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -142,6 +144,11 @@ class PodManager:
         """Return reason and message when the node can't take a pod beside those it has; None when it can."""
         if (pod.get("status") or {}).get("startTime"):
             return None  # it was taken before
+        if (short := self._pressures()) and not is_critical(pod):
+            quality = (pod.get("status") or {}).get("qosClass")
+            if "ephemeral-storage" in short or quality == "BestEffort":
+                names = {"memory": "MemoryPressure", "ephemeral-storage": "DiskPressure"}
+                return "Evicted", f"The node had condition: [{', '.join(names[one] for one in short)}]. "
         return admission.refusal(
             pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
         )

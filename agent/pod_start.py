@@ -121,9 +121,11 @@ class ContainerStarter:
         node, pod, seen = context.node, context.pod, context.seen
         links = pod["spec"].get("enableServiceLinks", True)
         services = service_variables(node.services(), pod["metadata"]["namespace"], links=links)
-        environment = await make_environment(pod, spec, services, context.fetch, context.facts())
+        environment = await make_environment(pod, spec, services, context.fetch_once, context.facts())
         verify_user(pod, spec, await node.runtime.image(image))
-        mounts = await asyncio.to_thread(self._mounts, spec, attempt, environment)
+        mounts: list[Any] = []
+        if not node.runtime.is_simulated:
+            mounts = await asyncio.to_thread(self._mounts, spec, attempt, environment)
         options = container_config.ContainerOptions(
             attempt=attempt, image=image, environment=environment, mounts=mounts, allocatable=node.allocatable,
             target_id=self._target(spec), seccomp_root=node.config.seccomp_dir,

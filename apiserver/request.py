@@ -1,6 +1,7 @@
 """What a request asks for, read from its method, path and headers alone."""
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -142,3 +143,17 @@ def accepted(header: str) -> tuple[Accepted, ...]:
             media = "application/json"
         found.append(Accepted(media, values.get("as", ""), values.get("v", ""), pairs))
     return tuple(found)
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+
+def duration_seconds(text: str) -> float | None:
+    """Return the seconds of a span as Go writes it ("1m30s"); None when it is none."""
+    if text in ("", "0"):
+        return 0.0
+    parts = _PART.findall(text)
+    if "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

@@ -33,7 +33,7 @@ def main() -> dict[str, object]:
     return {**found, "backlog": {**backlog, "budget_pods_per_s": 2000}, "decisions": decide(NODE_COUNT, POD_COUNT)}
 
 
-def decide(nodes: int, pods: int, make: MakePod | None = None) -> dict[str, object]:
+def decide(nodes: int, pods: int, make: MakePod | None = None, *, zones: int = 0) -> dict[str, object]:
     """Return decisions a second of the scheduler's cycle alone, without any API."""
     from scheduler.config import default_profile
     from scheduler.pods import PodReader
@@ -42,7 +42,7 @@ def decide(nodes: int, pods: int, make: MakePod | None = None) -> dict[str, obje
 
     table, reader = NodeTable(), PodReader()
     for number in range(nodes):
-        table.put_node(node(number))
+        table.put_node(node(number, zones=zones))
     chooser = Chooser(table, default_profile())
     made = [(make or plain_pod)(number) for number in range(pods)]
     read = [reader.read_object({**one, "metadata": {**one["metadata"], "uid": str(at)}}) for at, one in enumerate(made)]

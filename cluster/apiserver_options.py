@@ -11,6 +11,10 @@ _FILE = click.Path(exists=True, path_type=Path)
 
 _OPTIONS = (
     click.option(
+        "--workers", default=1, show_default=True, help="Processes that share the port; more than one needs etcd."
+    ),
+    click.option("--reuse-port", is_flag=True, hidden=True, help="Share the port with others."),
+    click.option(
         "--authentication-config", type=_FILE, help="An AuthenticationConfiguration: other issuers, anonymous."
     ),
     click.option("--authentication-token-webhook-config-file", type=_FILE, help="A kubeconfig of who knows tokens."),

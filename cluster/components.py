@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,12 +124,22 @@ def apiserver(
         cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
         agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,
         advertise_address=advertise, service_cidr=given["service_cidr"], **front_proxy(pki), **extra,
+        reuse_port=given["reuse_port"], shutdown_seconds=2.0,
     )  # fmt: skip
+
+    if given["workers"] > 1:  # the certificates are there now: those who come at once must not each make their own
+        if given["store"] != "etcd":
+            raise click.UsageError("--workers needs etcd: the embedded store is of one process")
+        from cluster.workers import run_workers
+
+        workers, own = given["workers"], sys.argv[sys.argv.index("apiserver") + 1 :]
+        run_component(lambda: run_workers(workers, own), verbose=verbose, starts_processes=True)
+        return
 
     async def main() -> None:
         store = await open_store(layout, given)
         try:
-            await run(store, config, sole_writer=not given["etcd_servers"])
+            await run(store, config, sole_writer=not (given["etcd_servers"] or given["reuse_port"]))
         finally:
             await store.close()
 
@@ -207,23 +218,37 @@ identity_option = click.option(
     "--scheduler-config", type=click.Path(exists=True, path_type=Path),
     help="A KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders.",
 )  # fmt: skip
+@click.option("--bind-address", default="127.0.0.1", help="Tell health, metrics and reasons here.")
+@click.option("--status-port", default=0, help="And on this port; 0 for not at all.")
+@click.option("--tls-cert-file", default="", help="Needed on addresses other than loopback, with the two below.")
+@click.option("--tls-private-key-file", default="")
+@click.option("--client-ca-file", default="", help="Whose certificates clients must show.")
 def scheduler(
     data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, scheduler_config: Path | None,
-    verbose: bool,
+    verbose: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Put pods on nodes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.app import run
     from scheduler.config import ConfigError, default_config, read_config
+    from scheduler.status import StatusOptions
 
     try:
         settings = read_config(scheduler_config) if scheduler_config else default_config()
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
-    given = kubeconfig or (Path(settings.kubeconfig) if settings.kubeconfig else None)
-    config = client_config(Layout(data_dir), "scheduler", given)
+    path = kubeconfig or (Path(settings.kubeconfig) if settings.kubeconfig else None)
+    config = client_config(Layout(data_dir), "scheduler", path)
     elect = leader_elect and settings.leader_elect is not False
-    run_component(lambda: run(config, leader_elect=elect, identity=identity, settings=settings), verbose=verbose)
+    status = StatusOptions(
+        given["bind_address"], given["status_port"], given["tls_cert_file"], given["tls_private_key_file"],
+        given["client_ca_file"],
+    )  # fmt: skip
+
+    async def main() -> None:
+        await run(config, leader_elect=elect, identity=identity, settings=settings, status=status)
+
+    run_component(main, verbose=verbose)
 
 
 @click.command("controller-manager")

@@ -19,6 +19,33 @@ from cluster.components import (
 from cluster.layout import Layout
 
 
+def simulation_options(command: Any) -> Any:
+    """Add the options that say how simulated containers behave."""
+    rows = (
+        ("--pull-seconds", 0.0, "How long an image takes to come."),
+        ("--start-seconds", 0.0, "How long a container takes to start."),
+        ("--stop-seconds", 0.0, "How long a container takes to end."),
+        ("--run-seconds", -1.0, "Containers end by themselves after this long; never by default."),
+        ("--start-failures", 0.0, "How many in a hundred starts of containers fail."),
+        ("--sandbox-failures", 0.0, "How many in a hundred sandboxes can't be made."),
+    )
+    for name, default, text in reversed(rows):
+        command = click.option(name, default=default, help=text)(command)
+    return click.option("--tell-events", is_flag=True, help="Write the pods' events.")(command)
+
+
+def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) -> None:
+    from dataclasses import fields
+
+    from agent.simulated.nodes import Simulation, run_simulated_nodes
+    from agent.simulated.runtime import Behaviour
+
+    names = {one.name for one in fields(Behaviour)}
+    behaviour = Behaviour(**{name: value for name, value in given.items() if name in names})
+    simulation = Simulation(count, behaviour, tell_events=given["tell_events"])
+    run_component(lambda: run_simulated_nodes(config, simulation), verbose=verbose)
+
+
 @click.command("agent")
 @config_option
 @data_dir_option
@@ -45,8 +72,14 @@ from cluster.layout import Layout
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+@click.option("--simulate", default=0, help="Be this many nodes that only say they run what they are given.")
+@simulation_options
 def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
     """Run the pods of this node."""
+    if given["simulate"]:
+        simulated = client_config(Layout(data_dir), "simulated-nodes", kubeconfig)
+        _simulate(simulated, given["simulate"], given, verbose=verbose)
+        return
     from agent.app import run
     from agent.config import AgentConfig
     from cluster.up import agent_hosts, node_name
@@ -137,9 +170,7 @@ def ingress(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any
 @verbose_option
 @kubeconfig_option
 @click.option("--count", default=1, show_default=True)
-def simulated_nodes(data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool) -> None:
+@simulation_options
+def simulated_nodes(data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool, **given: Any) -> None:
     """Be nodes that only say they run what they are given."""
-    from agent.simulated import run_simulated_nodes
-
-    config = client_config(Layout(data_dir), "simulated-nodes", kubeconfig)
-    run_component(lambda: run_simulated_nodes(config, count), verbose=verbose)
+    _simulate(client_config(Layout(data_dir), "simulated-nodes", kubeconfig), count, given, verbose=verbose)

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from controllers.attach_detach import AttachDetachController
 from controllers.bootstrap_token import BootstrapTokenController
 from controllers.certificate_approver import CertificateApprover
 from controllers.certificate_signer import Authority, CertificateCleaner, CertificateSigner
@@ -202,6 +203,7 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
 def _of_volumes(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
     recorder = EventRecorder(client, "persistentvolume-controller")
     found: list[Controller[Any]] = [
+        AttachDetachController(client, informers, EventRecorder(client, "attachdetach-controller")),
         ClaimProtectionController(client, informers),
         EphemeralVolumeController(client, informers, EventRecorder(client, "ephemeral_volume")),
         VolumeBinder(client, informers, recorder, own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,))),

@@ -439,6 +439,8 @@ class NodeStatus(View, frozen=True):
     """The part of a Node's status that controllers read."""
 
     conditions: tuple[NodeCondition, ...] = ()
+    volumesAttached: tuple[JSON, ...] = ()
+    volumesInUse: tuple[str, ...] = ()
     addresses: tuple[JSON, ...] = ()
     daemonEndpoints: JSON = {}
 

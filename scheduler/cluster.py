@@ -38,6 +38,11 @@ class Cluster:
     csi_node: Callable[[str], Object | None] = _none
     csi_driver: Callable[[str], Object | None] = _none
     capacities: Callable[[], Iterable[Object]] = _empty
+    device_claim: Callable[[str, str], Object | None] = _none
+    """A ResourceClaim, by namespace and name."""
+    device_claims: Callable[[], Iterable[Object]] = _empty
+    device_slices: Callable[[], Iterable[Object]] = _empty
+    device_class: Callable[[str], Object | None] = _none
     client: Any = None
     """How plugins write, when they must; None where nothing may be written."""
     version: int = 0

@@ -67,7 +67,13 @@ def read_config(path: Path) -> SchedulerConfig:
 
 def from_object(given: Object) -> SchedulerConfig:
     """Return the configuration an object says. Raises: ConfigError."""
-    profiles = tuple(make_profile(one, f"profiles[{at}]") for at, one in enumerate(given.get("profiles") or ({},)))
+    profiles = tuple(
+        make_profile(_with_ignored(one, given), f"profiles[{at}]")
+        for at, one in enumerate(given.get("profiles") or ({},))
+    )
+    for at, one in enumerate(given.get("extenders") or ()):
+        if not one.get("urlPrefix"):
+            raise ConfigError(f"extenders[{at}].urlPrefix: Required value")
     names = [one.name for one in profiles]
     for at, name in enumerate(names):
         if name in names[:at]:
@@ -91,11 +97,23 @@ def from_object(given: Object) -> SchedulerConfig:
         max_backoff_seconds=most,
         extenders=tuple(given.get("extenders") or ()),
         leader_elect=election.get("leaderElect"),
-        lease={ours: _seconds(election[theirs]) for theirs, ours in fields.items() if election.get(theirs)},
+        lease={ours: duration_seconds(election[theirs]) for theirs, ours in fields.items() if election.get(theirs)},
         lease_name=election.get("resourceName") or "kube-scheduler",
         lease_namespace=election.get("resourceNamespace") or "kube-system",
         kubeconfig=(given.get("clientConnection") or {}).get("kubeconfig") or "",
     )
+
+
+def _with_ignored(profile: Object, given: Object) -> Object:
+    """Have NodeResourcesFit leave out the resources that an extender alone looks at."""
+    managed = (one for extender in given.get("extenders") or () for one in extender.get("managedResources") or ())
+    ignored = [one["name"] for one in managed if one.get("ignoredByScheduler")]
+    if not ignored:
+        return profile
+    configured = {one["name"]: one.get("args") or {} for one in profile.get("pluginConfig") or ()}
+    fit = configured.get("NodeResourcesFit", {})
+    configured["NodeResourcesFit"] = {**fit, "ignoredResources": [*(fit.get("ignoredResources") or ()), *ignored]}
+    return {**profile, "pluginConfig": [{"name": name, "args": args} for name, args in configured.items()]}
 
 
 def _number(given: Object, name: str, default: float) -> float:
@@ -103,7 +121,8 @@ def _number(given: Object, name: str, default: float) -> float:
     return default if value is None else float(value)
 
 
-def _seconds(text: str) -> float:
+def duration_seconds(text: str) -> float:
+    """Return how long a duration such as 1m30s is. Raises: ConfigError."""
     parts = _DURATION.findall(text)
     if not parts:
         raise ConfigError(f'"{text}" is not a duration')

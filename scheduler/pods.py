@@ -20,10 +20,13 @@ from scheduler.requests import Amounts, requests_of, scored_requests_of
 from scheduler.terms import AffinityTerms, SpreadConstraint, read_affinity, read_constraints
 
 DEFAULT_SCHEDULER = "default-scheduler"
+GROUP, GROUP_MIN = "scheduling.wherry.dev/pod-group", "scheduling.wherry.dev/pod-group-min-member"
+"""Annotations: pods of one namespace with the same GROUP are bound once GROUP_MIN of them have a place."""
 Port = tuple[str, str, int]
 """Address, protocol, number; the address is 0.0.0.0 when a pod takes the port on all of them."""
 
 _NOTHING = msgspec.Raw()
+_MAX_STRINGS = 50_000
 _TERMINAL = ("Succeeded", "Failed")
 
 
@@ -42,7 +45,6 @@ class _Metadata(msgspec.Struct):
     namespace: str = ""
     uid: str = ""
     resourceVersion: str = ""
-    creationTimestamp: str | None = None
     deletionTimestamp: str | None = None
     labels: msgspec.Raw = _NOTHING
     annotations: dict[str, str] | None = None
@@ -147,17 +149,19 @@ class _Condition(msgspec.Struct):
     message: str | None = None
 
 
-class _Status(msgspec.Struct, frozen=True):
+class _ClaimStatus(msgspec.Struct):
+    name: str = ""
+    resourceClaimName: str | None = None
+
+
+class _Status(msgspec.Struct):
     phase: str = ""
     nominatedNodeName: str = ""
     startTime: str | None = None
     containerStatuses: list[_ContainerStatus] | None = None
     initContainerStatuses: list[_ContainerStatus] | None = None
     conditions: list[_Condition] | None = None
-    resourceClaimStatuses: msgspec.Raw = _NOTHING
-
-
-_EMPTY_STATUS = _Status()
+    resourceClaimStatuses: list[_ClaimStatus] | None = None
 
 
 class PodView(msgspec.Struct):
@@ -165,7 +169,7 @@ class PodView(msgspec.Struct):
 
     metadata: _Metadata
     spec: _Spec
-    status: _Status = _EMPTY_STATUS
+    status: _Status = msgspec.field(default_factory=_Status)
 
 
 # ---- what is kept
@@ -217,7 +221,7 @@ class Pod:
     """One pod."""
 
     __slots__ = (
-        "annotations", "condition", "created", "deleting", "done", "gates", "key", "name", "node",
+        "claims", "condition", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
         "nominated", "preempted", "scheduler", "shape", "started", "uid", "version",
     )  # fmt: skip
 
@@ -227,15 +231,15 @@ class Pod:
         self.name = metadata.name
         self.uid = metadata.uid
         self.version = metadata.resourceVersion
-        self.created = metadata.creationTimestamp or ""
         self.deleting = metadata.deletionTimestamp is not None
-        self.annotations = metadata.annotations if not spec.nodeName else None
+        self.group, self.group_min = _group(metadata.annotations) if metadata.annotations else ("", 0)
         self.node = spec.nodeName
         self.scheduler = spec.schedulerName
         self.gates = tuple(gate.get("name", "") for gate in spec.schedulingGates or ())
         self.nominated = status.nominatedNodeName
         self.started = status.startTime or ""
         self.done = status.phase in _TERMINAL
+        self.claims = _claims(view, shape) if shape.needs.claims else ()
         self.condition = _unschedulable_text(status)
         self.preempted = self.deleting and _is_preempted(status)
         self.shape = shape
@@ -267,13 +271,25 @@ class PodReader:
     def __init__(self) -> None:
         self._shapes: WeakValueDictionary[tuple[Any, ...], Shape] = WeakValueDictionary()
         self._needs: WeakValueDictionary[tuple[Any, ...], Needs] = WeakValueDictionary()
-        self._namespaces: dict[str, str] = {}
+        self._strings: dict[str, str] = {}
 
     def read(self, raw: bytes | msgspec.Raw) -> Pod:
         """Return the pod that the JSON of an object says. Raises: msgspec.DecodeError."""
         view = _decode(raw)
-        view.metadata.namespace = self._namespaces.setdefault(view.metadata.namespace, view.metadata.namespace)
+        self._share(view)
         return Pod(view, self._shape(view))
+
+    def _share(self, view: PodView) -> None:
+        """Let pods have strings in common that many of them have: one copy instead of 50,000."""
+        known = self._strings
+        if len(known) > _MAX_STRINGS:
+            known.clear()
+        spec, status = view.spec, view.status
+        view.metadata.namespace = known.setdefault(view.metadata.namespace, view.metadata.namespace)
+        spec.nodeName = known.setdefault(spec.nodeName, spec.nodeName)
+        spec.schedulerName = known.setdefault(spec.schedulerName, spec.schedulerName)
+        if status.startTime:
+            status.startTime = known.setdefault(status.startTime, status.startTime)
 
     def read_object(self, obj: Mapping[str, Any]) -> Pod:
         """Return the pod that an object given as a dict says."""
@@ -363,6 +379,17 @@ def _running(view: PodView) -> dict[str, dict[str, Any]]:
         if given:
             found[one.name] = given
     return found
+
+
+def _claims(view: PodView, shape: Shape) -> tuple[tuple[str, str], ...]:
+    """Return the names a pod has for its claims of devices, and the claims' own; nothing where it is not made yet."""
+    made = {one.name: one.resourceClaimName or "" for one in view.status.resourceClaimStatuses or ()}
+    return tuple((one["name"], one.get("resourceClaimName") or made.get(one["name"], "")) for one in shape.needs.claims)
+
+
+def _group(annotations: Mapping[str, str]) -> tuple[str, int]:
+    name, least = annotations.get(GROUP, ""), annotations.get(GROUP_MIN, "")
+    return (name, int(least)) if name and least.isdigit() else ("", 0)
 
 
 def _is_preempted(status: _Status) -> bool:

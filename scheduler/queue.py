@@ -109,7 +109,7 @@ class SchedulingQueue:
             entry = self._entries[pod.key] = Entry(pod)
             self._admit(entry)
             return
-        changed = entry.pod.shape is not pod.shape
+        changed = entry.pod.shape is not pod.shape or entry.pod.claims != pod.claims
         entry.pod = pod
         if entry.state is State.GATED or (entry.state is State.ASIDE and changed):
             self._leave(entry)

@@ -11,6 +11,7 @@ from typing import Any
 from scheduler.framework.plugin import Plugin
 from scheduler.plugins.balanced_allocation import BalancedAllocation
 from scheduler.plugins.default_preemption import DefaultPreemption
+from scheduler.plugins.dynamic_resources import DynamicResources
 from scheduler.plugins.image_locality import ImageLocality
 from scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from scheduler.plugins.node_affinity import NodeAffinity, NodeAffinityNames
@@ -19,6 +20,7 @@ from scheduler.plugins.node_ports import NodePorts
 from scheduler.plugins.node_resources_fit import NodeResourcesFit
 from scheduler.plugins.node_unschedulable import NodeUnschedulable
 from scheduler.plugins.node_volume_limits import NodeVolumeLimits
+from scheduler.plugins.pod_group import PATIENCE_SECONDS, PodGroup
 from scheduler.plugins.pod_topology_spread import SYSTEM_DEFAULTS, PodTopologySpread
 from scheduler.plugins.priority_sort import PrioritySort
 from scheduler.plugins.scheduling_gates import SchedulingGates
@@ -79,6 +81,7 @@ def _preemption(args: Args) -> Plugin:
 
 BUILT_IN: Mapping[str, Factory] = {
     "SchedulingGates": lambda _: SchedulingGates(),
+    "PodGroup": lambda args: PodGroup(float(args.get("patienceSeconds") or PATIENCE_SECONDS)),
     "PrioritySort": lambda _: PrioritySort(),
     "NodeUnschedulable": lambda _: NodeUnschedulable(),
     "NodeName": lambda _: NodeName(),
@@ -90,6 +93,7 @@ BUILT_IN: Mapping[str, Factory] = {
     "NodeVolumeLimits": lambda _: NodeVolumeLimits(),
     "VolumeBinding": lambda args: VolumeBinding(float(args.get("bindTimeoutSeconds") or TIMEOUT_SECONDS)),
     "VolumeZone": lambda _: VolumeZone(),
+    "DynamicResources": lambda _: DynamicResources(),
     "PodTopologySpread": _spread,
     "InterPodAffinity": _inter_pod_affinity,
     "DefaultPreemption": _preemption,

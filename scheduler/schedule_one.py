@@ -6,7 +6,7 @@ again for the rows of the table's journal only. Choosing among 1,000 nodes is th
 
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,6 +113,21 @@ class Chooser:
         if len(passed) == 1:
             return int(passed[0])
         return int(passed[self._pick(self.scores(cycle, passed))])
+
+    def passed_rows(self, cycle: Cycle) -> NDArray[np.intp]:
+        """Return the rows that pass, at least one. Raises: Unschedulable."""
+        try:
+            mask = self.passing(cycle)
+        except Rejected as error:
+            raise Unschedulable(Diagnosis(self._table.count, str(error))) from error
+        rows = np.flatnonzero(self.kept_mask(cycle) if mask is None else mask)
+        if not len(rows):
+            raise Unschedulable(self.diagnose(cycle))
+        return rows
+
+    def diagnosis_of(self, failed: Mapping[str, str]) -> Diagnosis:
+        """Return what an extender's refusals come to: a text for each node."""
+        return Diagnosis(self._table.count, reasons=Counter(failed.values()))
 
     def _best(self, ranked: Ints, cycle: Cycle) -> int:
         most = ranked.max() if len(ranked) else -1

@@ -7,10 +7,10 @@ API's word settles it: the pod comes back bound, or it is gone, or it was not bo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from machinery.api.meta import now
+from machinery.api.meta import ObjectKey, now
 from machinery.api.resources import PODS
 from machinery.client.events import EventRecorder
 from machinery.client.rest import Client, ConnectionFailed, PatchType
@@ -19,6 +19,7 @@ from scheduler.binder import BINDINGS_AT_ONCE, Binder
 from scheduler.cluster import Cluster
 from scheduler.config import SchedulerConfig
 from scheduler.evictor import Evictor
+from scheduler.extenders import Extender, ExtenderFailed
 from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
 from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
 from scheduler.pods import Pod
@@ -38,7 +39,15 @@ _REPORTS_AT_ONCE = 8
 class Scheduler:
     """Places the pods of its profiles' names on the nodes of one cluster."""
 
-    def __init__(self, client: Client, binder: Binder, settings: SchedulerConfig, cluster: Cluster) -> None:
+    def __init__(
+        self,
+        client: Client,
+        binder: Binder,
+        settings: SchedulerConfig,
+        cluster: Cluster,
+        extenders: Sequence[Extender] = (),
+    ) -> None:
+        self._extenders = extenders
         self._client = client
         self._binder = binder
         profiles = self.profiles = {one.name: one for one in settings.profiles}
@@ -57,6 +66,12 @@ class Scheduler:
         self._news = asyncio.Event()
         self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
         self._evictor = Evictor(client)
+        self._groups: dict[tuple[str, str], set[str]] = {}  # uids of the pods of each group
+        self._placed_members: set[str] = set()  # uids of those that the API says have a node
+        self._waiting: dict[str, asyncio.Future[None]] = {}  # by uid: pods that have a place and wait for leave
+        for profile in settings.profiles:
+            for plugin in profile.plugins:
+                plugin.attach(self)
         self._preempting: set[str] = set()  # uids of pods for which others are being deleted
         self._reports = asyncio.Semaphore(_REPORTS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -68,6 +83,50 @@ class Scheduler:
 
     def _gate(self, pod: Pod) -> str:
         return self.profiles[pod.scheduler].gated(pod)
+
+    # ---- what plugins may ask
+
+    def group(self, pod: Pod) -> Mapping[str, bool]:
+        """See Handle."""
+        members = self._groups.get((pod.key.namespace, pod.group), ())
+        return {uid: uid in self._assumed or uid in self._placed_members for uid in members}
+
+    def allow(self, uid: str) -> None:
+        """See Handle."""
+        waiting = self._waiting.get(uid)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def reject(self, uid: str, why: Rejected) -> None:
+        """See Handle."""
+        waiting = self._waiting.get(uid)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(why)
+
+    def find(self, key: ObjectKey) -> Pod | None:
+        """Return a pod that waits or is placed."""
+        entry = self.queue.get(key)
+        if entry is not None:
+            return entry.pod
+        return next((pod for node in self.table.nodes for pod in node.pods.values() if pod.key == key), None)
+
+    def _note_group(self, old: Pod | None, new: Pod | None) -> None:
+        pod = new or old
+        if pod is None or not pod.group:
+            return
+        members = self._groups.setdefault((pod.key.namespace, pod.group), set())
+        if new is None or new.done:
+            members.discard(pod.uid)
+            self._placed_members.discard(pod.uid)
+            if not members:
+                del self._groups[pod.key.namespace, pod.group]
+            return
+        known = len(members)
+        members.add(new.uid)
+        if new.node:
+            self._placed_members.add(new.uid)
+        if len(members) > known:
+            self.queue.reopen()
 
     # ---- news
 
@@ -84,6 +143,7 @@ class Scheduler:
 
     def on_pod(self, old: Pod | None, new: Pod | None) -> None:
         """Take a change of a pod."""
+        self._note_group(old, new)
         if new is None:
             if old is not None:
                 self._forget(old)
@@ -171,7 +231,9 @@ class Scheduler:
             while found and self._binder.pending < _MAX_UNBOUND and loop.time() < until:
                 entry = self.queue.pop(loop.time())
                 found = entry is not None
-                if entry is not None:
+                if entry is not None and any(one.is_interested(entry.pod) for one in self._extenders):
+                    await self._place_with_extenders(entry)
+                elif entry is not None:
                     self._place_one(entry)
             if found:
                 await asyncio.sleep(0 if self._binder.pending < _MAX_UNBOUND else 0.001)
@@ -202,6 +264,58 @@ class Scheduler:
         DURATION.observe(loop.time() - began)
         self._assume(entry, cycle, row)
 
+    async def _place_with_extenders(self, entry: Entry) -> None:
+        """As `_place_one`, but others are asked, too; the cluster may change meanwhile: the choice is checked again."""
+        pod = entry.pod
+        chooser = self.choosers[pod.scheduler]
+        cycle = chooser.cycle(pod)
+        asked = [one for one in self._extenders if one.is_interested(pod)]
+        try:
+            rows = chooser.passed_rows(cycle)
+            obj = await self._client.get(PODS, pod.key.name, pod.key.namespace)
+            names, failed = self.table.names(rows.tolist()), dict[str, str]()
+            for one in asked:
+                names, more = await self._filtered(one, obj, names)
+                failed |= more
+            if not names:
+                raise Unschedulable(chooser.diagnosis_of(failed))
+            scores = dict(zip(self.table.names(rows.tolist()), chooser.scores(cycle, rows).tolist(), strict=True))
+            for one in asked:
+                for name, score in (await self._prioritized(one, obj, names)).items():
+                    scores[name] = scores.get(name, 0) + score
+        except Unschedulable as error:
+            self._rejected(entry, cycle, error.diagnosis)
+            return
+        except NotFound:
+            self.queue.remove(pod.key)
+            return
+        except (APIError, ConnectionFailed, ExtenderFailed) as error:
+            self._report(pod, str(error), None)
+            self._failed(entry, pod)
+            return
+        best = max(names, key=lambda name: scores.get(name, 0))
+        node = self.table.by_name.get(best)
+        if node is None or self.queue.get(pod.key) is not entry or not chooser.passes_on(cycle, node.row):
+            self._failed(entry, pod)
+            return
+        self._assume(entry, cycle, node.row)
+
+    async def _filtered(self, one: Extender, obj: Object, names: list[str]) -> tuple[list[str], dict[str, str]]:
+        try:
+            return await one.filter(obj, names)
+        except ExtenderFailed as error:
+            if not one.ignorable:
+                raise
+            log.warning("%s", error)
+            return names, {}
+
+    async def _prioritized(self, one: Extender, obj: Object, names: list[str]) -> dict[str, int]:
+        try:
+            return await one.prioritize(obj, names)
+        except ExtenderFailed as error:
+            log.warning("%s", error)  # scores are a matter of taste: as upstream, go on without
+            return {}
+
     def _assume(self, entry: Entry, cycle: Cycle, row: int) -> None:
         pod, profile = entry.pod, self.profiles[entry.pod.scheduler]
         node = self.table.nodes[row]
@@ -217,6 +331,8 @@ class Scheduler:
             except Rejected as error:
                 self._give_up(entry, cycle, node.name, str(error))
                 return
+            if patience > 0:  # from this moment others may allow it
+                self._waiting[pod.uid] = asyncio.get_running_loop().create_future()
             waits = patience > 0 or any(one.needs_pre_bind(cycle) for one in profile.pre_binds)
         if waits:
             self._spawn(self._bind_later(entry, cycle, node.name, patience))
@@ -226,6 +342,8 @@ class Scheduler:
     async def _bind_later(self, entry: Entry, cycle: Cycle, node: str, patience: float) -> None:
         profile = self.profiles[entry.pod.scheduler]
         try:
+            if patience > 0:
+                await self._leave_to_bind(entry.pod, patience)
             for plugin in profile.pre_binds:
                 await plugin.pre_bind(cycle, self.table.by_name[node])
         except (Rejected, APIError, ConnectionFailed, TimeoutError, KeyError) as error:
@@ -233,7 +351,29 @@ class Scheduler:
         else:
             self._bind(entry, cycle, node)
 
+    async def _leave_to_bind(self, pod: Pod, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._waiting[pod.uid]
+        except TimeoutError:
+            raise Rejected(f"rejected due to timeout after waiting {patience:g}s at plugin PodGroup") from None
+        finally:
+            del self._waiting[pod.uid]
+
+    async def _bind_by(self, extender: Extender, entry: Entry, cycle: Cycle, node: str) -> None:
+        try:
+            await extender.bind(entry.pod, node)
+        except ExtenderFailed as error:
+            self._give_up(entry, cycle, node, str(error))
+        else:
+            self._bound(entry, cycle, node)
+
     def _bind(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        for extender in self._extenders:
+            if extender.binds and extender.is_interested(entry.pod):
+                self._spawn(self._bind_by(extender, entry, cycle, node))
+                return
+
         def answered(status: int, body: bytes) -> None:
             if status == 201 or status == 200:
                 self._bound(entry, cycle, node)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from machinery.api.meta import ObjectKey, Resource
+from machinery.api.meta import ObjectKey, Resource, key_of
 from machinery.api.resources import (
     CSI_DRIVERS,
     CSI_NODES,
     CSI_STORAGE_CAPACITIES,
+    DEVICE_CLASSES,
     NAMESPACES,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
@@ -17,6 +18,8 @@ from machinery.api.resources import (
     PRIORITY_CLASSES,
     REPLICA_SETS,
     REPLICATION_CONTROLLERS,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
     SERVICES,
     STATEFUL_SETS,
     STORAGE_CLASSES,
@@ -39,11 +42,16 @@ def _storage(list_all: ListAll) -> dict[str, Any]:
     def named(resource: Resource) -> dict[str, Object]:
         return {one["metadata"]["name"]: one for one in list_all(resource)}
 
+    device_claims = {key_of(one): one for one in list_all(RESOURCE_CLAIMS)}
+    slices = list(list_all(RESOURCE_SLICES))
     volumes, capacities = named(PERSISTENT_VOLUMES), list(list_all(CSI_STORAGE_CAPACITIES))
     return {
         "claim": lambda namespace, name: claims.get(ObjectKey(namespace, name)), "volume": volumes.get,
         "volumes": volumes.values, "storage_class": named(STORAGE_CLASSES).get, "csi_node": named(CSI_NODES).get,
         "csi_driver": named(CSI_DRIVERS).get, "capacities": lambda: capacities,
+        "device_claim": lambda namespace, name: device_claims.get(ObjectKey(namespace, name)),
+        "device_claims": device_claims.values, "device_slices": lambda: slices,
+        "device_class": named(DEVICE_CLASSES).get,
     }  # fmt: skip
 
 

@@ -69,9 +69,15 @@ class Aggregator:
             return None
         info = call.info
         if info.is_resource:
-            return self.backends.get((info.group, info.version))
-        parts = info.path.split("/")
-        return self.backends.get((parts[2], parts[3])) if len(parts) >= 4 and parts[1] == "apis" else None
+            backend = self.backends.get((info.group, info.version))
+        else:
+            parts = info.path.split("/")
+            backend = self.backends.get((parts[2], parts[3])) if len(parts) >= 4 and parts[1] == "apis" else None
+        return None if backend is None or self._is_defined(backend) else backend
+
+    def _is_defined(self, backend: Backend) -> bool:
+        """Whether users defined kinds of a group version that would else be answered for here."""
+        return backend.name in self._built_in and bool(self._catalog.kinds(*backend.group_version))
 
     def _refreshed(self) -> dict[tuple[str, str], Backend]:
         """Return the backends as the APIServices in the cache name them."""
@@ -228,13 +234,12 @@ class Aggregator:
                     await self._rest.delete(KIND, "", name, {}, dry_run=False)
 
     def _local(self) -> Iterator[Object]:
-        for built_in in self._built_in.values():
-            backend = built_in.backend
+        for backend in [one.backend for one in self._built_in.values() if not self._is_defined(one.backend)]:
             yield {"metadata": {"name": backend.name, "labels": {_MANAGED: "onstart"}}, "spec": dict(backend.spec)}
         for group in self._catalog.groups():
             versions = self._catalog.versions(group)
             for index, version in enumerate(versions):
-                custom = all(kind.custom is not None for kind in self._catalog.kinds(group, version))
+                custom = all(kind.user_defined for kind in self._catalog.kinds(group, version))
                 yield {
                     "metadata": {"name": f"{version}.{group}", "labels": {_MANAGED: "true" if custom else "onstart"}},
                     "spec": {

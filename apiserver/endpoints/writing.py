@@ -191,7 +191,7 @@ async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Cal
     content_type = call.http.headers.get("Content-Type", "")
     media = body.media_type(content_type)
     raw = await body.read(call.http)
-    if kind is not None and kind.custom is not None and media == STRATEGIC_PATCH:
+    if kind is not None and kind.user_defined and media == STRATEGIC_PATCH:
         raise errors.UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: "
             f"{JSON_PATCH}, {MERGE_PATCH}, {APPLY_PATCH}"

@@ -171,10 +171,10 @@ class Rest:
             if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
                 raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
             return Entry(key, encode(obj), 0)
+        lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
         if kind.custom is not None:
             stored = await kind.custom.to_stored(obj)
-            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored)]))[0]
-        lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
+            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored, lease=lease)]))[0]
         return await self.storage.create(kind.resource, key, obj, lease=lease)
 
     async def _lease(self, ttl_seconds: int) -> int:

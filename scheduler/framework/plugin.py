@@ -13,7 +13,7 @@ Source: https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-frame
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +71,26 @@ class Cycle:
         return self.pod.shape.needs
 
 
+class Handle(Protocol):
+    """What a scheduler offers plugins that look at, or wait for, other pods it is placing."""
+
+    def group(self, pod: Pod) -> Mapping[str, bool]:
+        """Return the pods of a pod's group, by uid: whether each has a place."""
+
+    def allow(self, uid: str) -> None:
+        """Let a pod that waits in `permit` be bound."""
+
+    def reject(self, uid: str, why: "Rejected") -> None:
+        """Have a pod that waits in `permit` give up its place."""
+
+
 class Plugin:
     """One rule. What it is given is shared: never change it."""
 
     name: ClassVar[str]
+
+    def attach(self, handle: Handle) -> None:
+        """Take what the scheduler offers; called once, before anything else."""
 
     # ---- the queue
 

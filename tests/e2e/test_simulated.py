@@ -124,3 +124,26 @@ def test_an_operator_written_with_kopf_works(simulated: Cluster, tmp_path: Path)
     finally:
         operator.terminate()
         operator.wait(timeout=20)
+
+
+def test_a_simulated_pod_ends_as_its_annotations_say(simulated: Cluster) -> None:
+    manifest = """
+apiVersion: batch/v1
+kind: Job
+metadata: {name: done}
+spec:
+  completions: 3
+  parallelism: 3
+  template:
+    metadata: {annotations: {simulated.wherry/run-seconds: "0.2"}}
+    spec: {restartPolicy: Never, containers: [{name: c, image: none}]}
+"""
+    simulated.kubectl("apply", "-f", "-", stdin=manifest)
+    simulated.kubectl("wait", "job/done", "--for=condition=Complete", "--timeout=30s")
+    failing = manifest.replace("name: done", "name: fails").replace(
+        "run-seconds: ", 'exit-code: "4", simulated.wherry/run-seconds: '
+    )
+    simulated.kubectl("apply", "-f", "-", stdin=failing.replace("completions: 3", "backoffLimit: 0"))
+    simulated.kubectl("wait", "job/fails", "--for=condition=Failed", "--timeout=30s")
+    codes = "{.items[*].status.containerStatuses[0].state.terminated.exitCode}"
+    assert "4" in simulated.kubectl("get", "pods", "-l", "job-name=fails", "-o", f"jsonpath={codes}")

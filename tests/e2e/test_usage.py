@@ -54,7 +54,7 @@ def test_the_agent_tells_the_same_to_those_it_lets_in(cluster: Cluster, busy: st
     assert summary["node"]["memory"]["workingSetBytes"] > 10_000_000
     pod = next(one for one in summary["pods"] if one["podRef"]["name"] == busy)
     total = sum(one["memory"]["workingSetBytes"] for one in pod["containers"])
-    assert pod["memory"]["workingSetBytes"] == total > 0
+    assert pod["memory"]["workingSetBytes"] >= total > 0  # of the pod's own cgroup, as kubelets tell it
     text = cluster.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics/resource")
     assert re.search(
         r'^container_cpu_usage_seconds_total\{container="burns",namespace="default",pod="busy"\} [\d.]+$',
