@@ -4,6 +4,7 @@ Pods that need the same share the work: for each needs, which nodes pass and how
 again for the rows of the table's journal only. Choosing among 1,000 nodes is then a maximum over one array.
 """
 
+import contextlib
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
@@ -164,12 +165,45 @@ class Chooser:
             if codes is not None:
                 passed = codes == 0
                 mask = passed if mask is None else mask & passed
+        mask = self._beside_nominated(cycle, mask)
         if mask is not None:
             mask = mask & self._keep(cycle.needs).mask
         nominated = self._table.nominated.get(cycle.pod.uid)
         if nominated is not None:
             return self._with_own_nomination(cycle, nominated[1], mask)
         return mask
+
+    def _beside_nominated(self, cycle: Cycle, mask: Mask | None) -> Mask | None:
+        """Nodes must also pass as if the pods nominated for them, and no less important, were there already."""
+        others = self._nominated_besides(cycle)
+        if not others:
+            return mask
+        with self._counted(others):
+            for plugin in self.profile.cluster_plugins:
+                codes = plugin.filter(cycle) if plugin.looks_at_pods else None
+                if codes is not None:
+                    mask = codes == 0 if mask is None else mask & (codes == 0)
+        return mask
+
+    def _nominated_besides(self, cycle: Cycle) -> list[tuple[Pod, int]]:
+        """Return the nominated pods that could bear on where a pod may go, by what one of them asks about pods."""
+        pod, known = cycle.pod, self._table.nominated
+        asks = pod.shape.affinity is not None or bool(pod.shape.constraints)
+        if not asks and not self._table.nominated_terms:
+            return []
+        return [one for one in known.values() if one[0].priority >= pod.priority and one[0].uid != pod.uid]
+
+    @contextlib.contextmanager
+    def _counted(self, others: list[tuple[Pod, int]]) -> Iterator[None]:
+        """Count pods as if they were on some rows, for questions about pods; their room is kept for them anyway."""
+        tallies = self._table.tallies
+        for pod, row in others:
+            tallies.add(pod, row)
+        try:
+            yield
+        finally:
+            for pod, row in others:
+                tallies.remove(pod, row)
 
     def _with_own_nomination(self, cycle: Cycle, row: int, mask: Mask | None) -> Mask | None:
         """The node a pod was nominated for comes first, if it takes the pod; its own place there is not in its way."""
@@ -281,6 +315,10 @@ class Chooser:
 
     def diagnose(self, cycle: Cycle) -> Diagnosis:
         """Count for each reason how many nodes it holds for; a node counts for the first plugin that rejects it."""
+        with self._counted(self._nominated_besides(cycle)):
+            return self._diagnose(cycle)
+
+    def _diagnose(self, cycle: Cycle) -> Diagnosis:
         table = self._table
         found = Diagnosis(table.count, resolvable=np.zeros(table.size, dtype=bool))
         open_rows: Mask = table.alive.copy()
