@@ -143,6 +143,27 @@ def _socket(endpoint: str) -> Path | None:
     return Path(endpoint.removeprefix("unix://")) if endpoint else None
 
 
+@click.command("ingress")
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
+@click.option("--http-port", default=80, show_default=True)
+@click.option("--https-port", default=443, show_default=True)
+@click.option("--address", default="", help="The address told in the status of Ingresses.")
+def ingress(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
+    """Serve Ingresses with HAProxy on this machine."""
+    from operators.ingress.app import Config, run
+    from operators.ingress.haproxy import Listen
+
+    layout = Layout(data_dir)
+    layout.make()
+    listen = Listen(given["http_port"], given["https_port"], layout.run / "ingress")
+    addresses = (given["address"] or node_address(),)
+    config = Config(client_config(layout, "ingress", kubeconfig), listen, addresses)
+    run_component(lambda: run(config), verbose=verbose, starts_processes=True)
+
+
 @click.command("simulated-nodes")
 @config_option
 @data_dir_option

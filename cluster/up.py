@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 SUPERVISOR = "up"
 # The order they are started in; stopped in reverse.
-COMPONENTS = ("etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "simulated-nodes")
+COMPONENTS = (
+    "etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "ingress", "simulated-nodes",
+)  # fmt: skip
 _READY_SECONDS = 60.0
 
 
@@ -48,6 +50,7 @@ class Settings:
     dns: bool = True
     cluster_cidr: str = ""  # all nodes' pods; worked out from pod_cidr when left out
     node_network: str = "auto"
+    ingress: bool = False
     load_balancer: str = "nodes"  # nodes, a range of addresses, or none
     join: str = ""  # the API server of the cluster this machine has joined; "" for a control plane
     cluster_dns: str = ""  # only for a machine that has joined
@@ -115,6 +118,8 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     if settings.agent and settings.dns:
         dns = ["--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr]
         found.append(_wherry(layout, "dns", *dns, "--node-name", settings.node_name or node_name()))
+    if settings.ingress:
+        found.append(_wherry(layout, "ingress"))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
@@ -179,6 +184,7 @@ def write_credentials(layout: Layout, settings: Settings) -> None:
         "controller-manager": ("system:kube-controller-manager", []),
         "simulated-nodes": ("system:simulated-nodes", ["system:masters"]),
         "dns": ("system:wherry-dns", []),
+        "ingress": ("system:wherry-ingress", []),
     }
     for component, (user, groups) in users.items():
         cert, key = pki.client(component, user, groups)
