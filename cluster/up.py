@@ -351,7 +351,8 @@ def _leave_network(layout: Layout) -> None:
 
         leave_cgroups()
 
-        leave_network(settings.bridge, settings.service_cidr)
+        announced = "" if settings.load_balancer in ("nodes", "none") else settings.load_balancer
+        leave_network(settings.bridge, settings.service_cidr, announced)
 
 
 def wipe(layout: Layout) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.network.announcer import chosen, settle
+from agent.network.announcer import chosen, leave, settle
 from tests.support.netlab import Lab, Machine
 
 RANGE = ipaddress.ip_network("192.0.2.128/28")
@@ -44,6 +44,9 @@ def test_clients_follow_an_address_to_another_node(link: list[Machine]) -> None:
         settle({ADDRESS}, "192.0.2.2", RANGE)
     assert client.who(ADDRESS, 80) == {"two"}  # its neighbour table was told
     assert "192.0.2.1/24" in one.ip("-o address")
+    with two.inside():
+        leave(RANGE)
+    assert ADDRESS not in two.ip("-o address")
     with one.inside(), pytest.raises(OSError, match="no link has"):
         settle({ADDRESS}, "192.0.2.99", RANGE)
 
