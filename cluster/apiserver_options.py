@@ -25,6 +25,9 @@ _OPTIONS = (
     click.option("--oidc-groups-claim", default=""),
     click.option("--oidc-groups-prefix", default=""),
     click.option("--oidc-required-claim", multiple=True, help="KEY=VALUE that tokens must have."),
+    click.option(
+        "--encryption-provider-config", type=_FILE, help="An EncryptionConfiguration: what is encrypted at rest."
+    ),
     click.option("--audit-policy-file", type=_FILE, help="What the audit log notes."),
     click.option("--audit-log-path", default="", help='Write audit events here; "-" is standard output.'),
     click.option(
@@ -57,6 +60,19 @@ def server_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "authentication": _authentication(given),
         "token_webhook_file": given["authentication_token_webhook_config_file"],
     }
+
+
+def encrypted(store: Any, path: Path | None) -> Any:
+    """Return a store that encrypts as a configuration says. Raises: ClickException for a file without sense."""
+    if path is None:
+        return store
+    from apiserver.storage.encrypted import EncryptedStore
+    from apiserver.storage.encryption import ConfigurationError, read_configuration
+
+    try:
+        return EncryptedStore(store, read_configuration(path))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _audit(given: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.apiserver_options import server_options, server_settings
+from cluster.apiserver_options import encrypted, server_options, server_settings
 from cluster.layout import Layout, default_data_dir
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def apiserver(
         return
 
     async def main() -> None:
-        store = await open_store(layout, given)
+        store = encrypted(await open_store(layout, given), given["encryption_provider_config"])
         try:
             await run(store, config, sole_writer=not (given["etcd_servers"] or given["reuse_port"]))
         finally:

@@ -9,6 +9,7 @@ COMMANDS = {
     "down": "cluster.commands:down",
     "status": "cluster.commands:status",
     "reset": "cluster.commands:reset",
+    "etcd": "cluster.etcd_commands:etcd",
     "apiserver": "cluster.components:apiserver",
     "scheduler": "cluster.components:scheduler",
     "controller-manager": "cluster.components:controller_manager",

@@ -7,7 +7,7 @@ again for the rows of the table's journal only. Choosing among 1,000 nodes is th
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +60,11 @@ class Unschedulable(Exception):
 class _Kept:
     """What is known of all rows for one needs."""
 
-    __slots__ = ("at", "epoch", "local", "mask", "ranked", "raws", "size")
+    __slots__ = ("at", "epoch", "failure", "local", "mask", "ranked", "raws")
 
     def __init__(self) -> None:
         self.epoch = self.at = -1
-        self.size = 0
+        self.failure: tuple[int, Diagnosis] | None = None  # why nothing fits, and at which end of the journal
         self.mask: Mask
         self.local: Ints
         self.ranked: Ints
@@ -105,7 +105,7 @@ class Chooser:
         if mask is None:
             kept = self._keep(pod.shape.needs)
             if not kept.raws and not self.profile.scores_of_cluster(cycle):
-                return self._best(kept.ranked, cycle)
+                return self._best(kept, cycle)
             mask = kept.mask
         passed = np.flatnonzero(mask)
         if not len(passed):
@@ -129,10 +129,14 @@ class Chooser:
         """Return what an extender's refusals come to: a text for each node."""
         return Diagnosis(self._table.count, reasons=Counter(failed.values()))
 
-    def _best(self, ranked: Ints, cycle: Cycle) -> int:
+    def _best(self, kept: _Kept, cycle: Cycle) -> int:
+        ranked = kept.ranked
         most = ranked.max() if len(ranked) else -1
         if most < 0:
-            raise Unschedulable(self.diagnose(cycle))
+            end = self._table.journal_end
+            if kept.failure is None or kept.failure[0] != end:
+                kept.failure = (end, self.diagnose(cycle))
+            raise Unschedulable(replace(kept.failure[1]))  # the caller adds to it
         ties = (ranked == most).nonzero()[0]
         return int(ties[self._random.randrange(len(ties))] if len(ties) > 1 else ties[0])
 

@@ -260,7 +260,8 @@ class Rest:
             old = shown.object()
             made = await make(shown)
             going = bool(old["metadata"].get("deletionTimestamp")) and may_go(made)
-            if going or options.dry_run or (made == old and _is_current(kind, entry)):
+            same = made == old and _is_current(kind, entry) and not self.storage.is_stale(entry.key)
+            if going or options.dry_run or same:
                 return None
             return made if kind.custom is None else await kind.custom.to_stored(made)
 

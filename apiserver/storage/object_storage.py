@@ -36,6 +36,11 @@ class ObjectStorage:
 
     def __init__(self, cache: WatchCache) -> None:
         self.cache = cache
+        self._stale_in_store: Callable[[str], bool] | None = getattr(cache.store, "is_stale", None)
+
+    def is_stale(self, key: str) -> bool:
+        """Whether a value should be written anew though nothing of it changed: it was encrypted in an older way."""
+        return self._stale_in_store is not None and self._stale_in_store(key)
 
     async def get(self, resource: Resource, key: str) -> Entry:
         """Return the newest state of an object. Raises: NotFound, ServiceUnavailable."""
