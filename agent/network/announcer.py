@@ -2,7 +2,7 @@
 
 All nodes choose the same one without asking each other: the ready node whose name and the address have the highest
 hash together. It takes the address on its link, so that the kernel answers ARP for it, and tells the neighbours; when
-the node is lost, another takes it over. Where traffic must stay on the node, only nodes with an endpoint are candidates.
+the node is lost, another takes it over. Where traffic must stay on the node, only nodes with endpoints are candidates.
 """
 
 import asyncio
