@@ -12,7 +12,7 @@ from aiohttp import web
 from apiserver.auth.authentication import Authenticator
 from apiserver.auth.rbac import Authorizer
 from apiserver.auth.user import User
-from apiserver.endpoints.reading import respond
+from apiserver.endpoints.reading import respond, wanted
 from apiserver.endpoints.writing import read_object
 from apiserver.request import Call, RequestInfo
 from machinery import errors
@@ -43,6 +43,8 @@ class Reviews:
         """Answer a review."""
         if call.info.verb != "create":
             raise errors.MethodNotAllowed("the server does not allow this method on the requested resource")
+        if wanted(call).as_kind:
+            raise errors.NotAcceptable("only the following media types are accepted: application/json")
         body = await self._handlers[call.info.group, call.info.resource](call)
         return respond(orjson.dumps(body), status=201)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -107,10 +108,22 @@ class Subresources:
         entry = await self._rest.update(kind, info.namespace, info.name, scaled, options)
         return respond(orjson.dumps(_scale_of_object(entry.object(), kind)), wanted(call))
 
+    async def bind(self, call: Call) -> web.StreamResponse:
+        """Answer a Binding that is posted by itself and names its pod."""
+        pods = self._catalog.find("", "v1", "pods")
+        binding = await read_object(call, "Binding", "v1", strict=False)
+        name = binding["metadata"].get("name", "")
+        if pods is None or not call.info.namespace or not name:
+            raise errors.BadRequest("name must be provided")
+        call.kind, call.info = pods, replace(call.info, resource="pods", name=name, subresource="binding")
+        return await self._bound(call, binding)
+
     async def _binding(self, call: Call) -> web.StreamResponse:
+        return await self._bound(call, await read_object(call, "Binding", "v1", strict=False))
+
+    async def _bound(self, call: Call, binding: Object) -> web.StreamResponse:
         """Put a pod on a node, once."""
         kind, info = call.known, call.info
-        binding = await read_object(call, "Binding", "v1", strict=False)
         uid = binding["metadata"].get("uid", "")
         binding = await self._rest.admit_part(kind, info, binding, write_options(call))
         target = binding.get("target") or {}

@@ -9,17 +9,20 @@ from apiserver.registry import (
     apiregistration,
     apps,
     autoscaling,
+    autoscaling_v1,
     batch,
     certificates,
     coordination,
     core,
     devices,
+    events,
     flowcontrol,
     limits,
     networking,
     policy,
     rbac,
     replication,
+    reviews,
     scheduling,
     storage,
 )  # fmt: skip
@@ -34,9 +37,10 @@ _GROUP_ORDER = (
     "coordination.k8s.io", "node.k8s.io", "discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
 )  # fmt: skip
 _MODULES = (
-    core, replication, limits, storage, apps, batch, autoscaling, policy, rbac, coordination, networking, scheduling,
+    core, events, replication, limits, storage, apps, batch, autoscaling, autoscaling_v1, policy, rbac, coordination,
+    networking, scheduling,
     certificates, admission_registration, flowcontrol, devices,
-    apiextensions, apiregistration,
+    apiextensions, apiregistration, reviews,
 )  # fmt: skip
 
 

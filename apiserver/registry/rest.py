@@ -92,7 +92,8 @@ class Rest:
                     request, lambda changed: self._completed(kind, changed, options)
                 )
                 metadata = obj["metadata"]
-                raise_invalid(kind, obj, [*metadata_causes(kind, obj), *object_causes(kind, obj)])
+                causes = [*metadata_causes(kind, obj), *object_causes(kind, obj), *kind.validate_create(obj)]
+                raise_invalid(kind, obj, causes)
                 await self._admission.judge_create(request, self._replace_quota)
                 if options.field_manager and not options.applies:
                     field_managers.track(kind, None, obj, options.field_manager, "", resettable=False)
@@ -167,14 +168,13 @@ class Rest:
     async def _store_new(self, kind: Kind, namespace: str, obj: Object, options: WriteOptions) -> Entry:
         key = kind.key(namespace, obj["metadata"]["name"])
         if options.dry_run:
-            if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
+            if self.storage.cache.collection(kind.stored_as.group_resource).get(key) is not None:
                 raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
             return Entry(key, encode(obj), 0)
-        if kind.custom is not None:
-            stored = await kind.custom.to_stored(obj)
-            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored)]))[0]
         lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
-        return await self.storage.create(kind.resource, key, obj, lease=lease)
+        stored = obj if kind.viewed is None else await kind.viewed.to_stored(obj)
+        entry = await self.storage.create(kind.resource, key, stored, lease=lease)
+        return entry if kind.viewed is None else (await kind.viewed.view([entry]))[0]
 
     async def _lease(self, ttl_seconds: int) -> int:
         """Return a store lease that ends a little after `ttl_seconds`; objects of the same minute share one."""
@@ -255,20 +255,20 @@ class Rest:
 
         async def write(entry: Entry) -> Object | None:
             nonlocal made, going
-            shown = entry if kind.custom is None else (await kind.custom.view([entry]))[0]
+            shown = entry if kind.viewed is None else (await kind.viewed.view([entry]))[0]
             old = shown.object()
             made = await make(shown)
             going = bool(old["metadata"].get("deletionTimestamp")) and may_go(made)
             if going or options.dry_run or (made == old and _is_current(kind, entry)):
                 return None
-            return made if kind.custom is None else await kind.custom.to_stored(made)
+            return made if kind.viewed is None else await kind.viewed.to_stored(made)
 
         while True:
             entry = await self.storage.update(kind.resource, key, write)
             if options.dry_run:
                 return Entry(key, encode(made), entry.revision)
             if not going:
-                return entry if kind.custom is None else (await kind.custom.view([entry]))[0]
+                return entry if kind.viewed is None else (await kind.viewed.view([entry]))[0]
             if await self._remove(kind, entry):
                 return Entry(key, encode(made), self.storage.cache.revision)
 
@@ -393,7 +393,7 @@ def check_namespace(kind: Kind, namespace: str, metadata: Object) -> None:
 
 
 def _is_current(kind: Kind, entry: Entry) -> bool:
-    return kind.custom is None or kind.custom.is_stored_form(entry)
+    return kind.viewed is None or kind.viewed.is_stored_form(entry)
 
 
 def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, applies: bool) -> Object:

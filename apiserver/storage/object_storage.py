@@ -38,7 +38,7 @@ class ObjectStorage:
     async def get(self, resource: Resource, key: str) -> Entry:
         """Return the newest state of an object. Raises: NotFound, ServiceUnavailable."""
         await self.refresh()
-        entry = self.cache.collection(resource.group_resource).get(key)
+        entry = self.cache.collection(key.split("/", 3)[2]).get(key)
         if entry is None:
             raise not_found(resource, key)
         return entry
