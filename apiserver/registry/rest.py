@@ -38,6 +38,7 @@ class WriteOptions:
     field_manager: str = ""
     user: User | None = None
     through: str = ""  # the subresource by which the object itself is changed: scale
+    twice: list[str] = field(default_factory=list)  # what to tell of keys that the body holds twice
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
 
@@ -47,19 +48,24 @@ def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
     try:
         findings = kind.custom.conform(obj) if kind.custom else conform(obj, shape_of(kind.definition))
     except SchemaMismatch as error:
-        version, name = kind.resource.version, kind.resource.kind
-        raise errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {error}') from error
-    report_unknown(findings, options)
+        raise _not_handled(kind, str(error)) from error
+    _report_unknown(kind, findings, options)
     return obj
 
 
-def report_unknown(findings: Findings, options: WriteOptions) -> None:
-    """Refuse unknown fields, warn of them, or say nothing, as the client asked."""
-    texts = [f'unknown field "{path}"' for path in findings.unknown]
+def _not_handled(kind: Kind, why: str) -> errors.BadRequest:
+    version, name = kind.resource.version, kind.resource.kind
+    return errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {why}')
+
+
+def _report_unknown(kind: Kind, findings: Findings, options: WriteOptions) -> None:
+    """Refuse unknown fields and keys that are there twice, warn of them, or say nothing, as the client asked."""
+    texts = [*(f'unknown field "{path}"' for path in findings.unknown), *options.twice]
+    options.twice = []  # told once
     if not texts or options.field_validation == "Ignore":
         return
     if options.field_validation == "Strict":
-        raise errors.BadRequest("strict decoding error: " + ", ".join(texts))
+        raise _not_handled(kind, "strict decoding error: " + ", ".join(texts))
     options.warnings += texts
 
 
