@@ -120,6 +120,11 @@ def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOpt
         config.stop_signal = cri.Signal.Value(signal)  # type: ignore[assignment]
     config.linux.resources.CopyFrom(linux_resources(pod, container, given.allocatable))
     security = container_security(pod, container, given.seccomp_root, given.target_id, given.id_base)
+    users = security.namespace_options.userns_options
+    for one in config.mounts if given.id_base else ():
+        if one.host_path:  # its owners are shown as the pod's own users
+            one.uidMappings.extend(users.uids)
+            one.gidMappings.extend(users.gids)
     config.devices.extend(given.devices)
     config.linux.security_context.CopyFrom(security)
     return config

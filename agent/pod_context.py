@@ -87,6 +87,10 @@ class PodContext:
         """Return a ConfigMap or Secret of the pod's namespace. Raises: NotFound."""
         return await self.node.objects.get(plural, self.pod["metadata"]["namespace"], name, user=self.uid)
 
+    async def fetch_once(self, plural: str, name: str) -> Mapping[str, Any]:
+        """Return a ConfigMap or Secret whose later changes don't matter to the pod. Raises: NotFound."""
+        return await self.node.objects.get(plural, self.pod["metadata"]["namespace"], name)
+
     async def token(self, source: Mapping[str, Any]) -> str:
         """Return a service account token for the pod. Raises: APIError."""
         return await self.node.tokens.get(self.pod, source)

@@ -31,7 +31,7 @@ class PodResizer:
         if resizes.grant(context.desired):
             context.pod = resizes.as_granted(context.desired)
             # Before the containers where the pod's bounds are to be wider; where narrower, the kernel takes them after.
-            await asyncio.to_thread(cgroups.make_pod, context.pod)
+            await self._bound_pod()
             self._was_behind = True
         error = ""
         is_behind = False
@@ -48,10 +48,14 @@ class PodResizer:
             is_behind = True
             error = error or await self._change(spec, last, wanted, changed)
         if self._was_behind and not is_behind:
-            await asyncio.to_thread(cgroups.make_pod, context.pod)
+            await self._bound_pod()
         self._was_behind = is_behind
         if error or not is_behind:
             resizes.done(context.uid, error)
+
+    async def _bound_pod(self) -> None:
+        if not self._context.node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.make_pod, self._context.pod)
 
     async def _change(self, spec: Spec, last: ContainerSeen, wanted: Any, changed: list[str]) -> str:
         """Change one container, or have it restarted where its resize policy says so; returns what went wrong."""

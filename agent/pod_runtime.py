@@ -40,6 +40,7 @@ _SLOW_SECONDS = 0.4
 _STATES = {
     cri.CONTAINER_CREATED: "created", cri.CONTAINER_RUNNING: "running", cri.CONTAINER_EXITED: "exited",
 }  # fmt: skip
+_EVICTION_SECONDS = 1
 _MAX_KEPT = 2  # attempts of a container that are kept: the newest and the one before it, for its logs
 
 
@@ -100,9 +101,15 @@ class PodRuntime:
         self._is_stale = True
         self._context.wake()
 
+    @property
+    def _is_evicted(self) -> bool:
+        return self._end is not None and self._end["reason"] == "Evicted"
+
     def evict(self, reason: str, message: str) -> None:
         """End the pod for good, as the node's decision; it stays in the API as Failed."""
-        self._end = {"phase": "Failed", "reason": reason, "message": message}
+        if self._end is None:
+            self._context.event("Warning", reason, message)
+            self._end = {"phase": "Failed", "reason": reason, "message": message}
         self._context.wake()
 
     @property
@@ -249,11 +256,11 @@ class PodRuntime:
         seen = await self._look()
         self._probes.keep(Seen())
         if seen.sandbox_ready:
-            await self._ender.stop_all()
+            await self._ender.stop_all(_EVICTION_SECONDS if self._is_evicted else None)
             await self._node.runtime.stop_sandbox(seen.sandbox_id)
             await self._look()
         if self._end is not None:
-            await self._reporter.report(self._end)
+            await self._reporter.report(self._end, disrupted=self._is_evicted)
         self._node.objects.forget(self._context.uid)
 
     async def _until(self, decision: pod_worker.Decision) -> float | None:
@@ -301,7 +308,8 @@ class PodRuntime:
             self._context.event("Warning", "FailedMount", text)
             return False
         self._refreshed_at, self._is_stale = time.monotonic(), False
-        await asyncio.to_thread(cgroups.make_pod, self.pod)
+        if not self._node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.make_pod, self.pod)
         try:
             config = self._context.sandbox_config(attempt)
         except NameTooLong as error:
@@ -335,7 +343,8 @@ class PodRuntime:
                 await self._node.runtime.remove_sandbox(sandbox_id)
         if await self._node.runtime.sandboxes(self._context.uid):
             return False
-        await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
+        if not self._node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
         await self._node.volumes.remove(self._context.uid)
         await self._node.remove_logs(self.pod)
         self._node.forget(self._context.uid)

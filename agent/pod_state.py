@@ -11,6 +11,8 @@ from typing import Any
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 10.0, 300.0
 # A container that ran this long starts its back-off anew.
 STEADY_SECONDS = 600.0
+# Static and system pods stand above this and go last of all.
+CRITICAL_PRIORITY = 2_000_000_000
 GROUPS = ("initContainers", "containers", "ephemeralContainers")
 
 Pod = Mapping[str, Any]
@@ -175,3 +177,10 @@ def is_initialized(pod: Pod, seen: Seen) -> bool:
 def is_over(pod: Pod) -> bool:
     """Whether the API says that the pod has ended."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_critical(pod: Pod) -> bool:
+    """Whether the node must not end a pod for its own sake."""
+    return int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY or "kubernetes.io/config.mirror" in (
+        pod["metadata"].get("annotations") or {}
+    )

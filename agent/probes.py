@@ -63,6 +63,9 @@ class Prober:
 
     async def _run(self, kind: str) -> None:
         probe = self._target.container[kind]
+        if self._runtime.is_simulated:
+            self._tell(Verdict(kind, True))
+            return
         await asyncio.sleep(probe.get("initialDelaySeconds", 0))
         if kind != "startupProbe":
             await self._started.wait()

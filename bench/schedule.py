@@ -33,16 +33,16 @@ def main() -> dict[str, object]:
     return {**found, "backlog": {**backlog, "budget_pods_per_s": 2000}, "decisions": decide(NODE_COUNT, POD_COUNT)}
 
 
-def decide(nodes: int, pods: int, make: MakePod | None = None) -> dict[str, object]:
+def decide(nodes: int, pods: int, make: MakePod | None = None, *, zones: int = 0) -> dict[str, object]:
     """Return decisions a second of the scheduler's cycle alone, without any API."""
-    from scheduler.plugins.default import default_profile
+    from scheduler.config import default_profile
     from scheduler.pods import PodReader
     from scheduler.schedule_one import Chooser
     from scheduler.table import NodeTable
 
     table, reader = NodeTable(), PodReader()
     for number in range(nodes):
-        table.put_node(node(number))
+        table.put_node(node(number, zones=zones))
     chooser = Chooser(table, default_profile())
     made = [(make or plain_pod)(number) for number in range(pods)]
     read = [reader.read_object({**one, "metadata": {**one["metadata"], "uid": str(at)}}) for at, one in enumerate(made)]
@@ -199,6 +199,8 @@ async def make_nodes(client: Client, count: int, *, zones: int = 0, room: Mappin
         async with limit:
             one = node(number, zones=zones, room=room)
             await client.create(NODES, {"metadata": one["metadata"]})
+            untainted = {"spec": {"taints": None}}  # no node controller is here to take it off
+            await client.patch(NODES, one["metadata"]["name"], untainted)
             await client.patch(NODES, one["metadata"]["name"], {"status": one["status"]}, subresource="status")
 
     await asyncio.gather(*(make(number) for number in range(count)))

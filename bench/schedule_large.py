@@ -37,7 +37,7 @@ def main() -> dict[str, object]:
         preempting = uvloop.run(_preempting(config, layout))
     return {
         "plain": {**plain, "budget_pods_per_s": 1500, "decisions": decide(NODES, PLAIN)},
-        "spread": {**spread, "budget_pods_per_s": 800, "decisions": decide(NODES, SPREAD, spread_pod)},
+        "spread": {**spread, "budget_pods_per_s": 800, "decisions": decide(NODES, SPREAD, spread_pod, zones=ZONES)},
         "preempting": {**preempting, "budget_pods_per_s": 200},
     }
 
@@ -97,7 +97,8 @@ async def _make_class(client: Client) -> None:
 async def _remove_what_is_told_to_go(client: Client) -> None:
     """Stand in for the agents: a pod that is being deleted goes at once."""
     options = {"gracePeriodSeconds": 0}
-    async for event in client.watch(PODS, bookmarks=False):
-        if b'"deletionTimestamp"' in bytes(event.object) and event.type == "MODIFIED":
-            pod = event.decode()
-            await client.delete(PODS, pod["metadata"]["name"], "default", options=options)
+    async with asyncio.TaskGroup() as group:
+        async for event in client.watch(PODS, bookmarks=False):
+            if b'"deletionTimestamp"' in bytes(event.object) and event.type == "MODIFIED":
+                pod = event.decode()
+                group.create_task(client.delete(PODS, pod["metadata"]["name"], "default", options=options))

@@ -73,6 +73,8 @@ class NodeLifecycleController(Controller[ObjectKey]):
         if new is None:
             if old is not None:
                 self._health.pop(old.metadata.name, None)
+                message = f"Node {old.metadata.name} event: Removing Node {old.metadata.name} from Controller"
+                self._recorder.later(reference(NODES, old.metadata), "Normal", "RemovingNode", message)
                 self._zones.forget(old.metadata.name)
         else:
             self._note(new)

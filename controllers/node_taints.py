@@ -12,6 +12,8 @@ from machinery.api.meta import parse_time
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
 UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+"""Set by people on a machine that is off: what ran there certainly does not any more."""
 NO_SCHEDULE, NO_EXECUTE = "NoSchedule", "NoExecute"
 
 

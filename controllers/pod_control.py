@@ -30,9 +30,9 @@ class PodControl:
             pod = await self._client.create(PODS, body, owner.namespace)
         except APIError as error:
             if not namespace_is_terminating(error):
-                await self._recorder.event(involved, "Warning", "FailedCreate", f"Error creating: {error}")
+                self._recorder.later(involved, "Warning", "FailedCreate", f"Error creating: {error}")
             raise
-        await self._recorder.event(involved, "Normal", "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
+        self._recorder.later(involved, "Normal", "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
         return pod
 
     async def delete(self, owner: ObjectMeta, pod: Pod) -> None:
@@ -44,9 +44,9 @@ class PodControl:
         except NotFound:
             raise
         except APIError as error:
-            await self._recorder.event(involved, "Warning", "FailedDelete", f"Error deleting: {error}")
+            self._recorder.later(involved, "Warning", "FailedDelete", f"Error deleting: {error}")
             raise
-        await self._recorder.event(involved, "Normal", "SuccessfulDelete", f"Deleted pod: {name}")
+        self._recorder.later(involved, "Normal", "SuccessfulDelete", f"Deleted pod: {name}")
 
 
 def pod_of_template(owners: Resource, owner: ObjectMeta, template: dict[str, Any], **metadata: Any) -> dict[str, Any]:

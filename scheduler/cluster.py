@@ -1,7 +1,8 @@
 """What plugins look up about the cluster beside its nodes and pods: workloads, volumes, budgets. Read-only."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from machinery.api.selectors import LabelSelector
@@ -32,11 +33,34 @@ class Cluster:
     volume: Callable[[str], Object | None] = _none
     """A PersistentVolume."""
     volumes: Callable[[], Iterable[Object]] = _empty
+    """All PersistentVolumes."""
     storage_class: Callable[[str], Object | None] = _none
     csi_node: Callable[[str], Object | None] = _none
     csi_driver: Callable[[str], Object | None] = _none
     capacities: Callable[[], Iterable[Object]] = _empty
+    device_claim: Callable[[str, str], Object | None] = _none
+    """A ResourceClaim, by namespace and name."""
+    device_claims: Callable[[], Iterable[Object]] = _empty
+    device_slices: Callable[[], Iterable[Object]] = _empty
+    device_class: Callable[[str], Object | None] = _none
     client: Any = None
     """How plugins write, when they must; None where nothing may be written."""
     version: int = 0
     """Grows when a service or a workload changes."""
+    listeners: set[Callable[[], None]] = field(default_factory=set)
+
+    def changed(self) -> None:
+        """Tell those who wait in `until` that something is different."""
+        for listener in tuple(self.listeners):
+            listener()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something is so. The caller sets the deadline."""
+        news = asyncio.Event()
+        self.listeners.add(news.set)
+        try:
+            while not holds():
+                news.clear()
+                await news.wait()
+        finally:
+            self.listeners.discard(news.set)

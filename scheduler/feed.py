@@ -24,6 +24,7 @@ class PodFeed:
     def __init__(self, on_change: OnChange, on_synced: Callable[[], None] = lambda: None) -> None:
         """Args: `on_change(old, new)` is called for each change; `on_synced` once all pods are here."""
         self._pods: dict[ObjectKey, Pod] = {}
+        self._listed: set[ObjectKey] = set()
         self._reader = PodReader()
         self._on_change, self._on_synced = on_change, on_synced
 
@@ -40,13 +41,16 @@ class PodFeed:
 
     # ---- the reflector's sink
 
+    def page(self, items: list[msgspec.Raw], *, first: bool) -> None:
+        """Take a part of the whole state; the rest follows, and last `replace`."""
+        if first:
+            self._listed.clear()
+        self._listed.update(pod.key for pod in map(self._put, items) if pod is not None)
+
     def replace(self, items: list[msgspec.Raw]) -> None:
         """Take the whole state; what is here and not in `items` was deleted while nobody watched."""
-        listed = set()
-        for raw in items:
-            pod = self._put(raw)
-            if pod is not None:
-                listed.add(pod.key)
+        self.page(items, first=False)
+        listed, self._listed = self._listed, set()
         for key in [key for key in self._pods if key not in listed]:
             self._remove(key)
         self._on_synced()

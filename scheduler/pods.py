@@ -20,10 +20,13 @@ from scheduler.requests import Amounts, requests_of, scored_requests_of
 from scheduler.terms import AffinityTerms, SpreadConstraint, read_affinity, read_constraints
 
 DEFAULT_SCHEDULER = "default-scheduler"
+GROUP, GROUP_MIN = "scheduling.wherry.dev/pod-group", "scheduling.wherry.dev/pod-group-min-member"
+"""Annotations: pods of one namespace with the same GROUP are bound once GROUP_MIN of them have a place."""
 Port = tuple[str, str, int]
 """Address, protocol, number; the address is 0.0.0.0 when a pod takes the port on all of them."""
 
 _NOTHING = msgspec.Raw()
+_MAX_STRINGS = 50_000
 _TERMINAL = ("Succeeded", "Failed")
 
 
@@ -42,7 +45,6 @@ class _Metadata(msgspec.Struct):
     namespace: str = ""
     uid: str = ""
     resourceVersion: str = ""
-    creationTimestamp: str | None = None
     deletionTimestamp: str | None = None
     labels: msgspec.Raw = _NOTHING
     annotations: dict[str, str] | None = None
@@ -91,6 +93,26 @@ class VolumeView(msgspec.Struct, omit_defaults=True):
     rbd: dict[str, Any] | None = None
     azureDisk: dict[str, Any] | None = None
 
+    def claim_of(self, pod_name: str) -> str:
+        """Return the name of the PersistentVolumeClaim the volume stands for; nothing when it is none."""
+        if self.persistentVolumeClaim is not None:
+            return self.persistentVolumeClaim.claimName
+        return f"{pod_name}-{self.name}" if self.ephemeral is not None else ""
+
+    def disk(self) -> tuple[tuple[str, ...], bool] | None:
+        """Return what names a disk that is attached to one node at a time, and whether it is only read."""
+        if (gce := self.gcePersistentDisk) is not None:
+            return ("gce", str(gce.get("pdName"))), bool(gce.get("readOnly"))
+        if (ebs := self.awsElasticBlockStore) is not None:
+            return ("ebs", str(ebs.get("volumeID"))), False
+        if (iscsi := self.iscsi) is not None:
+            return ("iscsi", str(iscsi.get("iqn"))), bool(iscsi.get("readOnly"))
+        if (rbd := self.rbd) is not None:
+            # Of the monitors one in common would do; a cluster lists them all, and in one order.
+            monitors = ",".join(sorted(rbd.get("monitors") or ()))
+            return ("rbd", monitors, str(rbd.get("pool") or "rbd"), str(rbd.get("image"))), bool(rbd.get("readOnly"))
+        return None
+
     def ties(self) -> bool:
         """Say whether the volume matters for placing its pod."""
         return any(getattr(self, field) is not None for field in self.__struct_fields__[1:])
@@ -125,19 +147,22 @@ class _Condition(msgspec.Struct):
     status: str = ""
     reason: str | None = None
     message: str | None = None
+    lastTransitionTime: str | None = None
 
 
-class _Status(msgspec.Struct, frozen=True):
+class _ClaimStatus(msgspec.Struct):
+    name: str = ""
+    resourceClaimName: str | None = None
+
+
+class _Status(msgspec.Struct):
     phase: str = ""
     nominatedNodeName: str = ""
     startTime: str | None = None
     containerStatuses: list[_ContainerStatus] | None = None
     initContainerStatuses: list[_ContainerStatus] | None = None
     conditions: list[_Condition] | None = None
-    resourceClaimStatuses: msgspec.Raw = _NOTHING
-
-
-_EMPTY_STATUS = _Status()
+    resourceClaimStatuses: list[_ClaimStatus] | None = None
 
 
 class PodView(msgspec.Struct):
@@ -145,7 +170,7 @@ class PodView(msgspec.Struct):
 
     metadata: _Metadata
     spec: _Spec
-    status: _Status = _EMPTY_STATUS
+    status: _Status = msgspec.field(default_factory=_Status)
 
 
 # ---- what is kept
@@ -197,8 +222,8 @@ class Pod:
     """One pod."""
 
     __slots__ = (
-        "annotations", "condition", "created", "deleting", "done", "gates", "key", "name", "node",
-        "nominated", "preempted", "scheduler", "shape", "started", "uid", "version",
+        "claims", "condition", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
+        "nominated", "preempted", "scheduler", "shape", "started", "uid", "unplaced_since", "version",
     )  # fmt: skip
 
     def __init__(self, view: PodView, shape: Shape) -> None:
@@ -207,16 +232,16 @@ class Pod:
         self.name = metadata.name
         self.uid = metadata.uid
         self.version = metadata.resourceVersion
-        self.created = metadata.creationTimestamp or ""
         self.deleting = metadata.deletionTimestamp is not None
-        self.annotations = metadata.annotations if not spec.nodeName else None
+        self.group, self.group_min = _group(metadata.annotations) if metadata.annotations else ("", 0)
         self.node = spec.nodeName
         self.scheduler = spec.schedulerName
         self.gates = tuple(gate.get("name", "") for gate in spec.schedulingGates or ())
         self.nominated = status.nominatedNodeName
         self.started = status.startTime or ""
         self.done = status.phase in _TERMINAL
-        self.condition = _unschedulable_text(status)
+        self.claims = _claims(view, shape) if shape.needs.claims else ()
+        self.condition, self.unplaced_since = _unschedulable(status)
         self.preempted = self.deleting and _is_preempted(status)
         self.shape = shape
 
@@ -247,13 +272,25 @@ class PodReader:
     def __init__(self) -> None:
         self._shapes: WeakValueDictionary[tuple[Any, ...], Shape] = WeakValueDictionary()
         self._needs: WeakValueDictionary[tuple[Any, ...], Needs] = WeakValueDictionary()
-        self._namespaces: dict[str, str] = {}
+        self._strings: dict[str, str] = {}
 
     def read(self, raw: bytes | msgspec.Raw) -> Pod:
         """Return the pod that the JSON of an object says. Raises: msgspec.DecodeError."""
         view = _decode(raw)
-        view.metadata.namespace = self._namespaces.setdefault(view.metadata.namespace, view.metadata.namespace)
+        self._share(view)
         return Pod(view, self._shape(view))
+
+    def _share(self, view: PodView) -> None:
+        """Let pods have strings in common that many of them have: one copy instead of 50,000."""
+        known = self._strings
+        if len(known) > _MAX_STRINGS:
+            known.clear()
+        spec, status = view.spec, view.status
+        view.metadata.namespace = known.setdefault(view.metadata.namespace, view.metadata.namespace)
+        spec.nodeName = known.setdefault(spec.nodeName, spec.nodeName)
+        spec.schedulerName = known.setdefault(spec.schedulerName, spec.schedulerName)
+        if status.startTime:
+            status.startTime = known.setdefault(status.startTime, status.startTime)
 
     def read_object(self, obj: Mapping[str, Any]) -> Pod:
         """Return the pod that an object given as a dict says."""
@@ -345,13 +382,25 @@ def _running(view: PodView) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _claims(view: PodView, shape: Shape) -> tuple[tuple[str, str], ...]:
+    """Return the names a pod has for its claims of devices, and the claims' own; nothing where it is not made yet."""
+    made = {one.name: one.resourceClaimName or "" for one in view.status.resourceClaimStatuses or ()}
+    return tuple((one["name"], one.get("resourceClaimName") or made.get(one["name"], "")) for one in shape.needs.claims)
+
+
+def _group(annotations: Mapping[str, str]) -> tuple[str, int]:
+    name, least = annotations.get(GROUP, ""), annotations.get(GROUP_MIN, "")
+    return (name, int(least)) if name and least.isdigit() else ("", 0)
+
+
 def _is_preempted(status: _Status) -> bool:
     found = next((one for one in status.conditions or () if one.type == "DisruptionTarget"), None)
     return found is not None and found.status == "True" and found.reason == "PreemptionByScheduler"
 
 
-def _unschedulable_text(status: _Status) -> str:
+def _unschedulable(status: _Status) -> tuple[str, str]:
+    """Return what its condition says of a pod that is not placed, and since when."""
     for condition in status.conditions or ():
         if condition.type == "PodScheduled" and condition.status == "False":
-            return condition.message or ""
-    return ""
+            return condition.message or "", condition.lastTransitionTime or ""
+    return "", ""

@@ -6,8 +6,8 @@ again for the rows of the table's journal only. Choosing among 1,000 nodes is th
 
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class Diagnosis:
     plugins: set[str] = field(default_factory=set)
     resolvable: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
     """Rows where pods leaving could help."""
+    passed: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    """Rows that no plugin rejected."""
     post_filter: str = ""
 
     def __str__(self) -> str:
@@ -58,11 +60,11 @@ class Unschedulable(Exception):
 class _Kept:
     """What is known of all rows for one needs."""
 
-    __slots__ = ("at", "epoch", "local", "mask", "ranked", "raws", "size")
+    __slots__ = ("at", "epoch", "failure", "local", "mask", "ranked", "raws")
 
     def __init__(self) -> None:
         self.epoch = self.at = -1
-        self.size = 0
+        self.failure: tuple[int, Diagnosis] | None = None  # why nothing fits, and at which end of the journal
         self.mask: Mask
         self.local: Ints
         self.ranked: Ints
@@ -103,7 +105,7 @@ class Chooser:
         if mask is None:
             kept = self._keep(pod.shape.needs)
             if not kept.raws and not self.profile.scores_of_cluster(cycle):
-                return self._best(kept.ranked, cycle)
+                return self._best(kept, cycle)
             mask = kept.mask
         passed = np.flatnonzero(mask)
         if not len(passed):
@@ -112,10 +114,29 @@ class Chooser:
             return int(passed[0])
         return int(passed[self._pick(self.scores(cycle, passed))])
 
-    def _best(self, ranked: Ints, cycle: Cycle) -> int:
+    def passed_rows(self, cycle: Cycle) -> NDArray[np.intp]:
+        """Return the rows that pass, at least one. Raises: Unschedulable."""
+        try:
+            mask = self.passing(cycle)
+        except Rejected as error:
+            raise Unschedulable(Diagnosis(self._table.count, str(error))) from error
+        rows = np.flatnonzero(self.kept_mask(cycle) if mask is None else mask)
+        if not len(rows):
+            raise Unschedulable(self.diagnose(cycle))
+        return rows
+
+    def diagnosis_of(self, failed: Mapping[str, str]) -> Diagnosis:
+        """Return what an extender's refusals come to: a text for each node."""
+        return Diagnosis(self._table.count, reasons=Counter(failed.values()))
+
+    def _best(self, kept: _Kept, cycle: Cycle) -> int:
+        ranked = kept.ranked
         most = ranked.max() if len(ranked) else -1
         if most < 0:
-            raise Unschedulable(self.diagnose(cycle))
+            end = self._table.journal_end
+            if kept.failure is None or kept.failure[0] != end:
+                kept.failure = (end, self.diagnose(cycle))
+            raise Unschedulable(replace(kept.failure[1]))  # the caller adds to it
         ties = (ranked == most).nonzero()[0]
         return int(ties[self._random.randrange(len(ties))] if len(ties) > 1 else ties[0])
 
@@ -176,6 +197,10 @@ class Chooser:
             codes = plugin.filter(needs, self._table, rows)
             if codes is not None:
                 yield plugin, codes
+
+    def kept_mask(self, cycle: Cycle) -> Mask:
+        """Return which rows pass the rules that look at a node alone."""
+        return self._keep(cycle.needs).mask
 
     # ---- what is kept
 
@@ -273,6 +298,7 @@ class Chooser:
                 if all(reason.resolvable for reason in reasons):
                     found.resolvable |= rejected & (codes == code)
             open_rows &= ~rejected
+        found.passed = open_rows
         return found
 
     def _all_codes(self, cycle: Cycle) -> Iterator[tuple[str, Codes, "_Explain"]]:

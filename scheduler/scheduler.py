@@ -7,22 +7,23 @@ API's word settles it: the pod comes back bound, or it is gone, or it was not bo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from machinery.api.meta import now
+from machinery.api.meta import ObjectKey
 from machinery.api.resources import PODS
-from machinery.client.events import EventRecorder
-from machinery.client.rest import Client, ConnectionFailed, PatchType
+from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import APIError, NotFound
 from scheduler.binder import BINDINGS_AT_ONCE, Binder
 from scheduler.cluster import Cluster
+from scheduler.config import SchedulerConfig
 from scheduler.evictor import Evictor
+from scheduler.extenders import Extender, ExtenderFailed
 from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
-from scheduler.framework.profile import Profile
 from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
 from scheduler.pods import Pod
 from scheduler.queue import Entry, SchedulingQueue, by_priority
+from scheduler.reporter import Reporter
 from scheduler.schedule_one import Chooser, Diagnosis, Unschedulable
 from scheduler.table import NodeTable
 
@@ -32,28 +33,45 @@ Object = Mapping[str, Any]
 _SLICE_SECONDS = 0.003
 """The loop is given back after so long, so that bindings and news go on."""
 _MAX_UNBOUND = 4 * BINDINGS_AT_ONCE
-_REPORTS_AT_ONCE = 8
 
 
 class Scheduler:
     """Places the pods of its profiles' names on the nodes of one cluster."""
 
-    def __init__(self, client: Client, binder: Binder, profiles: Mapping[str, Profile], cluster: Cluster) -> None:
+    def __init__(
+        self,
+        client: Client,
+        binder: Binder,
+        settings: SchedulerConfig,
+        cluster: Cluster,
+        extenders: Sequence[Extender] = (),
+    ) -> None:
+        self._extenders = extenders
         self._client = client
         self._binder = binder
-        self.profiles = profiles
+        profiles = self.profiles = {one.name: one for one in settings.profiles}
         self.cluster = cluster
         self.table = NodeTable()
         self.choosers = {name: Chooser(self.table, profile, cluster) for name, profile in profiles.items()}
-        any_profile = next(iter(profiles.values()))
+        any_profile = settings.profiles[0]
         sorter = next((one for one in any_profile.plugins if "sort_key" in type(one).__dict__), None)
-        self.queue = SchedulingQueue(sorter.sort_key if sorter else by_priority, self._gate)
-        self._recorders = {name: EventRecorder(client, name) for name in profiles}
+        self.queue = SchedulingQueue(
+            sorter.sort_key if sorter else by_priority,
+            self._gate,
+            first_backoff_seconds=settings.first_backoff_seconds,
+            max_backoff_seconds=settings.max_backoff_seconds,
+        )
+        self._reporter = Reporter(client, profiles)
         self._news = asyncio.Event()
         self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
         self._evictor = Evictor(client)
+        self._groups: dict[tuple[str, str], set[str]] = {}  # uids of the pods of each group
+        self._placed_members: set[str] = set()  # uids of those that the API says have a node
+        self._waiting: dict[str, asyncio.Future[None]] = {}  # by uid: pods that have a place and wait for leave
+        for profile in settings.profiles:
+            for plugin in profile.plugins:
+                plugin.attach(self)
         self._preempting: set[str] = set()  # uids of pods for which others are being deleted
-        self._reports = asyncio.Semaphore(_REPORTS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._attempts = {
             (result, name): ATTEMPTS.labels(result, name)
@@ -63,6 +81,50 @@ class Scheduler:
 
     def _gate(self, pod: Pod) -> str:
         return self.profiles[pod.scheduler].gated(pod)
+
+    # ---- what plugins may ask
+
+    def group(self, pod: Pod) -> Mapping[str, bool]:
+        """See Handle."""
+        members = self._groups.get((pod.key.namespace, pod.group), ())
+        return {uid: uid in self._assumed or uid in self._placed_members for uid in members}
+
+    def allow(self, uid: str) -> None:
+        """See Handle."""
+        waiting = self._waiting.get(uid)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def reject(self, uid: str, why: Rejected) -> None:
+        """See Handle."""
+        waiting = self._waiting.get(uid)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(why)
+
+    def find(self, key: ObjectKey) -> Pod | None:
+        """Return a pod that waits or is placed."""
+        entry = self.queue.get(key)
+        if entry is not None:
+            return entry.pod
+        return next((pod for node in self.table.nodes for pod in node.pods.values() if pod.key == key), None)
+
+    def _note_group(self, old: Pod | None, new: Pod | None) -> None:
+        pod = new or old
+        if pod is None or not pod.group:
+            return
+        members = self._groups.setdefault((pod.key.namespace, pod.group), set())
+        if new is None or new.done:
+            members.discard(pod.uid)
+            self._placed_members.discard(pod.uid)
+            if not members:
+                del self._groups[pod.key.namespace, pod.group]
+            return
+        known = len(members)
+        members.add(new.uid)
+        if new.node:
+            self._placed_members.add(new.uid)
+        if len(members) > known:
+            self.queue.reopen()
 
     # ---- news
 
@@ -79,6 +141,7 @@ class Scheduler:
 
     def on_pod(self, old: Pod | None, new: Pod | None) -> None:
         """Take a change of a pod."""
+        self._note_group(old, new)
         if new is None:
             if old is not None:
                 self._forget(old)
@@ -103,6 +166,7 @@ class Scheduler:
         """Take a change of an object that some plugin looks at."""
         if kind in ("Service", "ReplicaSet", "StatefulSet", "ReplicationController"):
             self.cluster.version += 1
+        self.cluster.changed()
         action = "delete" if new is None else "add" if old is None else "update"
         self._happened(Happening(kind, action, old, new))
 
@@ -165,7 +229,9 @@ class Scheduler:
             while found and self._binder.pending < _MAX_UNBOUND and loop.time() < until:
                 entry = self.queue.pop(loop.time())
                 found = entry is not None
-                if entry is not None:
+                if entry is not None and any(one.is_interested(entry.pod) for one in self._extenders):
+                    await self._place_with_extenders(entry)
+                elif entry is not None:
                     self._place_one(entry)
             if found:
                 await asyncio.sleep(0 if self._binder.pending < _MAX_UNBOUND else 0.001)
@@ -196,6 +262,58 @@ class Scheduler:
         DURATION.observe(loop.time() - began)
         self._assume(entry, cycle, row)
 
+    async def _place_with_extenders(self, entry: Entry) -> None:
+        """As `_place_one`, but others are asked, too; the cluster may change meanwhile: the choice is checked again."""
+        pod = entry.pod
+        chooser = self.choosers[pod.scheduler]
+        cycle = chooser.cycle(pod)
+        asked = [one for one in self._extenders if one.is_interested(pod)]
+        try:
+            rows = chooser.passed_rows(cycle)
+            obj = await self._client.get(PODS, pod.key.name, pod.key.namespace)
+            names, failed = self.table.names(rows.tolist()), dict[str, str]()
+            for one in asked:
+                names, more = await self._filtered(one, obj, names)
+                failed |= more
+            if not names:
+                raise Unschedulable(chooser.diagnosis_of(failed))
+            scores = dict(zip(self.table.names(rows.tolist()), chooser.scores(cycle, rows).tolist(), strict=True))
+            for one in asked:
+                for name, score in (await self._prioritized(one, obj, names)).items():
+                    scores[name] = scores.get(name, 0) + score
+        except Unschedulable as error:
+            self._rejected(entry, cycle, error.diagnosis)
+            return
+        except NotFound:
+            self.queue.remove(pod.key)
+            return
+        except (APIError, ConnectionFailed, ExtenderFailed) as error:
+            self._report(pod, str(error), None)
+            self._failed(entry, pod)
+            return
+        best = max(names, key=lambda name: scores.get(name, 0))
+        node = self.table.by_name.get(best)
+        if node is None or self.queue.get(pod.key) is not entry or not chooser.passes_on(cycle, node.row):
+            self._failed(entry, pod)
+            return
+        self._assume(entry, cycle, node.row)
+
+    async def _filtered(self, one: Extender, obj: Object, names: list[str]) -> tuple[list[str], dict[str, str]]:
+        try:
+            return await one.filter(obj, names)
+        except ExtenderFailed as error:
+            if not one.ignorable:
+                raise
+            log.warning("%s", error)
+            return names, {}
+
+    async def _prioritized(self, one: Extender, obj: Object, names: list[str]) -> dict[str, int]:
+        try:
+            return await one.prioritize(obj, names)
+        except ExtenderFailed as error:
+            log.warning("%s", error)  # scores are a matter of taste: as upstream, go on without
+            return {}
+
     def _assume(self, entry: Entry, cycle: Cycle, row: int) -> None:
         pod, profile = entry.pod, self.profiles[entry.pod.scheduler]
         node = self.table.nodes[row]
@@ -211,7 +329,9 @@ class Scheduler:
             except Rejected as error:
                 self._give_up(entry, cycle, node.name, str(error))
                 return
-            waits = patience > 0 or any(one.needs_pre_bind(pod) for one in profile.pre_binds)
+            if patience > 0:  # from this moment others may allow it
+                self._waiting[pod.uid] = asyncio.get_running_loop().create_future()
+            waits = patience > 0 or any(one.needs_pre_bind(cycle) for one in profile.pre_binds)
         if waits:
             self._spawn(self._bind_later(entry, cycle, node.name, patience))
         else:
@@ -220,14 +340,46 @@ class Scheduler:
     async def _bind_later(self, entry: Entry, cycle: Cycle, node: str, patience: float) -> None:
         profile = self.profiles[entry.pod.scheduler]
         try:
+            if patience > 0:
+                await self._leave_to_bind(entry.pod, patience)
             for plugin in profile.pre_binds:
-                await plugin.pre_bind(cycle, self.table.by_name[node])
-        except (Rejected, APIError, ConnectionFailed, TimeoutError, KeyError) as error:
+                if plugin.needs_pre_bind(cycle):
+                    await plugin.pre_bind(cycle, self.table.by_name[node])
+        except (Rejected, APIError, ConnectionFailed, TimeoutError) as error:
             self._give_up(entry, cycle, node, str(error))
+        except Exception as error:
+            log.exception("preparing %s for %s", entry.pod.key, node)
+            self._give_up(entry, cycle, node, f"running PreBind plugin: {error!r}")
         else:
             self._bind(entry, cycle, node)
 
+    async def _leave_to_bind(self, pod: Pod, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._waiting[pod.uid]
+        except TimeoutError:
+            raise Rejected(f"rejected due to timeout after waiting {patience:g}s at plugin PodGroup") from None
+        finally:
+            del self._waiting[pod.uid]
+
+    async def _bind_by(self, binding: Coroutine[Any, Any, None], entry: Entry, cycle: Cycle, node: str) -> None:
+        try:
+            await binding
+        except (ExtenderFailed, Rejected, APIError, ConnectionFailed) as error:
+            self._give_up(entry, cycle, node, str(error))
+        else:
+            self._bound(entry, cycle, node)
+
     def _bind(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        binder = next((one for one in self.profiles[entry.pod.scheduler].binds if one.binds(cycle)), None)
+        if binder is not None:
+            self._spawn(self._bind_by(binder.bind(cycle, self.table.by_name[node]), entry, cycle, node))
+            return
+        for extender in self._extenders:
+            if extender.binds and extender.is_interested(entry.pod):
+                self._spawn(self._bind_by(extender.bind(entry.pod, node), entry, cycle, node))
+                return
+
         def answered(status: int, body: bytes) -> None:
             if status == 201 or status == 200:
                 self._bound(entry, cycle, node)
@@ -243,8 +395,10 @@ class Scheduler:
         self._attempts["scheduled", pod.scheduler].inc()
         self.queue.remove(pod.key)
         self._binder.say_scheduled(pod, node)
-        for plugin in self.profiles[pod.scheduler].post_binds:
-            plugin.post_bind(cycle, self.table.by_name[node])
+        there = self.table.by_name.get(node)
+        if there is not None:
+            for plugin in self.profiles[pod.scheduler].post_binds:
+                plugin.post_bind(cycle, there)
 
     def _refused(self, entry: Entry, cycle: Cycle, node: str, status: int, body: bytes) -> None:
         pod = entry.pod
@@ -329,7 +483,7 @@ class Scheduler:
 
     async def _evict(self, pod: Pod, rescue: Rescue) -> None:
         try:
-            await self._evictor.evict(rescue.victims, pod, rescue.node or "", self._recorders[pod.scheduler])
+            await self._evictor.evict(rescue.victims, pod, rescue.node or "", self._reporter.recorders[pod.scheduler])
         except (APIError, ConnectionFailed) as error:
             log.warning("preempting on %s for %s: %s", rescue.node, pod.key, error)
         finally:
@@ -343,30 +497,14 @@ class Scheduler:
         return node is not None and pod.uid in node.pods
 
     def _report(self, pod: Pod, text: str, nominated: str | None) -> None:
-        """Tell users why a pod is not placed: an event, and its condition when that says something else so far."""
-        self._spawn(self._write_report(pod, text, nominated))
+        self._spawn(self._reporter.report(pod, text, nominated))
 
-    async def _write_report(self, pod: Pod, text: str, nominated: str | None) -> None:
-        async with self._reports:
-            if text:
-                await self._recorders[pod.scheduler].event(pod.reference, "Warning", "FailedScheduling", text)
-            if pod.condition == text and (nominated is None or nominated == pod.nominated):
-                return
-            condition = {
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
-                "lastProbeTime": None, "lastTransitionTime": now(),
-            }  # fmt: skip
-            status: dict[str, Any] = {"conditions": [condition]} if text else {}
-            if nominated is not None:
-                status["nominatedNodeName"] = nominated or None
-            patch = {"metadata": {"uid": pod.uid}, "status": status}
-            try:
-                await self._client.patch(
-                    PODS, pod.key.name, patch, pod.key.namespace, type=PatchType.STRATEGIC, subresource="status"
-                )
-                pod.condition, pod.nominated = text, nominated if nominated is not None else pod.nominated
-            except (APIError, ConnectionFailed) as error:
-                log.info("the condition of %s was not written: %s", pod.key, error)
+    async def stop(self) -> None:
+        """End what is under way beside the placing."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

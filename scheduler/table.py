@@ -90,6 +90,8 @@ class NodeTable:
         self._scored: list[Ints] = [np.zeros(self.capacity, dtype=np.int64) for _ in range(2)]
         self._labels: dict[str, LabelColumn] = {}
         self._ports: dict[tuple[str, int], dict[str, NDArray[np.int32]]] = {}
+        self.volumes: dict[tuple[str, ...], dict[int, list[int]]] = {}
+        """Who uses which volume: by what names it, and by row, how many pods, and how many of them write."""
         self.taint_sets: list[tuple[Object, ...]] = [()]
         self._taint_ids: dict[Any, int] = {(): 0}
         self.image_sizes: dict[str, Ints] = {}
@@ -336,6 +338,8 @@ class NodeTable:
         self._scored[1][row] += sign * memory
         if needs.ports:
             self._count_ports(needs.ports, row, sign)
+        if needs.volumes:
+            self._count_volumes(pod, row, sign)
         if sign > 0:
             self.tallies.add(pod, row)
         else:
@@ -347,6 +351,21 @@ class NodeTable:
             if ip not in by_address:
                 by_address[ip] = np.zeros(self.capacity, dtype=np.int32)
             by_address[ip][row] += sign
+
+    def _count_volumes(self, pod: Pod, row: int, sign: int) -> None:
+        for volume in pod.shape.needs.volumes:
+            claim = volume.claim_of(pod.name)
+            disk = (("claim", pod.key.namespace, claim), False) if claim else volume.disk()
+            if disk is None:
+                continue
+            name, only_read = disk
+            users = self.volumes.setdefault(name, {}).setdefault(row, [0, 0])
+            users[0] += sign
+            users[1] += 0 if only_read else sign
+            if not users[0]:
+                del self.volumes[name][row]
+                if not self.volumes[name]:
+                    del self.volumes[name]
 
     # ---- nominated pods: those that wait for others to leave their node
 

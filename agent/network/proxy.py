@@ -23,6 +23,7 @@ from agent.network.routes import (
     routes_of,
 )
 from agent.network.table import Site, Table
+from agent.network.views import Node
 from agent.pod_manager import PodManager
 from machinery.api.meta import ObjectKey
 from machinery.client.informer import Informer
@@ -56,7 +57,7 @@ class ServiceProxy:
     """Routes services on this node."""
 
     def __init__(
-        self, config: AgentConfig, services: Informer[Object], slices: Informer[Object], nodes: Informer[Object],
+        self, config: AgentConfig, services: Informer[Object], slices: Informer[Object], nodes: Informer[Node],
         pods: PodManager,
     ) -> None:  # fmt: skip
         """Args: `nodes` needs to show this node only."""
@@ -77,7 +78,10 @@ class ServiceProxy:
         services.add_handler(self._service_changed)
         slices.add_handler(self._slice_changed)
         nodes.add_handler(self._node_changed)
-        pods.on_network_change = self._changed.set
+
+    def note(self) -> None:
+        """A pod of this node came or went."""
+        self._changed.set()
 
     # ---- what changed
 
@@ -91,10 +95,10 @@ class ServiceProxy:
             for owner in by_service(one) if one is not None else ():
                 self._touch(owner)
 
-    def _node_changed(self, _: Object | None, new: Object | None) -> None:
-        if new is None or new["metadata"]["name"] != self._config.node_name:
+    def _node_changed(self, _: Node | None, new: Node | None) -> None:
+        if new is None or new.metadata.name != self._config.node_name:
             return
-        place = Place(self._config.node_name, (new["metadata"].get("labels") or {}).get(ZONE, ""))
+        place = Place(self._config.node_name, new.metadata.labels.get(ZONE, ""))
         if place != self._place:
             self._place = place
             for service in self._services.list():

@@ -4,9 +4,13 @@ Specification: https://github.com/containernetworking/cni/blob/main/SPEC.md (1.0
 """
 
 import asyncio
+import contextlib
+import fcntl
 import ipaddress
 import json
 import os
+import socket
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ INTERFACE = "eth0"
 OWN_FILE = "99-wherry.conflist"
 _VERSION = "1.0.0"
 _PLUGIN_SECONDS = 60
+_SIOCGIFMTU = 0x8921
 
 
 class NetworkError(RuntimeFailure):
@@ -72,6 +77,7 @@ class Network:
             "forceAddress": True,
             "ipMasq": False,
             "hairpinMode": True,
+            **({"mtu": mtu} if (mtu := uplink_mtu()) else {}),
             "ipam": {
                 "type": "host-local",
                 "dataDir": str(self._ipam_dir),
@@ -205,7 +211,22 @@ def _routes(pod_cidr: str) -> list[dict[str, str]]:
     network = ipaddress.ip_network(pod_cidr)
     gateway = str(network[1])
     everywhere = "0.0.0.0/0" if network.version == 4 else "::/0"
-    return [{"dst": everywhere}, *({"dst": str(half), "gw": gateway} for half in network.subnets())]
+    # The half that has the gateway comes last: once it is there, IPv6 takes the gateway for one behind itself.
+    halves = reversed(list(network.subnets()))
+    return [{"dst": everywhere}, *({"dst": str(half), "gw": gateway} for half in halves)]
+
+
+def uplink_mtu() -> int:
+    """Return how long packets may be on the link of the default route, 0 when there is none."""
+    with contextlib.suppress(OSError, IndexError):
+        rows = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+        defaults = [row for row in rows if row[1] == "00000000" and row[7] == "00000000"]
+        link = min(defaults, key=lambda row: int(row[6]), default=[""])[0]
+        if link:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+                answer = fcntl.ioctl(channel, _SIOCGIFMTU, struct.pack("16si", link.encode()[:15], 0))
+            return int(struct.unpack_from("i", answer, 16)[0])
+    return 0
 
 
 def addresses(result: Mapping[str, Any]) -> list[str]:

@@ -132,7 +132,7 @@ def _used(kinds: list[Kind]) -> dict[str, Any]:
     """Return the definitions of these kinds and all they refer to."""
     known = definitions()
     found: dict[str, Any] = {}
-    todo = [kind.definition for kind in kinds if kind.custom is None]
+    todo = [kind.definition for kind in kinds if not kind.user_defined]
     todo += [_META + name for name in ("ObjectMeta", "ListMeta") if len(todo) < len(kinds)]
     todo += [f"{kind.definition}List" for kind in kinds if f"{kind.definition}List" in known]
     todo.append("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
@@ -147,7 +147,12 @@ def _used(kinds: list[Kind]) -> dict[str, Any]:
 
 def _custom(kinds: list[Kind]) -> dict[str, Any]:
     """Return the schemas of the kinds that users defined."""
-    return {name: raw for kind in kinds if kind.custom is not None for name, raw in kind.custom.schemas().items()}
+    return {
+        name: raw
+        for kind in kinds
+        if kind.custom is not None and kind.user_defined
+        for name, raw in kind.custom.schemas().items()
+    }
 
 
 def _referring(value: Any, reference: str) -> Any:

@@ -53,7 +53,7 @@ def wanted(call: Call, *, tables: bool = True) -> Accepted:
 
 def _has_message(call: Call) -> bool:
     """Whether what is asked for has a protobuf form: not what users defined."""
-    return call.kind is None or call.kind.custom is None
+    return call.kind is None or not call.kind.user_defined
 
 
 def respond(body: bytes, want: Accepted | None = None, *, status: int = 200) -> web.Response:
@@ -97,7 +97,7 @@ async def get(call: Call, storage: ObjectStorage) -> web.Response:
     asked = call.query.get("resourceVersion", "")
     if asked:
         await reach(storage.cache, parse_revision(asked))
-        entry = storage.cache.collection(kind.stored_as.group_resource).get(key)
+        entry = storage.cache.collection(kind.resource.group_resource).get(key)
         if entry is None:
             raise not_found(kind.resource, key)
     else:
@@ -107,7 +107,7 @@ async def get(call: Call, storage: ObjectStorage) -> web.Response:
 
 async def seen(kind: Kind, entry: Entry) -> Entry:
     """Return an object as the version asked for shows it."""
-    return entry if kind.viewed is None else (await kind.viewed.view([entry]))[0]
+    return entry if kind.custom is None else (await kind.custom.view([entry]))[0]
 
 
 def parse_revision(text: str) -> int:
@@ -172,8 +172,8 @@ async def list_(call: Call, storage: ObjectStorage) -> web.Response:
     want = wanted(call)
     selection = Selection(kind, call.query)
     entries, revision, token, remaining = await listing(call, storage, selection)
-    if kind.viewed is not None:
-        entries = await kind.viewed.view(entries)
+    if kind.custom is not None:
+        entries = await kind.custom.view(entries)
     metadata = _list_metadata(revision, token, remaining)
     if want.as_kind == "Table":
         found = table.table_bytes(kind, entries, metadata, include_object(call), version=want.as_version)
@@ -233,10 +233,10 @@ async def listing(
         await reach(storage.cache, parse_revision(asked))
     else:
         await storage.refresh()
-    collection = storage.cache.collection(call.known.stored_as.group_resource)
+    collection = storage.cache.collection(call.known.resource.group_resource)
     entries: Sequence[Entry] = collection.entries(prefix)
-    if call.known.viewed is not None and selection.has_fields:  # fields are those of a version
-        entries = await call.known.viewed.view(entries)
+    if call.known.custom is not None and selection.has_fields:  # fields are those of a version
+        entries = await call.known.custom.view(entries)
     if not selection.is_empty:
         entries = [entry for entry in entries if selection.matches(entry)]
     revision = storage.cache.revision
@@ -286,7 +286,7 @@ async def _from_store(
     found: list[Entry] = []
     while True:
         page = await _page(storage, prefix, revision, start, limit)
-        shown = page[0] if kind.viewed is None else await kind.viewed.view(page[0])
+        shown = page[0] if kind.custom is None else await kind.custom.view(page[0])
         found += [entry for entry in shown if selection.matches(entry)]
         remaining = page[1]
         if not remaining or not limit or len(found) >= limit:

@@ -16,7 +16,7 @@ from apiserver.endpoints import table
 from apiserver.endpoints.body import PROTOBUF
 from apiserver.endpoints.reading import Selection, include_object, parse_revision, reach, scope_prefix, wanted
 from apiserver.registry.kind import Kind
-from apiserver.request import Accepted, Call
+from apiserver.request import Accepted, Call, flag
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import Entry, Event, TooOld, Watcher, event_line
 from machinery import errors
@@ -34,7 +34,7 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
     """Answer a watch until its time is over, the client leaves, or it falls too far behind."""
     kind, query = call.known, call.query
     selection = Selection(kind, query, call.info.name)
-    initial = query.get("sendInitialEvents") in ("true", "1")
+    initial = flag(query, "sendInitialEvents")
     want = wanted(call, tables=not initial)
     render = _renderer(call, want)
     if initial and query.get("resourceVersionMatch") != "NotOlderThan":
@@ -51,19 +51,19 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
     elif parse_revision(asked) > storage.cache.revision:
         await reach(storage.cache, parse_revision(asked))
     from_now = asked in ("", "0") or initial
-    collection = storage.cache.collection(kind.stored_as.group_resource)
+    collection = storage.cache.collection(kind.resource.group_resource)
     namespace = call.info.namespace if kind.resource.namespaced else ""
     try:
         with (
             collection.watch(namespace, after=None if from_now else int(asked)) as watcher,
-            kind.viewed.follow(watcher) if kind.viewed is not None else contextlib.nullcontext(),
+            kind.custom.follow(watcher) if kind.custom is not None else contextlib.nullcontext(),
         ):
             session = _Session(call, storage, watcher, selection, render, want)
             present: Sequence[Entry] = ()
-            if from_now and query.get("sendInitialEvents") != "false":
+            if from_now and (initial or "sendInitialEvents" not in query):
                 present = collection.entries(scope_prefix(kind, namespace))
-                if kind.viewed is not None:
-                    present = await kind.viewed.view(present)
+                if kind.custom is not None:
+                    present = await kind.custom.view(present)
             return await session.run(present, marks_end=initial)
     except TooOld as error:
         return await _refused(call, want, errors.Expired(str(error)))
@@ -134,7 +134,7 @@ class _Session:
         self._render = render
         self._want = want
         self._plain = want.as_kind == "" and want.media != PROTOBUF
-        self._bookmarks = call.query.get("allowWatchBookmarks") in ("true", "1")
+        self._bookmarks = flag(call.query, "allowWatchBookmarks")
         self._response = _response(want)
 
     async def run(self, present: Sequence[Entry], *, marks_end: bool) -> web.StreamResponse:
@@ -165,11 +165,11 @@ class _Session:
 
     async def _take(self) -> Sequence[Event]:
         """Return what has come, objects as the version asked for shows them."""
-        events, viewed = self._watcher.take(), self._call.known.viewed
-        if viewed is None or not events:
+        events, custom = self._watcher.take(), self._call.known.custom
+        if custom is None or not events:
             return events
-        entries = await viewed.view([event.entry for event in events])
-        before = await viewed.view([event.previous for event in events if event.previous is not None])
+        entries = await custom.view([event.entry for event in events])
+        before = await custom.view([event.previous for event in events if event.previous is not None])
         previous = iter(before)
         return [
             Event(event.type, entry, next(previous) if event.previous is not None else None, event.revision)

@@ -26,8 +26,7 @@ _SOURCES = {
 }  # fmt: skip
 
 
-def default(autoscaler: Object) -> None:
-    """Fill in what an autoscaler leaves open."""
+def _default(autoscaler: Object) -> None:
     spec = autoscaler.setdefault("spec", {})
     spec.setdefault("minReplicas", 1)
     if not spec.get("metrics"):
@@ -43,11 +42,6 @@ def default(autoscaler: Object) -> None:
     down = behavior.setdefault("scaleDown", {})
     down.setdefault("selectPolicy", "Max")
     down.setdefault("policies", [dict(policy) for policy in _DOWN])
-
-
-def validate(autoscaler: Object) -> list[Cause]:
-    """Return what is wrong with an autoscaler."""
-    return list(_causes(autoscaler))
 
 
 def _causes(autoscaler: Object) -> Iterator[Cause]:
@@ -121,8 +115,7 @@ def _behavior_causes(rules: Object, path: str) -> Iterator[Cause]:
             yield invalid(f"{at}.periodSeconds", period, f"must be {limit}")
 
 
-def reference(autoscaler: Object) -> str:
-    """What is scaled, as its column tells it."""
+def _reference(autoscaler: Object) -> str:
     target = autoscaler["spec"]["scaleTargetRef"]
     return f"{target['kind']}/{target['name']}"
 
@@ -153,8 +146,7 @@ def _or_unknown(value: Any) -> str:
     return UNKNOWN if value is None else str(value)
 
 
-def minimum(autoscaler: Object) -> str:
-    """The least number of pods, as its column tells it."""
+def _minimum(autoscaler: Object) -> str:
     return str(autoscaler["spec"].get("minReplicas", "<unset>"))
 
 
@@ -164,11 +156,11 @@ KINDS = (
         ("hpa",), ("all",),
         subresources={"status": STATUS},
         columns=(
-            NAME, Column("Reference", reference), Column("Targets", _targets), Column("MinPods", minimum),
+            NAME, Column("Reference", _reference), Column("Targets", _targets), Column("MinPods", _minimum),
             Column("MaxPods", number_at("spec", "maxReplicas"), type="integer"),
             Column("Replicas", lambda obj: count(obj, "status", "currentReplicas"), type="integer"), AGE,
         ),
-        default=default, validate=validate,
+        default=_default, validate=lambda obj: list(_causes(obj)),
         prepare_create=lambda obj: obj.update(status={"desiredReplicas": 0, "currentMetrics": None}),
     ),
 )  # fmt: skip

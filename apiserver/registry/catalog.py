@@ -9,13 +9,11 @@ from apiserver.registry import (
     apiregistration,
     apps,
     autoscaling,
-    autoscaling_v1,
     batch,
     certificates,
     coordination,
     core,
     devices,
-    events,
     flowcontrol,
     limits,
     networking,
@@ -25,6 +23,7 @@ from apiserver.registry import (
     reviews,
     scheduling,
     storage,
+    versions,
 )  # fmt: skip
 from apiserver.registry.kind import Kind
 from machinery.api.meta import Resource
@@ -37,10 +36,9 @@ _GROUP_ORDER = (
     "coordination.k8s.io", "node.k8s.io", "discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
 )  # fmt: skip
 _MODULES = (
-    core, events, replication, limits, storage, apps, batch, autoscaling, autoscaling_v1, policy, rbac, coordination,
-    networking, scheduling,
+    core, replication, limits, storage, apps, batch, autoscaling, policy, rbac, coordination, networking, scheduling,
     certificates, admission_registration, flowcontrol, devices,
-    apiextensions, apiregistration, reviews,
+    apiextensions, apiregistration, versions, reviews,
 )  # fmt: skip
 
 

@@ -1,11 +1,9 @@
 """What the server knows about one kind of object; everything else is derived from it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-import orjson
 
 from apiserver.registry import names
 from apiserver.storage.watch_cache import Entry, Watcher
@@ -75,24 +73,14 @@ def _unchanged(_: Object, __: Object) -> None:
     return None
 
 
-class Viewed(Protocol):
-    """How a version of a kind shows objects that are stored in another."""
+class CustomKind(Protocol):
+    """What a kind does in its own way.
 
-    def is_stored_form(self, entry: Entry) -> bool:
-        """Whether stored bytes are of the version that is stored today."""
+    Users defined it (apiserver/customresources), or it is shown in another version than it is stored in
+    (apiserver/registry/versions.py).
+    """
 
-    async def view(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Return stored objects as this version shows them. Raises: InternalError when conversion fails."""
-
-    async def to_stored(self, obj: Object) -> Object:
-        """Return an object of this version as it is stored. Raises: InternalError when conversion fails."""
-
-    def follow(self, watcher: Watcher) -> AbstractContextManager[None]:
-        """End a watcher when what it is shown changes its form."""
-
-
-class CustomKind(Viewed, Protocol):
-    """What a kind that users defined does in its own way; implemented in apiserver/customresources."""
+    built_in: bool
 
     def conform(self, obj: Object) -> Findings:
         """Prune and default an object in place. Raises: SchemaMismatch for its metadata."""
@@ -106,6 +94,18 @@ class CustomKind(Viewed, Protocol):
     def schemas(self) -> Mapping[str, Any]:
         """Return its OpenAPI v3 schemas by the names of their definitions."""
 
+    def is_stored_form(self, entry: Entry) -> bool:
+        """Whether stored bytes are of the version that is stored today."""
+
+    async def view(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return stored objects as this version shows them. Raises: InternalError when conversion fails."""
+
+    async def to_stored(self, obj: Object) -> Object:
+        """Return an object of this version as it is stored. Raises: InternalError when conversion fails."""
+
+    def follow(self, watcher: Watcher) -> AbstractContextManager[None]:
+        """End a watcher when the definition changes."""
+
     def refuse_create(self) -> None:
         """Raise: MethodNotAllowed while the definition is going."""
 
@@ -118,43 +118,6 @@ class CustomKind(Viewed, Protocol):
     @property
     def warning(self) -> str:
         """What users of a deprecated version are told; empty for others."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Alternate:
-    """A version of a built-in kind whose objects are stored as another kind's; `Viewed` by two functions."""
-
-    stored: Resource
-    show: Callable[[Object], Object]
-    store: Callable[[Object], Object]
-
-    def is_stored_form(self, entry: Entry) -> bool:
-        """There is one stored form."""
-        return True
-
-    async def view(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Return stored objects as this version shows them."""
-        return [self._view(entry) for entry in entries]
-
-    def _view(self, entry: Entry) -> Entry:
-        if entry.view is self:
-            return entry  # it was shown by this version already
-        if not isinstance(entry.view, dict):
-            entry.view = {}
-        shown: Entry | None = entry.view.get(self)
-        if shown is None:
-            shown = entry.view[self] = entry.shown_as(orjson.dumps(self.show(entry.object())))
-            shown.view = self
-        return shown
-
-    async def to_stored(self, obj: Object) -> Object:
-        """Return an object of this version as it is stored."""
-        return self.store(obj)
-
-    @contextmanager
-    def follow(self, watcher: Watcher) -> Iterator[None]:
-        """Nothing changes the form."""
-        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +148,6 @@ class Kind:
     ttl_seconds: int = 0
     prepare_delete: Callable[[Object], None] = _nothing
     custom: CustomKind | None = None
-    alternate: "Alternate | None" = None  # of built-in kinds that are stored as another
-    is_stored: bool = True  # others are answered, and that is all of them
     list_kind: str = ""  # where it is not the kind with "List" behind
 
     @property
@@ -195,14 +156,14 @@ class Kind:
         return self.resource.kind if self.custom is None else ""
 
     @property
-    def viewed(self) -> Viewed | None:
-        """How its objects are shown, where that is not as they are stored."""
-        return self.custom if self.custom is not None else self.alternate
+    def user_defined(self) -> bool:
+        """Whether a CustomResourceDefinition says what it is."""
+        return self.custom is not None and not self.custom.built_in
 
     @property
-    def stored_as(self) -> Resource:
-        """The resource under whose name its objects are stored."""
-        return self.alternate.stored if self.alternate is not None else self.resource
+    def is_stored(self) -> bool:
+        """Whether there are objects of it: others are answered, and that is all of them."""
+        return "list" in self.verbs
 
     @property
     def has_status(self) -> bool:
@@ -212,7 +173,7 @@ class Kind:
     @property
     def prefix(self) -> str:
         """Where its objects lie in the store, with a closing slash."""
-        return f"/registry/{self.stored_as.group_resource}/"
+        return f"/registry/{self.resource.group_resource}/"
 
     def key(self, namespace: str, name: str) -> str:
         """Return the store key of one object."""
@@ -268,5 +229,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, dict | list):
+        import orjson
+
         return orjson.dumps(value).decode()
     return str(value)

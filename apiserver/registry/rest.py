@@ -41,6 +41,7 @@ class WriteOptions:
     twice: list[str] = field(default_factory=list)  # what to tell of keys that the body holds twice
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] | None = None  # what admission has to say to the audit log
 
 
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
@@ -91,7 +92,7 @@ class Rest:
                 kind.default(obj)
                 if kind.has_status:
                     obj.pop("status", None)
-                    obj |= {} if kind.custom is not None else {"status": {}}
+                    obj |= {} if kind.user_defined else {"status": {}}
                 kind.prepare_create(obj)
                 request = self._request("CREATE", kind, namespace, options, obj)
                 obj = await self._admission.admit_create(
@@ -121,7 +122,7 @@ class Rest:
         name = ((obj or old or {}).get("metadata") or {}).get("name", "")
         return Attributes(
             operation, kind, namespace, name, subresource, options.user, options.dry_run, obj, old,
-            options.field_manager, options.warnings,
+            options.field_manager, options.warnings, options.annotations,
         )  # fmt: skip
 
     @staticmethod
@@ -174,13 +175,14 @@ class Rest:
     async def _store_new(self, kind: Kind, namespace: str, obj: Object, options: WriteOptions) -> Entry:
         key = kind.key(namespace, obj["metadata"]["name"])
         if options.dry_run:
-            if self.storage.cache.collection(kind.stored_as.group_resource).get(key) is not None:
+            if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
                 raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
             return Entry(key, encode(obj), 0)
         lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
-        stored = obj if kind.viewed is None else await kind.viewed.to_stored(obj)
-        entry = await self.storage.create(kind.resource, key, stored, lease=lease)
-        return entry if kind.viewed is None else (await kind.viewed.view([entry]))[0]
+        if kind.custom is not None:
+            stored = await kind.custom.to_stored(obj)
+            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored, lease=lease)]))[0]
+        return await self.storage.create(kind.resource, key, obj, lease=lease)
 
     async def _lease(self, ttl_seconds: int) -> int:
         """Return a store lease that ends a little after `ttl_seconds`; objects of the same minute share one."""
@@ -261,20 +263,21 @@ class Rest:
 
         async def write(entry: Entry) -> Object | None:
             nonlocal made, going
-            shown = entry if kind.viewed is None else (await kind.viewed.view([entry]))[0]
+            shown = entry if kind.custom is None else (await kind.custom.view([entry]))[0]
             old = shown.object()
             made = await make(shown)
             going = bool(old["metadata"].get("deletionTimestamp")) and may_go(made)
-            if going or options.dry_run or (made == old and _is_current(kind, entry)):
+            same = made == old and _is_current(kind, entry) and not self.storage.is_stale(entry.key)
+            if going or options.dry_run or same:
                 return None
-            return made if kind.viewed is None else await kind.viewed.to_stored(made)
+            return made if kind.custom is None else await kind.custom.to_stored(made)
 
         while True:
             entry = await self.storage.update(kind.resource, key, write)
             if options.dry_run:
                 return Entry(key, encode(made), entry.revision)
             if not going:
-                return entry if kind.viewed is None else (await kind.viewed.view([entry]))[0]
+                return entry if kind.custom is None else (await kind.custom.view([entry]))[0]
             if await self._remove(kind, entry):
                 return Entry(key, encode(made), self.storage.cache.revision)
 
@@ -293,7 +296,7 @@ class Rest:
             kind.prepare_update(new, old)
         request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
         new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
-        if not main and kind.custom is not None:
+        if not main and kind.custom is not None and kind.user_defined:
             raise_invalid(kind, new, kind.custom.causes(new, old))
         if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
@@ -399,7 +402,7 @@ def check_namespace(kind: Kind, namespace: str, metadata: Object) -> None:
 
 
 def _is_current(kind: Kind, entry: Entry) -> bool:
-    return kind.viewed is None or kind.viewed.is_stored_form(entry)
+    return kind.custom is None or kind.custom.is_stored_form(entry)
 
 
 def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, applies: bool) -> Object:
@@ -412,7 +415,7 @@ def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, appli
     part = kind.subresources.get(subresource)
     if part is not None and part.merge is not None:
         return part.merge(old, new)
-    if kind.has_status and kind.custom is not None:
+    if kind.has_status and kind.user_defined:
         new.pop("status", None)
         new |= {"status": old["status"]} if "status" in old else {}
     elif kind.has_status:
@@ -422,7 +425,7 @@ def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, appli
 
 def _with_status(kind: Kind, old: Object, new: Object) -> Object:
     """Return the old object with the new one's status, and what of its metadata comes with it."""
-    if kind.custom is not None:
+    if kind.user_defined:
         rest = {name: value for name, value in old.items() if name != "status"}
         return rest | ({"status": new["status"]} if "status" in new else {}) | {"metadata": {**old["metadata"]}}
     metadata = {**old["metadata"], **_status_metadata(new["metadata"])}
@@ -431,7 +434,7 @@ def _with_status(kind: Kind, old: Object, new: Object) -> Object:
 
 def _without_meta(kind: Kind, obj: Object) -> Object:
     """Return what of an object counts for its generation."""
-    apart = ("metadata", "kind", "apiVersion", *(("status",) if kind.has_status or kind.custom is None else ()))
+    apart = ("metadata", "kind", "apiVersion", *(("status",) if kind.has_status or not kind.user_defined else ()))
     return {name: value for name, value in obj.items() if name not in apart}
 
 

@@ -1,27 +1,27 @@
-"""Kinds that are answered and never stored: reviews of who is who and who may what, and bindings of pods to nodes.
+"""Kinds that are asked and answered, never stored: reviews of tokens and of access, and bindings.
 
-Declared for discovery, OpenAPI and roles; endpoints/reviews.py and endpoints/subresources.py answer them.
+They are here for discovery and for schemas; apiserver/endpoints/reviews.py answers them.
 """
 
 from apiserver.registry.kind import Kind
 from machinery.api.meta import Resource
 
 _AUTHENTICATION, _AUTHORIZATION = "authentication.k8s.io", "authorization.k8s.io"
-_DEFINITIONS = {_AUTHENTICATION: "io.k8s.api.authentication.v1.", _AUTHORIZATION: "io.k8s.api.authorization.v1."}
+_CREATE = ("create",)
 
 
-def _posted(group: str, plural: str, kind: str, *, namespaced: bool = False) -> Kind:
-    resource = Resource(group, "v1", plural, kind, namespaced=namespaced)
-    definition = _DEFINITIONS.get(group, "io.k8s.api.core.v1.") + kind
-    return Kind(resource, definition, kind.lower(), verbs=("create",), is_stored=False)
+def _review(group: str, kind: str, *, namespaced: bool = False) -> Kind:
+    package = group.partition(".")[0]
+    resource = Resource(group, "v1", kind.lower() + "s", kind, namespaced=namespaced)
+    return Kind(resource, f"io.k8s.api.{package}.v1.{kind}", kind.lower(), verbs=_CREATE)
 
 
 KINDS = (
-    _posted("", "bindings", "Binding", namespaced=True),
-    _posted(_AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"),
-    _posted(_AUTHENTICATION, "tokenreviews", "TokenReview"),
-    _posted(_AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview", namespaced=True),
-    _posted(_AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
-    _posted(_AUTHORIZATION, "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
-    _posted(_AUTHORIZATION, "subjectaccessreviews", "SubjectAccessReview"),
+    Kind(Resource("", "v1", "bindings", "Binding"), "io.k8s.api.core.v1.Binding", "binding", verbs=_CREATE),
+    _review(_AUTHENTICATION, "TokenReview"),
+    _review(_AUTHENTICATION, "SelfSubjectReview"),
+    _review(_AUTHORIZATION, "SubjectAccessReview"),
+    _review(_AUTHORIZATION, "SelfSubjectAccessReview"),
+    _review(_AUTHORIZATION, "SelfSubjectRulesReview"),
+    _review(_AUTHORIZATION, "LocalSubjectAccessReview", namespaced=True),
 )

@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
-
-from yarl import URL
+from urllib.parse import urlsplit
 
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.tls import ssl_context
@@ -38,7 +37,7 @@ class Poster:
     def __init__(self, config: ClientConfig, *, connections: int, user_agent: str = "wherry") -> None:
         """Args: `connections` is how many requests may be under way at once."""
         self._config = config
-        self._url = URL(config.server)
+        self._url = urlsplit(config.server)
         self._limit = connections
         self._user_agent = user_agent
         self._waiting: deque[tuple[bytes, OnAnswer]] = deque()
@@ -94,7 +93,7 @@ class Poster:
         token = self._config.token
         if self._config.token_file:
             token = Path(self._config.token_file).read_text().strip()
-        lines = [f"Host: {self._url.authority}", f"User-Agent: {self._user_agent}", "Accept: application/json"]
+        lines = [f"Host: {self._url.netloc}", f"User-Agent: {self._user_agent}", "Accept: application/json"]
         lines += ["Content-Type: application/json", *([f"Authorization: Bearer {token}"] if token else [])]
         self._head = "".join(f"{line}\r\n" for line in lines).encode()
         self._head_until = now + (_TOKEN_SECONDS if self._config.token_file else float("inf"))
@@ -113,25 +112,25 @@ class Poster:
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("connecting to %s", self._url.authority, exc_info=task.exception())
+            log.error("connecting to %s", self._url.netloc, exc_info=task.exception())
         if self._waiting:
             self._connect_if_useful()
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        name = (self._config.tls_server_name or self._url.host) if self._tls else None
+        name = (self._config.tls_server_name or self._url.hostname) if self._tls else None
         try:
             async with asyncio.timeout(10):
                 await loop.create_connection(
                     lambda: _Connection(self),
-                    self._url.host or "",
+                    self._url.hostname or "",
                     self._url.port or 443,
                     ssl=self._tls,
                     server_hostname=name,
                 )
         except OSError as error:  # TimeoutError and ssl.SSLError are among them
             # Nothing was sent, so what waits may go on waiting.
-            log.info("connecting to %s: %s", self._url.authority, error)
+            log.info("connecting to %s: %s", self._url.netloc, error)
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 2, _RECONNECT_SECONDS[1])
         else:

@@ -13,7 +13,7 @@ Source: https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-frame
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +71,26 @@ class Cycle:
         return self.pod.shape.needs
 
 
+class Handle(Protocol):
+    """What a scheduler offers plugins that look at, or wait for, other pods it is placing."""
+
+    def group(self, pod: Pod) -> Mapping[str, bool]:
+        """Return the pods of a pod's group, by uid: whether each has a place."""
+
+    def allow(self, uid: str) -> None:
+        """Let a pod that waits in `permit` be bound."""
+
+    def reject(self, uid: str, why: "Rejected") -> None:
+        """Have a pod that waits in `permit` give up its place."""
+
+
 class Plugin:
     """One rule. What it is given is shared: never change it."""
 
     name: ClassVar[str]
+
+    def attach(self, handle: Handle) -> None:
+        """Take what the scheduler offers; called once, before anything else."""
 
     # ---- the queue
 
@@ -105,9 +121,17 @@ class Plugin:
     async def pre_bind(self, cycle: Cycle, node: Node) -> None:
         """Do what must be done before the pod is bound. Raises: Rejected, APIError."""
 
-    def needs_pre_bind(self, pod: Pod) -> bool:
+    def needs_pre_bind(self, cycle: Cycle) -> bool:
         """Say whether `pre_bind` has anything to do for a pod: one nobody has waits for nothing."""
         return False
+
+    def binds(self, cycle: Cycle) -> bool:
+        """Say whether `bind` is to bind a pod: the first plugin that says so does; where none does, the scheduler."""
+        return False
+
+    async def bind(self, cycle: Cycle, node: Node) -> None:
+        """Bind the pod. Raises: Rejected, APIError."""
+        raise NotImplementedError
 
     def post_bind(self, cycle: Cycle, node: Node) -> None:
         """Take notice that the pod was bound."""
@@ -163,6 +187,38 @@ class NodePlugin(Plugin):
     def normalize(self, scores: Ints) -> Ints:
         """Return scores from 0 to 100 for the nodes that passed."""
         return scores
+
+
+class PerNodePlugin(NodePlugin):
+    """A rule put for one pod's needs and one node at a time: simple to write, slow over many nodes."""
+
+    def allows(self, needs: Needs, node: Node) -> str:
+        """Return why a node does not take a pod of these needs; nothing when it does."""
+        return ""
+
+    def rates(self, needs: Needs, node: Node) -> int:
+        """Return how well a node suits, 0 to 100."""
+        return 0
+
+    def filter(self, needs: Needs, table: NodeTable, rows: Rows) -> Codes | None:
+        """See NodePlugin."""
+        texts = self.__dict__.setdefault("_texts", [""])
+        codes = []
+        for row in np.arange(table.size)[rows].tolist():
+            text = self.allows(needs, table.nodes[row]) if table.alive[row] else ""
+            if text not in texts:
+                texts.append(text)
+            codes.append(texts.index(text))
+        return np.array(codes, dtype=np.int64)
+
+    def explain(self, needs: Needs, table: NodeTable, code: int) -> tuple[Reason, ...]:
+        """See NodePlugin."""
+        return (Reason(self.__dict__["_texts"][code]),)
+
+    def score(self, needs: Needs, table: NodeTable, rows: Rows) -> Ints | None:
+        """See NodePlugin."""
+        nodes = (table.nodes[row] for row in np.arange(table.size)[rows].tolist())
+        return np.array([self.rates(needs, one) for one in nodes], dtype=np.int64)
 
 
 class ClusterPlugin(Plugin):

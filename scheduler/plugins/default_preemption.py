@@ -33,6 +33,8 @@ class Candidate(NamedTuple):
     row: int
     victims: tuple[Pod, ...]
     violations: int
+    harm: tuple[Any, ...] = ()
+    """What candidates are compared by: the smaller the better."""
 
 
 class DefaultPreemption(PostFilterPlugin):
@@ -58,7 +60,7 @@ class DefaultPreemption(PostFilterPlugin):
                 reasons[_NOT_HELPFUL] = rest
             listed = ", ".join(sorted(f"{number} {reason}" for reason, number in reasons.items()))
             return Rescue(f"preemption: 0/{table.count} nodes are available: {listed}.", node="")
-        best = min(candidates, key=_harm)
+        best = min(candidates, key=lambda one: one.harm)
         return Rescue(node=table.nodes[best.row].name, victims=best.victims)
 
     @staticmethod
@@ -113,6 +115,8 @@ class DefaultPreemption(PostFilterPlugin):
             found = _by_room(cycle, node, lower)
         else:
             found = _by_trial(cycle, node, lower, budgets)
+        if isinstance(found, Candidate):
+            found = found._replace(harm=_harm(found))
         if kept is not None:
             kept[row] = (version, found)
         return found

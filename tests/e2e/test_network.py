@@ -148,3 +148,25 @@ def test_pods_share_a_host_port_at_other_addresses_and_protocols(pods: Cluster) 
     pods.until(lambda: get(pods, "node", "127.0.0.1:54323") == "hp1", "the host port of loopback")
     pods.until(lambda: get(pods, "node", f"{node}:54323") == "hp2", "the host port of the node")
     pods.kubectl("delete", "pod", "hp1", "hp2", "hp3", "--now")
+
+
+def test_a_policy_holds_a_pod_from_its_first_packet(pods: Cluster) -> None:
+    policy = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed}
+spec:
+  podSelector: {matchLabels: {closed: "true"}}
+  policyTypes: [Ingress, Egress]
+  egress:
+  - {to: [{podSelector: {matchLabels: {k8s-app: kube-dns}}, namespaceSelector: {}}], ports: [{protocol: UDP, port: 53}]}
+---"""
+    ip = pods.path("one", "{.status.podIP}")
+    asks = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {ip} 8080 2>/dev/null && echo out || echo held; nslookup web 2>&1; sleep 3600"
+    pods.kubectl("apply", "-f", "-", stdin=policy + pod("closed", labels='closed: "true"', command=asks))
+    pods.kubectl("wait", "pod/closed", "--for=condition=Ready", "--timeout=30s")
+    pods.until(lambda: "Address" in pods.kubectl("logs", "closed"), "the pod to ask")
+    assert pods.kubectl("logs", "closed").splitlines()[0] == "held"
+    pods.kubectl("delete", "networkpolicy", "closed")
+    pods.until(lambda: get(pods, "closed", f"{ip}:8080") == "one", "the way to be open again")
+    pods.kubectl("delete", "pod", "closed", "--now")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from machinery.api.resources import CONFIG_MAPS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, SECRETS
-from tests.e2e.pods.conftest import Pods, shell, terminated
+from tests.e2e.pods.conftest import Pods, condition, shell, terminated
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -259,3 +259,31 @@ async def node_name(pods: Pods) -> str:
     from machinery.api.resources import NODES
 
     return str((await pods.client.list(NODES))["items"][0]["metadata"]["name"])
+
+
+@pytest.mark.only_wherry
+async def test_an_image_is_a_volume(pods: Pods) -> None:
+    image = {"reference": "wherry.local/busybox:latest", "pullPolicy": "IfNotPresent"}
+    mounts = [{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/part", "subPath": "bin"}]
+    done, text = await pods.run(
+        "ls /v/bin/busybox /part/busybox; touch /v/x",
+        volumeMounts=mounts,
+        pod={"volumes": [{"name": "v", "image": image}]},
+    )
+    assert text.splitlines()[:2] == ["/part/busybox", "/v/bin/busybox"]
+    assert terminated(done)["exitCode"] == 1
+
+
+@pytest.mark.parametrize("kind", ["volume", "container"])
+async def test_a_pod_that_takes_too_much_disk_is_evicted(pods: Pods, kind: str) -> None:
+    write = "dd if=/dev/zero of={}/big bs=1M count=4; sleep 60"
+    if kind == "volume":
+        volumes = [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]
+        pod = await pods.create(shell(write.format("/v"), volumeMounts=MOUNT), volumes=volumes)
+        text = 'Usage of EmptyDir volume "v" exceeds the limit "1Mi". '
+    else:
+        pod = await pods.create(shell(write.format("/"), resources={"limits": {"ephemeral-storage": "1Mi"}}))
+        text = 'Container main exceeded its local ephemeral storage limit "1Mi". '
+    done = await pods.ended(pod, 55)
+    assert (done["status"]["phase"], done["status"]["reason"], done["status"]["message"]) == ("Failed", "Evicted", text)
+    assert condition(done, "DisruptionTarget", "reason") == "TerminationByKubelet"

@@ -93,7 +93,7 @@ async def test_events_of_both_groups_are_the_same_objects(client: Client) -> Non
     body = await client.request("GET", EVENTS_V1.path("default"), params={"watch": "1", "timeoutSeconds": "1"})
     assert json.loads(body.splitlines()[0])["object"] == patched
     await client.delete(EVENTS_V1, "a", "default")
-    with pytest.raises(errors.NotFound, match=r'events.events.k8s.io "a" not found'):
+    with pytest.raises(errors.NotFound, match=r'events "a" not found'):
         await client.get(EVENTS_V1, "a", "default")
 
 

@@ -34,6 +34,7 @@ from tests.integration.controllers.test_garbage_collector import make_map, refer
 from tests.integration.controllers.test_job import FINALIZER, INDEX, ended, job, reason
 from tests.integration.controllers.test_statefulset import all_ready, stateful_set
 from tests.support.agent import pods_come_up, set_ended, set_running
+from tests.support.nodes import create_node
 from tests.support.waiting import until, until_gone, until_one
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("controllers", "account")]
@@ -193,6 +194,32 @@ async def test_a_pod_is_replaced_only_after_its_end_where_the_policy_says_so(cli
     await set_ended(client, key_of(first), 1)
     await client.delete(PODS, name, "default", options={"gracePeriodSeconds": 0})
     await until_one(client, JOBS, "work", lambda obj: obj["status"].get("failed") == 1, deadline_seconds=15)
+
+
+async def test_evicted_pods_of_a_job_are_passed_over_where_its_policy_says_so(client: Client) -> None:
+    rule = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    await client.create(JOBS, job(backoffLimit=0, podFailurePolicy={"rules": [rule]}))
+    [pod] = await until(client, PODS, lambda pods: len(pods) == 1, namespace="default")
+    name = pod["metadata"]["name"]
+    binding = {"target": {"kind": "Node", "name": "n1"}, "metadata": {"name": name}}
+    await client.create(PODS, binding, "default", name=name, subresource="binding")
+    await set_running(client, key_of(pod))
+    version = (await client.get(PODS, name, "default"))["metadata"]["resourceVersion"]
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": "default"},
+        "deleteOptions": {"preconditions": {"resourceVersion": version}},
+    }
+    await client.create(PODS, eviction, "default", name=name, subresource="eviction")
+    found = await client.get(PODS, name, "default")
+    assert condition(found, "DisruptionTarget")["reason"] == "EvictionByEvictionAPI"
+    failed = {"phase": "Failed"}
+    await client.patch(PODS, name, {"status": failed}, "default", subresource="status")
+    await client.delete(PODS, name, "default", options={"gracePeriodSeconds": 0})
+    async with pods_come_up(client, which=lambda one: one["metadata"]["name"] != name, exit_code=lambda _: 0):
+        done = await until_one(client, JOBS, "work", ended, deadline_seconds=20)
+    assert (ended(done), done["status"].get("failed", 0), done["status"]["succeeded"]) == ("Complete", 0, 1)
 
 
 # -- cron jobs
@@ -416,7 +443,7 @@ async def test_scopes_count_only_their_pods(client: Client) -> None:
 
 
 async def test_a_taint_that_goes_in_time_saves_the_pod(client: Client) -> None:
-    await client.create(NODES, {"metadata": {"name": "n1"}})
+    await create_node(client, {"metadata": {"name": "n1"}})
     taint = {"key": "example.com/evict", "value": "x", "effect": "NoExecute"}
     await client.patch(NODES, "n1", {"spec": {"taints": [taint]}})
     for name, seconds in (("patient", 2), ("hasty", None), ("forever", 3600)):

@@ -16,6 +16,7 @@ from machinery.api.resources import NODES, PODS, SERVICE_ACCOUNTS
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
 from scheduler.app import run
+from tests.support.nodes import create_node
 from tests.support.server import running_server
 
 
@@ -48,8 +49,10 @@ _PROGRAM = """
 import sys, uvloop
 from machinery.client.kubeconfig import load_config
 from scheduler.app import run
-lease = dict(lease_duration_seconds=2.0, renew_deadline_seconds=1.0, retry_period_seconds=0.2)
-uvloop.run(run(load_config(sys.argv[1]), identity=sys.argv[2], lease=lease))
+from scheduler.config import from_object
+election = {"leaseDuration": "2s", "renewDeadline": "1s", "retryPeriod": "200ms"}
+settings = from_object({"leaderElection": election})
+uvloop.run(run(load_config(sys.argv[1]), identity=sys.argv[2], settings=settings))
 """
 
 
@@ -82,7 +85,7 @@ async def scheduler_process(path: Path, identity: str) -> AsyncIterator[asyncio.
 
 async def make_node(client: Client, name: str, cpu: str = "4", pods: str = "110", **labels: str) -> None:
     labels = {"kubernetes.io/hostname": name, **labels}
-    await client.create(NODES, {"metadata": {"name": name, "labels": labels}})
+    await create_node(client, {"metadata": {"name": name, "labels": labels}})
     room = {"cpu": cpu, "memory": "8Gi", "pods": pods}
     status = {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]}
     await client.patch(NODES, name, {"status": status}, subresource="status")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from scheduler.cluster import Cluster
-from scheduler.plugins.default import default_profile
+from scheduler.config import default_profile
 from scheduler.pods import Pod, PodReader
 from scheduler.schedule_one import Chooser
 from scheduler.table import NodeTable

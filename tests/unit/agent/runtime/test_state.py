@@ -103,8 +103,8 @@ def test_the_bridge_s_network_list_has_a_range_for_each_cidr(tmp_path: Path) -> 
     assert plugin["bridge"] == "br0"
     assert plugin["ipam"]["ranges"] == [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]
     assert plugin["ipam"]["routes"] == [  # pods of this node are reached through the node, where rules hold
-        {"dst": "0.0.0.0/0"}, {"dst": "10.1.0.0/25", "gw": "10.1.0.1"}, {"dst": "10.1.0.128/25", "gw": "10.1.0.1"},
-        {"dst": "::/0"}, {"dst": "fd00::/65", "gw": "fd00::1"}, {"dst": "fd00::8000:0:0:0/65", "gw": "fd00::1"},
+        {"dst": "0.0.0.0/0"}, {"dst": "10.1.0.128/25", "gw": "10.1.0.1"}, {"dst": "10.1.0.0/25", "gw": "10.1.0.1"},
+        {"dst": "::/0"}, {"dst": "fd00::8000:0:0:0/65", "gw": "fd00::1"}, {"dst": "fd00::/65", "gw": "fd00::1"},
     ]  # fmt: skip
     with pytest.raises(InvalidArgument, match="pod CIDR"):
         network.write_bridge_list("10.1.0.0/99")
