@@ -71,8 +71,7 @@ def storage_excess(pod: Pod, layers: Mapping[str, int], logs: Mapping[str, int],
         limits.append(to_bytes(limit))
         if used > to_bytes(limit):
             return f'Container {spec["name"]} exceeded its local ephemeral storage limit "{limit}". '
-    on_disk = {one["name"] for one in pod["spec"].get("volumes") or () if "emptyDir" in one}
-    total += sum(used for name, used in volumes.items() if name in on_disk)
+    total += sum(volumes.values())
     if len(limits) == len(specs(pod, "containers")) and limits and total > sum(limits):
         return f"Pod ephemeral local storage usage exceeds the total limit of containers {sum(limits)}. "
     return ""
@@ -145,6 +144,8 @@ class Evictor:
             for one in pod["spec"].get("volumes") or ()
             if "emptyDir" in one and not (one["emptyDir"] or {}).get("medium")
         }
+        # A container may write to its /etc/hosts as well (CVE-2020-8557).
+        volumes["/etc/hosts"] = disk_usage(self._services.volumes.folder(pod["metadata"]["uid"]), below=False)
         return logs, volumes
 
 

@@ -259,8 +259,8 @@ def _number(path: str) -> int:
     return int(Path(path).read_text())
 
 
-def disk_usage(folder: Path) -> int:
-    """Return the bytes that files below a folder take on disk. Blocks."""
+def disk_usage(folder: Path, *, below: bool = True) -> int:
+    """Return the bytes that files in a folder, and `below` it, take on disk. Blocks."""
     used = 0
     for base, _, files in os.walk(folder):
         for name in files:
@@ -268,4 +268,6 @@ def disk_usage(folder: Path) -> int:
                 used += os.lstat(os.path.join(base, name)).st_blocks * 512
             except OSError:
                 continue
+        if not below:
+            break
     return used

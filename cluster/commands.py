@@ -25,6 +25,7 @@ _data_dir = click.option(
 @click.option("--bind-address", default="", help="Where the API server listens.")
 @click.option("--simulated-nodes", default=0, help="Nodes that only say they run what they are given.")
 @click.option("--no-agent", is_flag=True, help="Run no containers on this machine.")
+@click.option("--node-ip", default="", help="The address others reach this machine at; its default route's by default.")
 @click.option("--node-name", default="", help="This machine's name in the cluster; its host name by default.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
@@ -37,6 +38,7 @@ _data_dir = click.option(
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
 @click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")
+@click.option("--ingress", is_flag=True, help="Serve Ingresses with HAProxy at this machine's ports 80 and 443.")
 @click.option("--dns/--no-dns", default=True, help="Run cluster DNS.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given: Any) -> None:
@@ -74,6 +76,7 @@ def _same_options(store: str | None, no_agent: bool, given: dict[str, Any]) -> l
     options = ["--store", store] if store else []
     options += ["--no-agent"] if no_agent else []
     options += [] if given.pop("dns", True) else ["--no-dns"]
+    options += ["--ingress"] if given.pop("ingress", False) else []
     for name, value in given.items():
         if value:
             options += [f"--{name.replace('_', '-')}", str(value)]

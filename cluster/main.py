@@ -18,6 +18,7 @@ COMMANDS = {
     "why": "cluster.scheduling:why",
     "simulate": "cluster.scheduling:simulate",
     "dns": "cluster.node_components:dns",
+    "ingress": "cluster.node_components:ingress",
     "net": "cluster.net_commands:net",
     "token": "cluster.join_commands:token",
     "join": "cluster.join_commands:join",

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 SUPERVISOR = "up"
 # The order they are started in; stopped in reverse.
-COMPONENTS = ("etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "simulated-nodes")
+COMPONENTS = (
+    "etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "ingress", "simulated-nodes",
+)  # fmt: skip
 _READY_SECONDS = 60.0
 
 
@@ -48,6 +50,8 @@ class Settings:
     dns: bool = True
     cluster_cidr: str = ""  # all nodes' pods; worked out from pod_cidr when left out
     node_network: str = "auto"
+    ingress: bool = False
+    node_ip: str = ""  # the address others reach this machine at; that of its default route when left out
     load_balancer: str = "nodes"  # nodes, a range of addresses, or none
     join: str = ""  # the API server of the cluster this machine has joined; "" for a control plane
     cluster_dns: str = ""  # only for a machine that has joined
@@ -104,6 +108,8 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     ]  # fmt: skip
     if settings.etcd_servers:
         server += ["--etcd-servers", settings.etcd_servers]
+    if settings.node_ip:
+        server += ["--advertise-address", settings.node_ip]
     found.append(_wherry(layout, "apiserver", *server))
     if settings.agent:
         found += _node(layout, settings, dns_address(settings.service_cidr) if settings.dns else "")
@@ -115,6 +121,8 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     if settings.agent and settings.dns:
         dns = ["--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr]
         found.append(_wherry(layout, "dns", *dns, "--node-name", settings.node_name or node_name()))
+    if settings.ingress:
+        found.append(_wherry(layout, "ingress", *(["--address", settings.node_ip] if settings.node_ip else [])))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
@@ -127,8 +135,12 @@ def _node(layout: Layout, settings: Settings, cluster_dns: str) -> list[Componen
         "--port", str(settings.agent_port), "--cluster-cidr", cluster_cidr(settings),
         "--node-network", settings.node_network,
     ]  # fmt: skip
+    if settings.load_balancer not in ("nodes", "none"):
+        agent += ["--load-balancer", settings.load_balancer]
     if settings.node_name:
         agent += ["--node-name", settings.node_name]
+    if settings.node_ip:
+        agent += ["--node-ip", settings.node_ip]
     if cluster_dns:
         agent += ["--cluster-dns", cluster_dns]
     if settings.cri_endpoint:
@@ -152,12 +164,15 @@ def shared_settings(settings: Settings) -> dict[str, str]:
     return {
         "service_cidr": settings.service_cidr, "cluster_cidr": cluster_cidr(settings),
         "cluster_dns": dns_address(settings.service_cidr) if settings.dns else "",
+        "load_balancer": settings.load_balancer,
     }  # fmt: skip
 
 
 def node_settings(server: str, name: str, shared: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
     """Return the settings of a machine that has joined: what the cluster says, and what was asked for here."""
-    known = {key: shared[key] for key in ("service_cidr", "cluster_cidr", "cluster_dns") if key in shared}
+    known = {
+        key: shared[key] for key in ("service_cidr", "cluster_cidr", "cluster_dns", "load_balancer") if key in shared
+    }
     return Settings(join=server, pod_cidr="", dns=False, **{**given, **known, "node_name": name})
 
 
@@ -179,13 +194,15 @@ def write_credentials(layout: Layout, settings: Settings) -> None:
         "controller-manager": ("system:kube-controller-manager", []),
         "simulated-nodes": ("system:simulated-nodes", ["system:masters"]),
         "dns": ("system:wherry-dns", []),
+        "ingress": ("system:wherry-ingress", []),
     }
     for component, (user, groups) in users.items():
         cert, key = pki.client(component, user, groups)
         path = layout.component_kubeconfig(component)
         write_kubeconfig(path, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user=user)
     name = settings.node_name or node_name()
-    cert, key = pki.server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
+    hosts = [*agent_hosts(name), *([settings.node_ip] if settings.node_ip else [])]
+    cert, key = pki.server("agent", f"system:node:{name}", hosts, ["system:nodes"])
     write_kubeconfig(
         layout.component_kubeconfig("agent"), server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key,
         user=f"system:node:{name}",
@@ -334,7 +351,8 @@ def _leave_network(layout: Layout) -> None:
 
         leave_cgroups()
 
-        leave_network(settings.bridge, settings.service_cidr)
+        announced = "" if settings.load_balancer in ("nodes", "none") else settings.load_balancer
+        leave_network(settings.bridge, settings.service_cidr, announced)
 
 
 def wipe(layout: Layout) -> None:

@@ -101,6 +101,7 @@ async def schedule(client: Client, config: ClientConfig, settings: SchedulerConf
         asyncio.TaskGroup() as group,
     ):
         scheduler = Scheduler(client, binder, settings, followed.cluster, asked)
+        group.create_task(_until_the_end(scheduler))
         await followed.start(group, scheduler)
         synced = asyncio.Event()
         feed = PodFeed(scheduler.on_pod, synced.set)
@@ -108,6 +109,14 @@ async def schedule(client: Client, config: ClientConfig, settings: SchedulerConf
         await synced.wait()
         server.scheduler = scheduler
         group.create_task(scheduler.place())
+
+
+async def _until_the_end(scheduler: Scheduler) -> None:
+    """Have nothing go on in the scheduler's name once it is not to act any more."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await scheduler.stop()
 
 
 class Followed:

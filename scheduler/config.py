@@ -22,6 +22,12 @@ POINTS = (
     "queueSort", "preEnqueue", "preFilter", "filter", "postFilter", "preScore", "score", "reserve", "permit", "preBind",
     "bind", "postBind",
 )  # fmt: skip
+_FIELDS = frozenset((
+    "apiVersion", "kind", "parallelism", "leaderElection", "clientConnection", "enableProfiling",
+    "enableContentionProfiling", "percentageOfNodesToScore", "podInitialBackoffSeconds", "podMaxBackoffSeconds",
+    "profiles", "extenders", "delayCacheUntilActive", "healthzBindAddress", "metricsBindAddress",
+))  # fmt: skip
+"""Some mean nothing here: all nodes are always scored, on one core."""
 _DURATION = re.compile(r"([0-9.]+)(h|ms|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
@@ -62,6 +68,9 @@ def read_config(path: Path) -> SchedulerConfig:
         raise ConfigError(f"{path}: this is no {KIND}")
     if given.get("apiVersion") != API_VERSION:
         raise ConfigError(f'{path}: no kind "{KIND}" is registered for version "{given.get("apiVersion")}"')
+    for field_name in given:
+        if field_name not in _FIELDS:
+            raise ConfigError(f'{path}: strict decoding error: unknown field "{field_name}"')
     return from_object(given)
 
 

@@ -147,6 +147,7 @@ class _Condition(msgspec.Struct):
     status: str = ""
     reason: str | None = None
     message: str | None = None
+    lastTransitionTime: str | None = None
 
 
 class _ClaimStatus(msgspec.Struct):
@@ -222,7 +223,7 @@ class Pod:
 
     __slots__ = (
         "claims", "condition", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
-        "nominated", "preempted", "scheduler", "shape", "started", "uid", "version",
+        "nominated", "preempted", "scheduler", "shape", "started", "uid", "unplaced_since", "version",
     )  # fmt: skip
 
     def __init__(self, view: PodView, shape: Shape) -> None:
@@ -240,7 +241,7 @@ class Pod:
         self.started = status.startTime or ""
         self.done = status.phase in _TERMINAL
         self.claims = _claims(view, shape) if shape.needs.claims else ()
-        self.condition = _unschedulable_text(status)
+        self.condition, self.unplaced_since = _unschedulable(status)
         self.preempted = self.deleting and _is_preempted(status)
         self.shape = shape
 
@@ -397,8 +398,9 @@ def _is_preempted(status: _Status) -> bool:
     return found is not None and found.status == "True" and found.reason == "PreemptionByScheduler"
 
 
-def _unschedulable_text(status: _Status) -> str:
+def _unschedulable(status: _Status) -> tuple[str, str]:
+    """Return what its condition says of a pod that is not placed, and since when."""
     for condition in status.conditions or ():
         if condition.type == "PodScheduled" and condition.status == "False":
-            return condition.message or ""
-    return ""
+            return condition.message or "", condition.lastTransitionTime or ""
+    return "", ""

@@ -74,6 +74,7 @@ class SchedulingQueue:
         self._aside: OrderedDict[ObjectKey, Entry] = OrderedDict()  # the longest first
         self._gated: dict[ObjectKey, Entry] = {}
         self._serial = itertools.count(1)
+        self._numbers = dict.fromkeys(State, 0)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -85,10 +86,7 @@ class SchedulingQueue:
 
     def counts(self) -> dict[str, int]:
         """Return how many pods are in each state."""
-        found = dict.fromkeys((str(state) for state in State), 0)
-        for entry in self._entries.values():
-            found[entry.state] += 1
-        return found
+        return {str(state): number for state, number in self._numbers.items()}
 
     def get(self, key: ObjectKey) -> Entry | None:
         """Return what is known of a pod that waits."""
@@ -107,6 +105,7 @@ class SchedulingQueue:
             if entry is not None:
                 self.remove(pod.key)
             entry = self._entries[pod.key] = Entry(pod)
+            self._numbers[entry.state] += 1
             self._admit(entry)
             return
         changed = entry.pod.shape is not pod.shape or entry.pod.claims != pod.claims
@@ -122,6 +121,7 @@ class SchedulingQueue:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._leave(entry)
+            self._numbers[entry.state] -= 1
 
     def pop(self, now: float) -> Entry | None:
         """Return the next pod to try, taken out until `put_aside`, `back_off` or `remove`; None when there is none."""
@@ -131,7 +131,7 @@ class SchedulingQueue:
             # Rather than idle, try those early whose back-off is not for an error.
             entry = self._next_of(self._backoff, State.BACKOFF)
         if entry is not None:
-            entry.state = State.TAKEN
+            self._set(entry, State.TAKEN)
             entry.attempts += 1
         return entry
 
@@ -148,7 +148,8 @@ class SchedulingQueue:
         if self._entries.get(entry.pod.key) is not entry:
             return
         entry.plugins, entry.failed = plugins, False
-        entry.state, entry.since = State.ASIDE, now
+        entry.since = now
+        self._set(entry, State.ASIDE)
         self._aside[entry.pod.key] = entry
 
     def back_off(self, entry: Entry, now: float) -> None:
@@ -227,9 +228,14 @@ class SchedulingQueue:
 
     # ---- states
 
+    def _set(self, entry: Entry, state: State) -> None:
+        self._numbers[entry.state] -= 1
+        self._numbers[state] += 1
+        entry.state = state
+
     def _admit(self, entry: Entry) -> None:
         if self._gate(entry.pod):
-            entry.state = State.GATED
+            self._set(entry, State.GATED)
             self._gated[entry.pod.key] = entry
         else:
             self._activate(entry)
@@ -238,14 +244,16 @@ class SchedulingQueue:
         key = entry.pod.key
         self._aside.pop(key, None)
         self._gated.pop(key, None)
-        entry.state = State.TAKEN  # what the heaps still hold of it no longer counts
+        self._set(entry, State.TAKEN)  # what the heaps still hold of it no longer counts
 
     def _activate(self, entry: Entry) -> None:
-        entry.state, entry.serial = State.ACTIVE, next(self._serial)
+        entry.serial = next(self._serial)
+        self._set(entry, State.ACTIVE)
         heapq.heappush(self._active, (self._sort_key(entry.pod), entry.serial, entry))
 
     def _wait(self, entry: Entry, until: float) -> None:
-        entry.state, entry.serial, entry.ready_at = State.BACKOFF, next(self._serial), until
+        entry.serial, entry.ready_at = next(self._serial), until
+        self._set(entry, State.BACKOFF)
         heapq.heappush(self._errors if entry.failed else self._backoff, (until, entry.serial, entry))
 
     def validate_state(self) -> None:
@@ -254,6 +262,8 @@ class SchedulingQueue:
         assert (self._aside.keys() | self._gated.keys()) <= self._entries.keys()  # noqa: S101
         assert all(one.state is State.ASIDE for one in self._aside.values())  # noqa: S101
         assert all(one.state is State.GATED for one in self._gated.values())  # noqa: S101
+        states = [one.state for one in self._entries.values()]
+        assert self._numbers == {state: states.count(state) for state in State}  # noqa: S101
         in_heap = {id(e) for _, serial, e in self._active if e.state is State.ACTIVE and e.serial == serial}
         active = {id(e) for e in self._entries.values() if e.state is State.ACTIVE}
         assert active <= in_heap  # noqa: S101

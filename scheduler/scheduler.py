@@ -10,10 +10,9 @@ import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from machinery.api.meta import ObjectKey, now
+from machinery.api.meta import ObjectKey
 from machinery.api.resources import PODS
-from machinery.client.events import EventRecorder
-from machinery.client.rest import Client, ConnectionFailed, PatchType
+from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import APIError, NotFound
 from scheduler.binder import BINDINGS_AT_ONCE, Binder
 from scheduler.cluster import Cluster
@@ -24,6 +23,7 @@ from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
 from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
 from scheduler.pods import Pod
 from scheduler.queue import Entry, SchedulingQueue, by_priority
+from scheduler.reporter import Reporter
 from scheduler.schedule_one import Chooser, Diagnosis, Unschedulable
 from scheduler.table import NodeTable
 
@@ -33,7 +33,6 @@ Object = Mapping[str, Any]
 _SLICE_SECONDS = 0.003
 """The loop is given back after so long, so that bindings and news go on."""
 _MAX_UNBOUND = 4 * BINDINGS_AT_ONCE
-_REPORTS_AT_ONCE = 8
 
 
 class Scheduler:
@@ -62,7 +61,7 @@ class Scheduler:
             first_backoff_seconds=settings.first_backoff_seconds,
             max_backoff_seconds=settings.max_backoff_seconds,
         )
-        self._recorders = {name: EventRecorder(client, name) for name in profiles}
+        self._reporter = Reporter(client, profiles)
         self._news = asyncio.Event()
         self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
         self._evictor = Evictor(client)
@@ -73,7 +72,6 @@ class Scheduler:
             for plugin in profile.plugins:
                 plugin.attach(self)
         self._preempting: set[str] = set()  # uids of pods for which others are being deleted
-        self._reports = asyncio.Semaphore(_REPORTS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._attempts = {
             (result, name): ATTEMPTS.labels(result, name)
@@ -345,9 +343,13 @@ class Scheduler:
             if patience > 0:
                 await self._leave_to_bind(entry.pod, patience)
             for plugin in profile.pre_binds:
-                await plugin.pre_bind(cycle, self.table.by_name[node])
-        except (Rejected, APIError, ConnectionFailed, TimeoutError, KeyError) as error:
+                if plugin.needs_pre_bind(cycle):
+                    await plugin.pre_bind(cycle, self.table.by_name[node])
+        except (Rejected, APIError, ConnectionFailed, TimeoutError) as error:
             self._give_up(entry, cycle, node, str(error))
+        except Exception as error:
+            log.exception("preparing %s for %s", entry.pod.key, node)
+            self._give_up(entry, cycle, node, f"running PreBind plugin: {error!r}")
         else:
             self._bind(entry, cycle, node)
 
@@ -360,18 +362,22 @@ class Scheduler:
         finally:
             del self._waiting[pod.uid]
 
-    async def _bind_by(self, extender: Extender, entry: Entry, cycle: Cycle, node: str) -> None:
+    async def _bind_by(self, binding: Coroutine[Any, Any, None], entry: Entry, cycle: Cycle, node: str) -> None:
         try:
-            await extender.bind(entry.pod, node)
-        except ExtenderFailed as error:
+            await binding
+        except (ExtenderFailed, Rejected, APIError, ConnectionFailed) as error:
             self._give_up(entry, cycle, node, str(error))
         else:
             self._bound(entry, cycle, node)
 
     def _bind(self, entry: Entry, cycle: Cycle, node: str) -> None:
+        binder = next((one for one in self.profiles[entry.pod.scheduler].binds if one.binds(cycle)), None)
+        if binder is not None:
+            self._spawn(self._bind_by(binder.bind(cycle, self.table.by_name[node]), entry, cycle, node))
+            return
         for extender in self._extenders:
             if extender.binds and extender.is_interested(entry.pod):
-                self._spawn(self._bind_by(extender, entry, cycle, node))
+                self._spawn(self._bind_by(extender.bind(entry.pod, node), entry, cycle, node))
                 return
 
         def answered(status: int, body: bytes) -> None:
@@ -389,8 +395,10 @@ class Scheduler:
         self._attempts["scheduled", pod.scheduler].inc()
         self.queue.remove(pod.key)
         self._binder.say_scheduled(pod, node)
-        for plugin in self.profiles[pod.scheduler].post_binds:
-            plugin.post_bind(cycle, self.table.by_name[node])
+        there = self.table.by_name.get(node)
+        if there is not None:
+            for plugin in self.profiles[pod.scheduler].post_binds:
+                plugin.post_bind(cycle, there)
 
     def _refused(self, entry: Entry, cycle: Cycle, node: str, status: int, body: bytes) -> None:
         pod = entry.pod
@@ -475,7 +483,7 @@ class Scheduler:
 
     async def _evict(self, pod: Pod, rescue: Rescue) -> None:
         try:
-            await self._evictor.evict(rescue.victims, pod, rescue.node or "", self._recorders[pod.scheduler])
+            await self._evictor.evict(rescue.victims, pod, rescue.node or "", self._reporter.recorders[pod.scheduler])
         except (APIError, ConnectionFailed) as error:
             log.warning("preempting on %s for %s: %s", rescue.node, pod.key, error)
         finally:
@@ -489,30 +497,14 @@ class Scheduler:
         return node is not None and pod.uid in node.pods
 
     def _report(self, pod: Pod, text: str, nominated: str | None) -> None:
-        """Tell users why a pod is not placed: an event, and its condition when that says something else so far."""
-        self._spawn(self._write_report(pod, text, nominated))
+        self._spawn(self._reporter.report(pod, text, nominated))
 
-    async def _write_report(self, pod: Pod, text: str, nominated: str | None) -> None:
-        async with self._reports:
-            if text:
-                await self._recorders[pod.scheduler].event(pod.reference, "Warning", "FailedScheduling", text)
-            if pod.condition == text and (nominated is None or nominated == pod.nominated):
-                return
-            condition = {
-                "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
-                "lastProbeTime": None, "lastTransitionTime": now(),
-            }  # fmt: skip
-            status: dict[str, Any] = {"conditions": [condition]} if text else {}
-            if nominated is not None:
-                status["nominatedNodeName"] = nominated or None
-            patch = {"metadata": {"uid": pod.uid}, "status": status}
-            try:
-                await self._client.patch(
-                    PODS, pod.key.name, patch, pod.key.namespace, type=PatchType.STRATEGIC, subresource="status"
-                )
-                pod.condition, pod.nominated = text, nominated if nominated is not None else pod.nominated
-            except (APIError, ConnectionFailed) as error:
-                log.info("the condition of %s was not written: %s", pod.key, error)
+    async def stop(self) -> None:
+        """End what is under way beside the placing."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -143,7 +143,7 @@ class ContainerManager:
             cgroup=f"{sandbox.cgroup}/{container_id}",
         )
         if sandbox_config.log_directory and config.log_path:
-            record.log_path = str(Path(sandbox_config.log_directory) / config.log_path)
+            record.log_path = log_path(sandbox_config.log_directory, config.log_path)
         self._records.save(record)
         try:
             await asyncio.to_thread(self._bundles.make, record, config, sandbox, sandbox_folder)
@@ -196,7 +196,7 @@ class ContainerManager:
         stdio = Stdio(config.tty, config.stdin, config.stdin_once)
         record.pid = await self._monitor.create(record.id, folder, log, stdio)
         record.start_ticks = kernel.process_start_ticks(record.pid)
-        await self._runtime.start(record.id)
+        await self._runtime.start(record.id, record.pid)
         record.started_at = time.time_ns()
 
     async def _fail_start(self, record: ContainerRecord, message: str) -> None:
@@ -379,6 +379,14 @@ class ContainerManager:
 
     def _publish(self, record: ContainerRecord, kind: cri.ContainerEventType) -> None:
         self.events.publish((record.id, kind))
+
+
+def log_path(folder: str, path: str) -> str:
+    """Return where a log goes: below its pod's folder. Raises: InvalidArgument for a path that leads out."""
+    full = os.path.normpath(os.path.join(folder, path))
+    if not full.startswith(os.path.normpath(folder) + "/"):
+        raise InvalidArgument(f'log path "{path}" leads out of the log directory "{folder}"')
+    return full
 
 
 def processes_alive(record: ContainerRecord) -> bool:

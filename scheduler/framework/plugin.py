@@ -125,6 +125,14 @@ class Plugin:
         """Say whether `pre_bind` has anything to do for a pod: one nobody has waits for nothing."""
         return False
 
+    def binds(self, cycle: Cycle) -> bool:
+        """Say whether `bind` is to bind a pod: the first plugin that says so does; where none does, the scheduler."""
+        return False
+
+    async def bind(self, cycle: Cycle, node: Node) -> None:
+        """Bind the pod. Raises: Rejected, APIError."""
+        raise NotImplementedError
+
     def post_bind(self, cycle: Cycle, node: Node) -> None:
         """Take notice that the pod was bound."""
 
@@ -181,8 +189,43 @@ class NodePlugin(Plugin):
         return scores
 
 
+class PerNodePlugin(NodePlugin):
+    """A rule put for one pod's needs and one node at a time: simple to write, slow over many nodes."""
+
+    def allows(self, needs: Needs, node: Node) -> str:
+        """Return why a node does not take a pod of these needs; nothing when it does."""
+        return ""
+
+    def rates(self, needs: Needs, node: Node) -> int:
+        """Return how well a node suits, 0 to 100."""
+        return 0
+
+    def filter(self, needs: Needs, table: NodeTable, rows: Rows) -> Codes | None:
+        """See NodePlugin."""
+        texts = self.__dict__.setdefault("_texts", [""])
+        codes = []
+        for row in np.arange(table.size)[rows].tolist():
+            text = self.allows(needs, table.nodes[row]) if table.alive[row] else ""
+            if text not in texts:
+                texts.append(text)
+            codes.append(texts.index(text))
+        return np.array(codes, dtype=np.int64)
+
+    def explain(self, needs: Needs, table: NodeTable, code: int) -> tuple[Reason, ...]:
+        """See NodePlugin."""
+        return (Reason(self.__dict__["_texts"][code]),)
+
+    def score(self, needs: Needs, table: NodeTable, rows: Rows) -> Ints | None:
+        """See NodePlugin."""
+        nodes = (table.nodes[row] for row in np.arange(table.size)[rows].tolist())
+        return np.array([self.rates(needs, one) for one in nodes], dtype=np.int64)
+
+
 class ClusterPlugin(Plugin):
     """A rule over anything."""
+
+    looks_at_pods: ClassVar[bool] = False
+    """Whether it judges by pods on other nodes, so that pods nominated for a node bear on it."""
 
     def pre_filter(self, cycle: Cycle) -> None:
         """Look once before the nodes are judged. Raises: Rejected."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from scheduler.framework.plugin import ClusterPlugin, Cycle, NodePlugin, Plugin, PostFilterPlugin
+from scheduler.framework.plugin import ClusterPlugin, Cycle, NodePlugin, PerNodePlugin, Plugin, PostFilterPlugin
 from scheduler.pods import DEFAULT_SCHEDULER, Pod
 
 
@@ -40,6 +40,7 @@ class Profile:
         self.reserves = [one for one in at("reserve") if _has(one, "reserve") or _has(one, "unreserve")]
         self.permits = [one for one in at("permit") if _has(one, "permit")]
         self.pre_binds = [one for one in at("preBind") if _has(one, "pre_bind")]
+        self.binds = [one for one in at("bind") if _has(one, "bind")]
         self.post_binds = [one for one in at("postBind") if _has(one, "post_bind")]
         self.by_name = {one.name: one for one in plugins}
 
@@ -58,7 +59,9 @@ class Profile:
 
 def _has(plugin: Plugin, method: str) -> bool:
     """Say whether a plugin has a part at an extension point."""
+    if isinstance(plugin, PerNodePlugin):
+        method = {"filter": "allows", "score": "rates"}.get(method, method)
     own = getattr(type(plugin), method, None)
     return own is not None and all(
-        own is not getattr(base, method, None) for base in (Plugin, NodePlugin, ClusterPlugin)
+        own is not getattr(base, method, None) for base in (Plugin, NodePlugin, PerNodePlugin, ClusterPlugin)
     )

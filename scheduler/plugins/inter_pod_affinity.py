@@ -3,12 +3,10 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#inter-pod-affinity-and-anti-affinity
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.framework.plugin import MAX_SCORE, ClusterPlugin, Codes, Cycle, Reason
+from scheduler.framework.plugin import MAX_SCORE, ClusterPlugin, Codes, Cycle, Happening, Reason
 from scheduler.pods import Pod
 from scheduler.table import Ints, Mask, NodeTable
 from scheduler.tally import Counts
@@ -27,6 +25,7 @@ class InterPodAffinity(ClusterPlugin):
     """Rejects nodes by required terms, the pod's own and those of pods that are there; scores by preferred ones."""
 
     name = "InterPodAffinity"
+    looks_at_pods = True
 
     def __init__(self, hard_weight: int = 1, *, ignore_preferred_of_existing: bool = False) -> None:
         """Take the weights.
@@ -123,9 +122,25 @@ class InterPodAffinity(ClusterPlugin):
             return None
         return (MAX_SCORE * ((total - least) / (most - least))).astype(np.int64)
 
-    def helped_by(self, happening: Any, pod: Pod, table: NodeTable) -> bool:
+    def helped_by(self, happening: Happening, pod: Pod, table: NodeTable) -> bool:
         """See Plugin."""
-        return happening.kind in ("Node", "AssignedPod", "Namespace")
+        if happening.kind != "AssignedPod":
+            return happening.kind in ("Node", "Namespace")
+        other: Pod = happening.new or happening.old
+        own, theirs = pod.shape.affinity or _NONE, other.shape.affinity or _NONE
+        came = happening.action != "delete" and any(_is_meant(table, one, other) for one in own.required)
+        # A change of labels may take a pod out of the reach of a term, as if it went.
+        went = happening.action != "add" and (
+            happening.action == "update"
+            or any(_is_meant(table, one, other) for one in own.anti_required)
+            or any(_is_meant(table, one, pod) for one in theirs.anti_required)
+        )
+        return came or went
+
+
+def _is_meant(table: NodeTable, term: AffinityTerm, pod: Pod) -> bool:
+    shape = pod.shape
+    return term.pods.matches(shape.namespace, shape.labels, table.tallies.namespace_labels(shape.namespace))
 
 
 def _per_domain(table: NodeTable, key: str, counts: Counts) -> Ints:

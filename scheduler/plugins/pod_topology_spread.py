@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from machinery.api.placement import untolerated
 from machinery.api.selectors import LabelSelector, Operator, Requirement
-from scheduler.framework.plugin import MAX_SCORE, ClusterPlugin, Codes, Cycle, Reason
+from scheduler.framework.plugin import MAX_SCORE, ClusterPlugin, Codes, Cycle, Happening, Reason
 from scheduler.nodeselect import required_mask
 from scheduler.pods import Needs, Pod, Shape
 from scheduler.table import HOSTNAME, Ints, Mask, NodeTable
@@ -43,6 +43,7 @@ class PodTopologySpread(ClusterPlugin):
     """Rejects nodes whose domain would hold too many of the pod's like; scores the emptier domains higher."""
 
     name = "PodTopologySpread"
+    looks_at_pods = True
 
     def __init__(self, defaults: Sequence[SpreadConstraint] = SYSTEM_DEFAULTS, *, system: bool = True) -> None:
         """Args: constraints for pods that have none, and whether these are the built-in ones."""
@@ -175,7 +176,7 @@ class PodTopologySpread(ClusterPlugin):
         weight = np.log(float(size + 2))
         return np.where(column >= 0, counts * weight + float(constraint.max_skew - 1), 0.0)
 
-    def helped_by(self, happening: Any, pod: Pod, table: NodeTable) -> bool:
+    def helped_by(self, happening: Happening, pod: Pod, table: NodeTable) -> bool:
         """See Plugin."""
         if happening.kind == "Node":
             return True

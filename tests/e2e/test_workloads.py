@@ -99,3 +99,22 @@ def test_a_daemon_set_rolls_over_and_a_budget_refuses_an_eviction(cluster: Clust
     assert "Cannot evict pod as it would violate the pod's disruption budget" in refused
     cluster.kubectl("delete", "pdb/watcher", "daemonset/watcher")
     cluster.until(lambda: "watcher" not in cluster.kubectl("get", "pods"), "the pod to go")
+
+
+def test_a_deployment_under_load_is_scaled_up(cluster: Cluster) -> None:
+    resources = {"requests": {"cpu": "20m"}, "limits": {"cpu": "100m"}}
+    busy = container("while true; do :; done", resources=resources)
+    template = {
+        "metadata": {"labels": {"app": "busy"}},
+        "spec": {"containers": [busy], "terminationGracePeriodSeconds": 0},
+    }
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": "busy"}}, "template": template}
+    apply(cluster, "Deployment", "apps/v1", "busy", spec)
+    cluster.kubectl("rollout", "status", "deployment/busy", "--timeout=30s")
+    cluster.kubectl("autoscale", "deployment/busy", "--min=1", "--max=2", "--cpu-percent=50")
+    path = "{.spec.replicas}"
+    cluster.until(
+        lambda: cluster.kubectl("get", "deployment", "busy", "-o", f"jsonpath={path}") == "2", "the load to be seen", 45
+    )
+    assert "SuccessfulRescale" in cluster.kubectl("describe", "hpa", "busy")
+    cluster.kubectl("delete", "hpa/busy", "deployment/busy")

@@ -1,16 +1,21 @@
 """Schedulers that are killed in the middle of their work: no pod is bound twice, none is forgotten, no node overfull."""
 
 import asyncio
+import contextlib
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from machinery.api.resources import PODS
+from apiserver.app import serving
+from apiserver.storage.sqlite import SQLiteStore
+from machinery.api.resources import PODS, SERVICE_ACCOUNTS
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
-from tests.integration.scheduler.conftest import kubeconfig, make_node, make_pod, placed, scheduler_process
+from tests.integration.scheduler.conftest import kubeconfig, make_node, make_pod, placed, scheduler_process, scheduling
+from tests.support.server import client_config, server_config
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -70,5 +75,33 @@ async def test_when_the_leader_dies_the_other_takes_over_and_no_node_is_overfull
             pods = await until(client, PODS, lambda pods: len(placed(pods)) == COUNT, deadline_seconds=40)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+    assert all(len(nodes) == 1 for nodes in nodes_of.values())
+    assert set(Counter(placed(pods).values()).values()) == {EACH}
+
+
+async def test_a_server_that_goes_and_comes_back_leaves_no_pod_behind(tmp_path: Path) -> None:
+    own = server_config(tmp_path)
+    found = client_config(tmp_path, own)
+    nodes_of: dict[str, set[str]] = {}
+
+    @contextlib.asynccontextmanager
+    async def served() -> AsyncIterator[None]:
+        store = SQLiteStore(tmp_path / "store.sqlite")
+        async with serving(store, own, sole_writer=True) as server:
+            async with asyncio.timeout(10):
+                await server.health.bootstrapped.wait()
+            yield
+        await store.close()
+
+    async with Client(found, patience_seconds=20) as client:
+        async with served():
+            await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, "default")
+            await _fill(client)
+        async with scheduling(found):
+            for least in (1, 150, COUNT):
+                async with served():
+                    pods = await until(client, PODS, lambda pods, least=least: len(placed(pods)) >= least)
+                    for name, node in placed(pods).items():
+                        nodes_of.setdefault(name, set()).add(node)
     assert all(len(nodes) == 1 for nodes in nodes_of.values())
     assert set(Counter(placed(pods).values()).values()) == {EACH}

@@ -206,3 +206,36 @@ def test_the_table_always_sums_what_is_on_its_nodes(steps: list[tuple[str, int, 
             assert nodes.requested("cpu")[row.row] == sum(asked)
             assert counts[row.row] == len(asked)
         assert nodes.count == sum(row.object is not None for row in nodes.by_name.values())
+
+
+def test_a_pod_that_waits_for_others_is_woken_only_by_those_it_is_about() -> None:
+    from scheduler.framework.plugin import Happening
+
+    nodes = table(node("a", labels={ZONE: "1"}))
+    plugin = next(one for one in chooser(nodes).profile.cluster_plugins if one.name == "InterPodAffinity")
+    near = pod("near", affinity=required("podAffinity"))
+    away = pod("away", labels={"app": "y"}, affinity=required("podAntiAffinity"))
+    like, unlike = pod("like", labels={"app": "x"}), pod("unlike", labels={"app": "z"})
+
+    def helps(waiting: Pod, action: str, other: Pod) -> bool:
+        old, new = (other, None) if action == "delete" else (None, other)
+        return plugin.helped_by(Happening("AssignedPod", action, old, new, 0), waiting, nodes)
+
+    assert helps(near, "add", like)
+    assert not helps(near, "add", unlike)
+    assert not helps(near, "delete", like)
+    assert helps(away, "delete", like)
+    assert not helps(away, "delete", unlike)
+    assert helps(like, "delete", away)  # it is that pod's own term that kept it away
+
+
+def test_pods_no_question_is_about_cost_nothing() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}))
+    spread = pod("new", labels={"app": "x"}, topologySpreadConstraints=[BY_ZONE])
+    choose(nodes, spread)  # from now on pods of app=x are counted
+    like, unlike = pod("like", labels={"app": "x"}), pod("unlike", labels={"app": "y"})
+    for one in (like, unlike):
+        nodes.put_pod(one, "a")
+    classes = {one.labels["app"]: one for one in nodes.tallies.classes()}
+    assert len(classes["x"].tallies) == 1
+    assert not classes["y"].tallies

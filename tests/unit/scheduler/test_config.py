@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from scheduler.config import ConfigError, from_object, read_config
-from scheduler.framework.plugin import Codes, NodePlugin
+from scheduler.framework.plugin import Codes, NodePlugin, PerNodePlugin
 from scheduler.pods import Needs
-from scheduler.schedule_one import Chooser
-from scheduler.table import NodeTable, Rows
+from scheduler.registry import BUILT_IN
+from scheduler.schedule_one import Chooser, Unschedulable
+from scheduler.table import Node, NodeTable, Rows
 from tests.unit.scheduler.builders import HOSTNAME, ZONE, node, pod, table
 
 
@@ -36,6 +37,17 @@ profiles:
     assert not found.profiles[1].node_scorers
     assert "NodePorts" in [one.name for one in found.profiles[0].filters]
     assert "NodePorts" not in [one.name for one in found.profiles[1].filters]
+
+
+def test_kube_schedulers_own_flag_takes_the_file(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from cluster.components import scheduler
+
+    path = tmp_path / "config.yaml"
+    path.write_text("apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nprofile: []\n")
+    found = CliRunner().invoke(scheduler, ["--config", str(path)])
+    assert 'strict decoding error: unknown field "profile"' in found.output
 
 
 @pytest.mark.parametrize(
@@ -119,6 +131,29 @@ class OnlyVowels(NodePlugin):
         import numpy as np
 
         return np.array([one.name[0] not in "aeiou" for one in table.nodes], dtype=bool)[rows]
+
+
+class ByName(PerNodePlugin):
+    """One of somebody who thinks of one node at a time."""
+
+    name = "ByName"
+
+    def allows(self, needs: Needs, node: Node) -> str:
+        return "node(s) were called busy" if node.name == "busy" else ""
+
+    def rates(self, needs: Needs, node: Node) -> int:
+        return 100 if node.name == "third" else 0
+
+
+def test_a_plugin_may_look_at_one_node_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUILT_IN, "ByName", lambda args: ByName())  # type: ignore[attr-defined]
+    config = {"profiles": [{"plugins": {"multiPoint": {"enabled": [{"name": "ByName", "weight": 5}]}}}]}
+    nodes = two_nodes()
+    nodes.put_node(node("third"))
+    nodes.put_pod(pod("there-too", "1"), "third")
+    assert choose(config, nodes, pod(cpu="1")) == "third"
+    with pytest.raises(Unschedulable, match="1 node.s. were called busy"):
+        choose(config, table(node("busy")), pod())
 
 
 def test_plugins_come_from_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
