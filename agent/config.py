@@ -51,6 +51,11 @@ class AgentConfig:
         return self.data_dir / "pods"
 
     @property
+    def device_plugin_dir(self) -> Path:
+        """Where device plugins register, and put their sockets."""
+        return self.data_dir / "device-plugins"
+
+    @property
     def seccomp_dir(self) -> Path:
         """Where the seccomp profiles are that pods name by Localhost."""
         return self.data_dir / "seccomp"

@@ -11,6 +11,7 @@ import grpc
 from agent.config import AgentConfig
 from agent.container_config import log_folder
 from agent.cri.client import Runtime, RuntimeFailure
+from agent.deviceplugin.manager import DevicePlugins
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
 from agent.objects import ObjectSource, TokenSource
@@ -48,6 +49,7 @@ class NodeServices:
     ids: IdRanges
     # Waits until what is to hold a pod of these addresses back holds: (namespace, addresses).
     network_gate: Callable[[str, tuple[str, ...]], Awaitable[None]] = _open
+    devices: DevicePlugins | None = None
     allocatable: dict[str, str] = field(default_factory=dict)
     container_scheme: str = "wherry://"
 
@@ -68,6 +70,8 @@ class NodeServices:
         self.tokens.forget(uid)
         self.objects.forget(uid)
         self.resizes.forget(uid)
+        if self.devices is not None:
+            self.devices.forget(uid)
 
     async def remove_logs(self, pod: Pod) -> None:
         """Remove a pod's logs."""
