@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge
 
 from agent.config import AgentConfig
+from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
 from agent.deviceplugin.manager import DevicePlugins
 from agent.eviction import Evictor, ImageCollector
@@ -60,6 +61,8 @@ async def run(config: AgentConfig) -> None:
         await devices.start()
         stack.push_async_callback(devices.close)
         pods = PodManager(node, reporter.pressures)
+        if config.cpu_manager_policy == "static":
+            node.cpus = CpuManager(config.data_dir, -(-config.reserved_cpu_millis // 1000), pods.wake_all)
         stack.push_async_callback(pods.close)
         server = AgentServer(node, pods, _metrics(pods))
         await server.start()

@@ -18,6 +18,7 @@ class AgentConfig:
         ca_file: signs the API server's certificate and its clients'.
         reserved_cpu_millis, reserved_memory_bytes: kept from pods for the system.
         proxy: whether this agent routes services on this node.
+        cpu_manager_policy: static gives whole CPUs to those who ask for them; none does not.
     """
 
     client: ClientConfig
@@ -45,6 +46,7 @@ class AgentConfig:
     reserved_cpu_millis: int = 0
     reserved_memory_bytes: int = 0
     proxy: bool = True
+    cpu_manager_policy: str = "none"
 
     @property
     def pods_dir(self) -> Path:

@@ -87,6 +87,7 @@ class ContainerOptions:
 
     Attributes:
         image: the image's id.
+        resources: its cgroup settings.
         target_id: the container whose processes it sees; "" for its own.
         seccomp_root: where Localhost profiles are found.
         id_base: the first host id of the pod's user namespace.
@@ -97,7 +98,7 @@ class ContainerOptions:
     image: str
     environment: Mapping[str, str]
     mounts: Sequence[Any]
-    allocatable: Mapping[str, str]
+    resources: Any
     target_id: str = ""
     seccomp_root: Path = Path("/")
     id_base: int = 0
@@ -121,7 +122,7 @@ def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOpt
     )  # fmt: skip
     if signal := (container.get("lifecycle") or {}).get("stopSignal"):
         config.stop_signal = cri.Signal.Value(signal)  # type: ignore[assignment]
-    config.linux.resources.CopyFrom(linux_resources(pod, container, given.allocatable))
+    config.linux.resources.CopyFrom(given.resources)
     security = container_security(pod, container, given.seccomp_root, given.target_id, given.id_base)
     users = security.namespace_options.userns_options
     for one in config.mounts if given.id_base else ():

@@ -114,7 +114,11 @@ class NodeReporter:
             {"type": "InternalIP", "address": self._config.node_ip},
             {"type": "Hostname", "address": self._config.node_name},
         ]
-        return {
+        handlers: dict[str, Any] = {}
+        with contextlib.suppress(RuntimeFailure):
+            found, features = await self._runtime.handlers()
+            handlers = ({"runtimeHandlers": found} if found else {}) | ({"features": features} if features else {})
+        return handlers | {
             "addresses": [{"$patch": "replace"}, *addresses],
             "capacity": dict(self.capacity), "allocatable": dict(self.allocatable),
             "conditions": await self._make_conditions(),

@@ -130,7 +130,8 @@ class ContainerStarter:
         given = await node.devices.give(context.uid, spec) if node.devices is not None else Given()
         environment.update(given.environment)
         options = container_config.ContainerOptions(
-            attempt=attempt, image=image, environment=environment, mounts=mounts, allocatable=node.allocatable,
+            attempt=attempt, image=image, environment=environment, mounts=mounts,
+            resources=node.linux_resources(pod, spec),
             target_id=self._target(spec), seccomp_root=node.config.seccomp_dir,
             id_base=context.id_base(), given=given,
         )  # fmt: skip
