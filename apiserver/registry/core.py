@@ -44,7 +44,8 @@ def _field(*path: str) -> Any:
 def _prepare_namespace(namespace: Object) -> None:
     namespace.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
     namespace["status"] = {"phase": "Active"}
-    namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = namespace["metadata"]["name"]
+    if name := namespace["metadata"].get("name"):  # validation tells of one that is missing
+        namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
 
 
 def _keep_namespace_label(namespace: Object, old: Object) -> None:
