@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from agent.config import AgentConfig
 from agent.cri.client import Runtime
+from agent.eviction import Evictor, ImageCollector
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
-from agent.network.proxy import ServiceProxy
+from agent.network import app as network
 from agent.node import NodeReporter
 from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
@@ -22,7 +23,7 @@ from agent.server import AgentServer
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
-from machinery.api.resources import ENDPOINT_SLICES, NODES, PODS, SERVICES
+from machinery.api.resources import PODS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
@@ -52,7 +53,7 @@ async def run(config: AgentConfig) -> None:
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
-        pods = PodManager(node)
+        pods = PodManager(node, reporter.pressures)
         stack.push_async_callback(pods.close)
         server = AgentServer(node, pods, _metrics(pods))
         await server.start()
@@ -70,12 +71,10 @@ async def _work(
         group.create_task(reporter.run())
         group.create_task(services.run())
         group.create_task(pods.follow_runtime())
+        group.create_task(Evictor(node, pods, reporter.pressures).run())
+        group.create_task(ImageCollector(node, reporter.disk_percent).run())
         if config.proxy:
-            slices: Informer[Object] = Informer(client, ENDPOINT_SLICES, dict)
-            nodes: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
-            group.create_task(slices.run())
-            group.create_task(nodes.run())
-            group.create_task(ServiceProxy(config, services, slices, nodes, pods).run())
+            group.create_task(network.run(node, services, pods))
         if config.static_pod_dir is not None:
             group.create_task(StaticPods(config, client).run())
         await services.synced()  # containers are told of services when they are made

@@ -47,11 +47,10 @@ def log_folder(root: Path, pod: Pod) -> Path:
 
 
 def sandbox_config(
-    pod: Pod, attempt: int, logs: Path, dns: Any, *, seccomp_root: Path, id_base: int = 0
+    pod: Pod, attempt: int, logs: Path, dns: Any, *, hostname: str, seccomp_root: Path, id_base: int = 0
 ) -> Any:  # fmt: skip
     """Return a pod's sandbox as the runtime is to make it."""
     metadata, spec = pod["metadata"], pod["spec"]
-    hostname = "" if spec.get("hostNetwork") else spec.get("hostname") or metadata["name"][:63].rstrip("-.")
     config = cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(
             name=metadata["name"], uid=metadata["uid"], namespace=metadata["namespace"], attempt=attempt
@@ -121,6 +120,11 @@ def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOpt
         config.stop_signal = cri.Signal.Value(signal)  # type: ignore[assignment]
     config.linux.resources.CopyFrom(linux_resources(pod, container, given.allocatable))
     security = container_security(pod, container, given.seccomp_root, given.target_id, given.id_base)
+    users = security.namespace_options.userns_options
+    for one in config.mounts if given.id_base else ():
+        if one.host_path:  # its owners are shown as the pod's own users
+            one.uidMappings.extend(users.uids)
+            one.gidMappings.extend(users.gids)
     config.devices.extend(given.devices)
     config.linux.security_context.CopyFrom(security)
     return config

@@ -29,7 +29,7 @@ async def run_hook(
     if "sleep" in hook:
         await asyncio.sleep(hook["sleep"].get("seconds", 0))
         return ""
-    if "httpGet" in hook:
+    if "httpGet" in hook and not runtime.is_simulated:
         return await _http(hook["httpGet"], container, host)
     return ""
 

@@ -33,14 +33,18 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 class NodeReporter:
     """Keeps the Node object and its Lease."""
 
-    def __init__(self, config: AgentConfig, client: Client, runtime: Runtime, runtime_version: str) -> None:
+    def __init__(
+        self, config: AgentConfig, client: Client, runtime: Runtime, runtime_version: str,
+        capacity: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Args: `capacity` is what the node has; the machine's own when it is left out."""
         self._config = config
         self._client = client
         self._runtime = runtime
         self._runtime_version = runtime_version
         self._conditions: dict[str, dict[str, Any]] = {}
-        self.capacity = capacity(config)
-        self.allocatable = _allocatable(config, self.capacity)
+        self.capacity = machine_capacity(config) if capacity is None else capacity
+        self.allocatable = _allocatable(config, self.capacity) if capacity is None else capacity
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -77,7 +81,8 @@ class NodeReporter:
             await self._client.patch(NODES, name, {"status": status}, type=PatchType.STRATEGIC, subresource="status")
 
     async def _register(self) -> None:
-        spec: dict[str, Any] = {"podCIDR": self._config.pod_cidr, "podCIDRs": [self._config.pod_cidr]}
+        cidrs = [part.strip() for part in self._config.pod_cidr.split(",") if part.strip()]
+        spec: dict[str, Any] = {"podCIDR": cidrs[0], "podCIDRs": cidrs} if cidrs else {}  # else the cluster gives some
         if self._config.taints:
             spec["taints"] = list(self._config.taints)
         node = {
@@ -113,6 +118,25 @@ class NodeReporter:
         self._set("PIDPressure", pids, "KubeletHas", "InsufficientPID", "SufficientPID", "PID")
         self._put("Ready", "True" if ready else "False", why, text)
         return list(self._conditions.values())
+
+    def pressures(self) -> dict[str, str]:
+        """Return what the node is short of, and in which words that is told."""
+        found = {}
+        for kind, resource in (("MemoryPressure", "memory"), ("DiskPressure", "ephemeral-storage")):
+            if self._conditions.get(kind, {}).get("status") == "True":
+                available = _meminfo().get("MemAvailable", 0) if resource == "memory" else self.disk_free()
+                threshold = "100Mi" if resource == "memory" else "5%"
+                found[resource] = f"Threshold quantity: {threshold}, available: {available // 1024}Ki. "
+        return found
+
+    def disk_free(self) -> int:
+        """Return the free bytes of the disk that holds this node's pods."""
+        return shutil.disk_usage(self._config.data_dir).free
+
+    def disk_percent(self) -> float:
+        """Return how full that disk is."""
+        disk = shutil.disk_usage(self._config.data_dir)
+        return 100.0 * (1 - disk.free / disk.total)
 
     async def _readiness(self) -> tuple[bool, str, str]:
         try:
@@ -168,10 +192,10 @@ class NodeReporter:
             await self._client.patch(LEASES, name, {"spec": {"renewTime": at}}, LEASE_NAMESPACE)
         except NotFound:
             spec = {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": at}
-            lease = {
-                "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
-                "metadata": {"name": name, "namespace": LEASE_NAMESPACE}, "spec": spec,
-            }  # fmt: skip
+            node = await self._client.get(NODES, name)  # whose it is; it goes with it
+            owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}
+            metadata = {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]}
+            lease = {"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": metadata, "spec": spec}
             await self._client.create(LEASES, lease, LEASE_NAMESPACE)
 
 
@@ -223,7 +247,7 @@ def _meminfo() -> dict[str, int]:
     return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in lines if len(parts) == 3}
 
 
-def capacity(config: AgentConfig) -> dict[str, str]:
+def machine_capacity(config: AgentConfig) -> dict[str, str]:
     """Return what the machine has."""
     disk = shutil.disk_usage(config.data_dir)
     return {

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,10 @@ _MAX_MESSAGE_BYTES = 4096
 _FALLBACK_BYTES, _FALLBACK_LINES = 2048, 80
 
 
+async def _open(_namespace: str, _ips: tuple[str, ...]) -> None:
+    """Hold nobody back."""
+
+
 @dataclass(slots=True)
 class NodeServices:
     """The parts of an agent that its pods use."""
@@ -42,6 +46,8 @@ class NodeServices:
     admission_failure: Callable[[Pod], tuple[str, str] | None]
     resizes: Resizes
     ids: IdRanges
+    # Waits until what is to hold a pod of these addresses back holds: (namespace, addresses).
+    network_gate: Callable[[str, tuple[str, ...]], Awaitable[None]] = _open
     allocatable: dict[str, str] = field(default_factory=dict)
     container_scheme: str = "wherry://"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import container_config
 from agent.node_services import NodeServices
-from agent.pod_files import dns_config
+from agent.pod_files import dns_config, hostname
 from agent.pod_state import Memory, Pod, Seen, Spec, all_specs
 from agent.volumes.sources import FileSources
 
@@ -27,9 +27,21 @@ class PodContext:
 
     def update(self, pod: Pod) -> None:
         """Take a newer version of the pod from the API."""
+        images = {spec["name"]: spec.get("image") for _, spec in all_specs(self.desired)}
+        for _, spec in all_specs(pod):
+            if images.get(spec["name"]) != spec.get("image"):
+                self._begin_anew(spec["name"])
         self.desired = pod
         self.pod = self.node.resizes.as_granted(pod)
         self.changed.set()
+
+    def _begin_anew(self, name: str) -> None:
+        """A container got another image: what went wrong with the old one counts no more."""
+        memory, last = self.memory, self.seen.newest(name)
+        for known in (memory.waiting, memory.not_before, memory.failures):
+            known.pop(name, None)
+        if last is not None:
+            memory.crashes[name] = (last.attempt, 0)
 
     @property
     def name(self) -> str:
@@ -60,7 +72,13 @@ class PodContext:
         config = self.node.config
         dns = dns_config(self.pod, config.cluster_dns, config.cluster_domain)
         return container_config.sandbox_config(
-            self.pod, attempt, config.logs_dir, dns, seccomp_root=config.seccomp_dir, id_base=self.id_base()
+            self.pod,
+            attempt,
+            config.logs_dir,
+            dns,
+            hostname=hostname(self.pod, config.cluster_domain),
+            seccomp_root=config.seccomp_dir,
+            id_base=self.id_base(),
         )
 
     def id_base(self) -> int:
@@ -80,6 +98,10 @@ class PodContext:
     async def fetch(self, plural: str, name: str) -> Mapping[str, Any]:
         """Return a ConfigMap or Secret of the pod's namespace. Raises: NotFound."""
         return await self.node.objects.get(plural, self.pod["metadata"]["namespace"], name, user=self.uid)
+
+    async def fetch_once(self, plural: str, name: str) -> Mapping[str, Any]:
+        """Return a ConfigMap or Secret whose later changes don't matter to the pod. Raises: NotFound."""
+        return await self.node.objects.get(plural, self.pod["metadata"]["namespace"], name)
 
     async def token(self, source: Mapping[str, Any]) -> str:
         """Return a service account token for the pod. Raises: APIError."""

@@ -7,24 +7,29 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from agent import admission
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
-from agent.pod_state import is_over
+from agent.pod_state import is_critical, is_over
 from machinery.api.quantity import cpu_millis, to_bytes
 
 log = logging.getLogger(__name__)
 
 Pod = Mapping[str, Any]
 _RECONNECT_SECONDS = 0.2
+_RELIST_SECONDS = 1.0  # as often as the generic PLEG of kubelets
 APPARMOR = Path("/sys/kernel/security/apparmor")
 
 
 class PodManager:
     """Starts and ends a PodRuntime for each pod, and wakes them on news from the runtime."""
 
-    def __init__(self, services: NodeServices) -> None:
+    def __init__(self, services: NodeServices, pressures: Callable[[], Mapping[str, str]] = dict) -> None:
+        """Args: `pressures` tells what the node is short of; pods that need it are not taken then."""
+        self._pressures = pressures
         self._services = services
         self._running: dict[str, PodRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -107,19 +112,43 @@ class PodManager:
     async def follow_runtime(self) -> None:
         """Wake pods when the runtime tells that something of theirs changed; for ever."""
         while True:
-            with contextlib.suppress(RuntimeFailure):
+            try:
                 async for event in self._services.runtime.events():
                     found = self._running.get(event.pod_sandbox_status.metadata.uid)
                     if found is not None:
                         found.wake()
+            except RuntimeFailure as error:
+                if error.code == grpc.StatusCode.UNIMPLEMENTED:
+                    with contextlib.suppress(RuntimeFailure):
+                        await self._relist()
             await asyncio.sleep(_RECONNECT_SECONDS)
             for one in self._running.values():
                 one.wake()  # what happened meanwhile was not told
+
+    async def _relist(self) -> None:
+        """Look again and again at all containers of a runtime that tells of no events, and wake pods that changed."""
+        before: dict[str, frozenset[Any]] = {}
+        while True:
+            found: dict[str, set[Any]] = {}
+            runtime = self._services.runtime
+            for one in (*await runtime.sandboxes(), *await runtime.containers()):
+                found.setdefault(one.labels.get(POD_UID, ""), set()).add((one.id, one.state))
+            now = {uid: frozenset(states) for uid, states in found.items()}
+            for uid in before.keys() | now.keys():
+                if before.get(uid) != now.get(uid) and uid in self._running:
+                    self._running[uid].wake()
+            before = now
+            await asyncio.sleep(_RELIST_SECONDS)
 
     def admission_failure(self, pod: Pod) -> tuple[str, str] | None:
         """Return reason and message when the node can't take a pod beside those it has; None when it can."""
         if (pod.get("status") or {}).get("startTime"):
             return None  # it was taken before
+        if (short := self._pressures()) and not is_critical(pod):
+            quality = (pod.get("status") or {}).get("qosClass")
+            if "ephemeral-storage" in short or quality == "BestEffort":
+                names = {"memory": "MemoryPressure", "ephemeral-storage": "DiskPressure"}
+                return "Evicted", f"The node had condition: [{', '.join(names[one] for one in short)}]. "
         return admission.refusal(
             pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
         )

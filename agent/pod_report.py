@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from agent.pod_conditions import make_condition
 from agent.pod_context import PodContext
 from agent.pod_state import all_specs
 from agent.pod_status import make_status, timestamp
@@ -15,6 +16,7 @@ from machinery.errors import Conflict, NotFound
 
 log = logging.getLogger(__name__)
 
+_DISRUPTED = "DisruptionTarget"
 _GROUPS = ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
 # Written as null where there is nothing to say, else a merge would keep what was said before.
 _CLEARED = ("reason", "message")
@@ -36,8 +38,13 @@ class PodReporter:
         """Return the pod's QoS class."""
         return (self._context.pod.get("status") or {}).get("qosClass")
 
-    async def report(self, override: Mapping[str, Any] | None = None) -> None:
-        """Write what is seen now; `override` replaces parts of it, such as a phase the node decided."""
+    async def report(self, override: Mapping[str, Any] | None = None, *, disrupted: bool = False) -> None:
+        """Write what is seen now.
+
+        Args:
+            override: replaces parts of it, such as a phase the node decided.
+            disrupted: the node ended the pod for its own sake, which its controllers count in another way.
+        """
         context = self._context
         config = context.node.config
         pod = context.pod if override is None else {**context.pod, "status": {**self._old(), **override}}
@@ -46,7 +53,13 @@ class PodReporter:
                 pod, context.seen, context.memory, time.time(), config.node_ip, context.node.container_scheme
             )
             status |= context.node.resizes.status(context.pod, status)
-            await asyncio.to_thread(self._add_messages, status)
+            if not context.node.runtime.is_simulated:
+                await asyncio.to_thread(self._add_messages, status)
+            if disrupted:
+                why = ("TerminationByKubelet", str((override or {}).get("message", "")))
+                old = next((one for one in self._old().get("conditions") or () if one["type"] == _DISRUPTED), None)
+                generation = context.pod["metadata"].get("generation")
+                status["conditions"].append(make_condition(_DISRUPTED, True, why, old, time.time(), generation))
             await self.write({**status, **(override or {})})
 
     def _old(self) -> Mapping[str, Any]:

@@ -3,8 +3,10 @@
 Source: https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
 """
 
+import asyncio
 from typing import Any
 
+from agent import cgroups
 from agent.container_config import linux_resources
 from agent.cri.client import RuntimeFailure
 from agent.pod_context import PodContext
@@ -20,6 +22,7 @@ class PodResizer:
     def __init__(self, context: PodContext) -> None:
         self._context = context
         self._known: dict[str, Any] = {}  # container id -> CRI resources, where the runtime doesn't tell them
+        self._was_behind = False
 
     async def resize(self, seen: Seen) -> None:
         """Grant what is asked for if it fits, and change what runs otherwise. Raises: RuntimeFailure."""
@@ -27,6 +30,9 @@ class PodResizer:
         resizes = context.node.resizes
         if resizes.grant(context.desired):
             context.pod = resizes.as_granted(context.desired)
+            # Before the containers where the pod's bounds are to be wider; where narrower, the kernel takes them after.
+            await self._bound_pod()
+            self._was_behind = True
         error = ""
         is_behind = False
         for name in asked(context.pod):
@@ -41,8 +47,15 @@ class PodResizer:
                 continue
             is_behind = True
             error = error or await self._change(spec, last, wanted, changed)
+        if self._was_behind and not is_behind:
+            await self._bound_pod()
+        self._was_behind = is_behind
         if error or not is_behind:
             resizes.done(context.uid, error)
+
+    async def _bound_pod(self) -> None:
+        if not self._context.node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.make_pod, self._context.pod)
 
     async def _change(self, spec: Spec, last: ContainerSeen, wanted: Any, changed: list[str]) -> str:
         """Change one container, or have it restarted where its resize policy says so; returns what went wrong."""

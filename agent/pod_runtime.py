@@ -13,6 +13,7 @@ from agent.cri.client import CONTAINER_NAME, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_context import PodContext
 from agent.pod_end import ContainerEnder
+from agent.pod_files import NameTooLong
 from agent.pod_probes import PodProbes
 from agent.pod_report import PodReporter
 from agent.pod_resize import PodResizer
@@ -39,6 +40,7 @@ _SLOW_SECONDS = 0.4
 _STATES = {
     cri.CONTAINER_CREATED: "created", cri.CONTAINER_RUNNING: "running", cri.CONTAINER_EXITED: "exited",
 }  # fmt: skip
+_EVICTION_SECONDS = 1
 _MAX_KEPT = 2  # attempts of a container that are kept: the newest and the one before it, for its logs
 
 
@@ -99,9 +101,15 @@ class PodRuntime:
         self._is_stale = True
         self._context.wake()
 
+    @property
+    def _is_evicted(self) -> bool:
+        return self._end is not None and self._end["reason"] == "Evicted"
+
     def evict(self, reason: str, message: str) -> None:
         """End the pod for good, as the node's decision; it stays in the API as Failed."""
-        self._end = {"phase": "Failed", "reason": reason, "message": message}
+        if self._end is None:
+            self._context.event("Warning", reason, message)
+            self._end = {"phase": "Failed", "reason": reason, "message": message}
         self._context.wake()
 
     @property
@@ -145,21 +153,25 @@ class PodRuntime:
         newest = sandboxes[0] if sandboxes else None
         before = self.seen.ip
         ips = await self._ips(newest)
+        is_ready = newest is not None and newest.state == cri.SANDBOX_READY
         self._context.seen = Seen(
             sandbox_id=newest.id if newest else "",
-            sandbox_ready=bool(newest and newest.state == cri.SANDBOX_READY),
+            sandbox_ready=is_ready,
             sandbox_attempt=newest.metadata.attempt if newest else 0,
-            ip=ips[0] if ips else "", ips=ips, containers=found, old_sandboxes=[one.id for one in sandboxes[1:]],
+            ip=ips[0] if ips and is_ready else "", ips=ips, containers=found,
+            old_sandboxes=[one.id for one in sandboxes[1:]],
         )  # fmt: skip
         if self.seen.ip != before:
             self._network_changed()
         return self.seen
 
     async def _ips(self, sandbox: Any) -> list[str]:
-        if sandbox is None or sandbox.state != cri.SANDBOX_READY:
+        if sandbox is None:
             return []
         if sandbox.id == self.seen.sandbox_id and self.seen.ips:
             return list(self.seen.ips)
+        if sandbox.state != cri.SANDBOX_READY:
+            return []
         network = (await self._node.runtime.sandbox_status(sandbox.id)).network
         return [ip for ip in (network.ip, *(one.ip for one in network.additional_ips)) if ip]
 
@@ -244,11 +256,11 @@ class PodRuntime:
         seen = await self._look()
         self._probes.keep(Seen())
         if seen.sandbox_ready:
-            await self._ender.stop_all()
+            await self._ender.stop_all(_EVICTION_SECONDS if self._is_evicted else None)
             await self._node.runtime.stop_sandbox(seen.sandbox_id)
             await self._look()
         if self._end is not None:
-            await self._reporter.report(self._end)
+            await self._reporter.report(self._end, disrupted=self._is_evicted)
         self._node.objects.forget(self._context.uid)
 
     async def _until(self, decision: pod_worker.Decision) -> float | None:
@@ -296,8 +308,13 @@ class PodRuntime:
             self._context.event("Warning", "FailedMount", text)
             return False
         self._refreshed_at, self._is_stale = time.monotonic(), False
-        await asyncio.to_thread(cgroups.make_pod, self.pod)
-        config = self._context.sandbox_config(attempt)
+        if not self._node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.make_pod, self.pod)
+        try:
+            config = self._context.sandbox_config(attempt)
+        except NameTooLong as error:
+            self._context.event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+            return False
         try:
             handler = await self._node.runtime_handler(self.pod)
             await self._node.runtime.run_sandbox(config, handler)
@@ -313,7 +330,7 @@ class PodRuntime:
     async def _terminate(self) -> bool:
         """End the pod; returns True when nothing of it is left, here or in the API."""
         seen = await self._look()
-        self._probes.keep(Seen())
+        self._probes.keep(seen, ("readinessProbe",))  # traffic may still come
         grace = self._grace_seconds()
         stops = asyncio.create_task(self._ender.stop_all(grace))
         await self._stop_or_hurry(stops, grace)
@@ -326,7 +343,8 @@ class PodRuntime:
                 await self._node.runtime.remove_sandbox(sandbox_id)
         if await self._node.runtime.sandboxes(self._context.uid):
             return False
-        await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
+        if not self._node.runtime.is_simulated:
+            await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
         await self._node.volumes.remove(self._context.uid)
         await self._node.remove_logs(self.pod)
         self._node.forget(self._context.uid)
@@ -345,8 +363,13 @@ class PodRuntime:
                 await asyncio.gather(stops, return_exceptions=True)
                 await self._look()
                 await self._ender.stop_all(shorter)
-                return
-        await stops
+                break
+            if not stops.done() and not self.deleted:
+                await self._look()
+                await self._reporter.report(self._end)
+        self._probes.keep(Seen())
+        if not stops.cancelled():
+            await stops
 
     def _grace_seconds(self) -> int:
         metadata = self.pod["metadata"]
@@ -371,7 +394,9 @@ class PodRuntime:
 
     async def _reject(self, reason: str, message: str) -> None:
         self._context.event("Warning", reason, message)
-        status = {"phase": "Failed", "reason": reason, "message": f"Pod was rejected: {message}"}
+        status: dict[str, Any] = {"phase": "Failed", "reason": reason, "message": f"Pod was rejected: {message}"}
+        generation = self.pod["metadata"].get("generation")
+        status |= {"observedGeneration": generation} if generation else {}
         await self._reporter.write({**status, "startTime": self._reporter.now(), "qosClass": self._reporter.quality()})
 
     async def _tidy(self, seen: Seen) -> None:

@@ -12,7 +12,7 @@ from agent.hooks import run_hook
 from agent.images import PullError
 from agent.pod_context import PodContext
 from agent.pod_files import write_hosts
-from agent.pod_state import Spec, was_steady
+from agent.pod_state import Spec, crashes_before, was_steady
 from agent.pod_worker import StartContainer
 from agent.security import verify_user
 
@@ -27,6 +27,10 @@ class ContainerStarter:
 
     async def start_all(self, actions: Sequence[StartContainer]) -> bool:
         """Start containers together; returns whether there is something new to look at."""
+        context = self._context
+        if not context.pod["spec"].get("hostNetwork"):
+            ips = tuple(context.seen.ips) or tuple(ip for ip in (context.seen.ip,) if ip)
+            await context.node.network_gate(context.pod["metadata"]["namespace"], ips)
         return any(await asyncio.gather(*(self.start(one) for one in actions)))
 
     async def start(self, action: StartContainer) -> bool:
@@ -35,6 +39,7 @@ class ContainerStarter:
         try:
             image, told = await self._image(spec)
             self._context.event_on(spec, "Normal", "Pulled", told)
+            await self._image_volumes(spec)
             container_id = await self._create(spec, action.attempt, image)
         except PullError as error:
             return self._put_off(spec, error.reason, error.message, seconds=error.retry_seconds)
@@ -56,8 +61,8 @@ class ContainerStarter:
             known.pop(action.name, None)
         last = self._context.seen.newest(action.name)
         if last is not None and action.attempt:
-            before = memory.crashes.get(action.name, last.attempt)
-            memory.crashes[action.name] = 1 if was_steady(last) else before + 1
+            crashes = 1 if was_steady(last) else crashes_before(last, memory) + 1
+            memory.crashes[action.name] = (action.attempt, crashes)
 
     async def _run(self, spec: Spec, container_id: str) -> bool:
         hook = (spec.get("lifecycle") or {}).get("postStart")
@@ -85,6 +90,15 @@ class ContainerStarter:
             context.memory.unhealthy[container_id] = ("FailedPostStartHook", "")
         context.wake()
 
+    async def _image_volumes(self, spec: Spec) -> None:
+        """Have the images on this machine that a container mounts. Raises: PullError."""
+        volumes = {one["name"]: one for one in self._context.pod["spec"].get("volumes") or () if "image" in one}
+        for wanted in spec.get("volumeMounts") or ():
+            if (volume := volumes.get(wanted["name"])) is not None:
+                source = volume["image"]
+                policy = source.get("pullPolicy") or "IfNotPresent"
+                await self._image({**spec, "image": source.get("reference", ""), "imagePullPolicy": policy})
+
     async def _image(self, spec: Spec) -> tuple[str, str]:
         context = self._context
 
@@ -107,9 +121,11 @@ class ContainerStarter:
         node, pod, seen = context.node, context.pod, context.seen
         links = pod["spec"].get("enableServiceLinks", True)
         services = service_variables(node.services(), pod["metadata"]["namespace"], links=links)
-        environment = await make_environment(pod, spec, services, context.fetch, context.facts())
+        environment = await make_environment(pod, spec, services, context.fetch_once, context.facts())
         verify_user(pod, spec, await node.runtime.image(image))
-        mounts = await asyncio.to_thread(self._mounts, spec, attempt, environment)
+        mounts: list[Any] = []
+        if not node.runtime.is_simulated:
+            mounts = await asyncio.to_thread(self._mounts, spec, attempt, environment)
         options = container_config.ContainerOptions(
             attempt=attempt, image=image, environment=environment, mounts=mounts, allocatable=node.allocatable,
             target_id=self._target(spec), seccomp_root=node.config.seccomp_dir,
@@ -124,8 +140,9 @@ class ContainerStarter:
         context = self._context
         mounts = context.node.volumes.mounts(context.pod, spec, environment)
         taken = {one.container_path for one in mounts}
-        hosts = write_hosts(context.folder, context.pod, context.seen.ip, context.node.config.cluster_domain)
-        if hosts is not None and "/etc/hosts" not in taken:
+        ips = context.seen.ips or [ip for ip in (context.seen.ip,) if ip]
+        hosts = write_hosts(context.folder, context.pod, ips, context.node.config.cluster_domain)
+        if "/etc/hosts" not in taken:
             mounts.append(container_config.mount("/etc/hosts", hosts, readonly=False))
         note = context.folder / "termination" / f"{spec['name']}-{attempt}"
         note.parent.mkdir(parents=True, exist_ok=True)

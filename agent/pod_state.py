@@ -11,6 +11,8 @@ from typing import Any
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 10.0, 300.0
 # A container that ran this long starts its back-off anew.
 STEADY_SECONDS = 600.0
+# Static and system pods stand above this and go last of all.
+CRITICAL_PRIORITY = 2_000_000_000
 GROUPS = ("initContainers", "containers", "ephemeralContainers")
 
 Pod = Mapping[str, Any]
@@ -74,7 +76,7 @@ class Memory:
     not_before: dict[str, float] = field(default_factory=dict)  # container name: when it may be started
     waiting: dict[str, tuple[str, str]] = field(default_factory=dict)  # name: reason and message of its waiting
     failures: dict[str, int] = field(default_factory=dict)  # name: starts that failed before there was a container
-    crashes: dict[str, int] = field(default_factory=dict)  # name: ends that count for its back-off
+    crashes: dict[str, tuple[int, int]] = field(default_factory=dict)  # name: attempt, ends before it that count
     ready: dict[str, bool] = field(default_factory=dict)  # id: what its readiness probe says
     started: dict[str, bool] = field(default_factory=dict)  # id: what its startup probe says
     # id: why its liveness or startup probe gave it up, and the probe whose grace period counts
@@ -128,10 +130,16 @@ def init_again(pod: Pod, spec: Spec, exit_code: int) -> bool:
 
 def backoff_seconds(exited: ContainerSeen, memory: Memory) -> float:
     """Return how long after its end a container may be started again: 0, 10, 20, 40, … up to 300 s."""
-    crashes = memory.crashes.get(exited.name, exited.attempt)
+    crashes = crashes_before(exited, memory)
     if crashes == 0 or was_steady(exited):
         return 0.0
     return float(min(BACKOFF_SECONDS * 2 ** min(crashes - 1, 10), MAX_BACKOFF_SECONDS))
+
+
+def crashes_before(exited: ContainerSeen, memory: Memory) -> int:
+    """Return how many ends before this one count for the back-off: all attempts, where nothing is remembered."""
+    attempt, crashes = memory.crashes.get(exited.name, (-1, 0))
+    return crashes if attempt == exited.attempt else exited.attempt
 
 
 def was_steady(exited: ContainerSeen) -> bool:
@@ -169,3 +177,10 @@ def is_initialized(pod: Pod, seen: Seen) -> bool:
 def is_over(pod: Pod) -> bool:
     """Whether the API says that the pod has ended."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_critical(pod: Pod) -> bool:
+    """Whether the node must not end a pod for its own sake."""
+    return int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY or "kubernetes.io/config.mirror" in (
+        pod["metadata"].get("annotations") or {}
+    )

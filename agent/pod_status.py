@@ -69,8 +69,8 @@ def _add_addresses(status: Status, pod: Pod, seen: Seen, host_ip: str) -> None:
     old = pod.get("status") or {}
     if pod["spec"].get("hostNetwork"):
         addresses = [host_ip]
-    elif seen.ip:
-        addresses = list(seen.ips) or [seen.ip]
+    elif seen.ips:  # kept after the pod's end
+        addresses = list(seen.ips)
     else:
         addresses = [one["ip"] for one in old.get("podIPs") or ()]
     if addresses:

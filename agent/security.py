@@ -17,6 +17,8 @@ _MASKED = (
     "/sys/devices/virtual/powercap",
 )  # fmt: skip
 _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# An empty list can't be told from none over gRPC, and without one runtimes mask what is usual; this path is nowhere.
+_NONE = ("/proc/.nothing-is-masked",)
 # Set in a namespace of the pod's own, bounded by its own limits: https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/
 SAFE_SYSCTLS = frozenset(
     {
@@ -138,9 +140,10 @@ def container_security(pod: Pod, container: Mapping[str, Any], root: Path, targe
         seccomp=seccomp({"type": "Unconfined"} if privileged else asked.get("seccompProfile"), root),
         supplemental_groups_policy=cri.Strict if of_pod.get("supplementalGroupsPolicy") == "Strict" else cri.Merge,
     )  # fmt: skip
-    if not privileged and (own.get("procMount") or "Default") == "Default":
-        context.masked_paths.extend(_MASKED)
-        context.readonly_paths.extend(_READONLY)
+    if not privileged:
+        masked = (own.get("procMount") or "Default") == "Default"
+        context.masked_paths.extend(_MASKED if masked else _NONE)
+        context.readonly_paths.extend(_READONLY if masked else _NONE)
     capabilities = own.get("capabilities") or {}
     context.capabilities.add_capabilities.extend(capabilities.get("add") or ())
     context.capabilities.drop_capabilities.extend(capabilities.get("drop") or ())

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-import orjson
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from agent.container_config import log_folder
 from agent.cri import api_pb2 as cri
@@ -20,12 +19,12 @@ from agent.cri.client import Runtime, RuntimeFailure
 from agent.logs import LogOptions, read_log
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
-from agent.pod_worker import ContainerSeen
+from agent.pod_state import ContainerSeen
+from agent.server_access import Access
+from agent.server_reports import Reports
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
 _MAX_MESSAGE = 16 * 1024 * 1024
-# Only these may ask: the API server, and administrators.
-ALLOWED_GROUPS = frozenset({"wherry:agent-clients", "system:masters"})
 
 
 class AgentServer:
@@ -34,7 +33,7 @@ class AgentServer:
     def __init__(self, services: NodeServices, pods: PodManager, registry: CollectorRegistry) -> None:
         self._services = services
         self._pods = pods
-        self._registry = registry
+        self._reports = Reports(services, pods, registry)
         self._runtime: Runtime = services.runtime
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
@@ -42,11 +41,10 @@ class AgentServer:
     async def start(self) -> None:
         """Begin to serve."""
         config = self._services.config
-        app = web.Application(middlewares=[_allowed])
+        app = web.Application(middlewares=[Access(self._services.client, config.node_name).check])
         app.add_routes(
             [
-                web.get("/healthz", _healthy), web.get("/pods", self._list_pods), web.get("/metrics", self._metrics),
-                web.get("/stats/summary", self._summary),
+                *self._reports.routes(),
                 web.get("/containerLogs/{namespace}/{pod}/{container}", self._logs),
                 web.get("/exec/{namespace}/{pod}/{container}", self._exec),
                 web.get("/attach/{namespace}/{pod}/{container}", self._attach),
@@ -60,7 +58,7 @@ class AgentServer:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(config.cert_file, config.key_file)
         context.load_verify_locations(config.ca_file)
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL  # without one, a token says who asks
         await web.TCPSite(self._runner, config.address, config.port, ssl_context=context, reuse_address=True).start()
 
     async def close(self) -> None:
@@ -69,33 +67,6 @@ class AgentServer:
             await self._runner.cleanup()
         if self._session is not None:
             await self._session.close()
-
-    async def _list_pods(self, _: web.Request) -> web.Response:
-        body = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": list(self._pods.pods())}
-        return web.Response(body=orjson.dumps(body), content_type="application/json")
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        text = await asyncio.to_thread(generate_latest, self._registry)
-        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
-
-    async def _summary(self, _: web.Request) -> web.Response:
-        found: dict[str, dict[str, Any]] = {}
-        for one in await self._runtime.stats():
-            labels = one.attributes.labels
-            reference = {
-                "name": labels.get("io.kubernetes.pod.name", ""), "uid": labels.get("io.kubernetes.pod.uid", ""),
-                "namespace": labels.get("io.kubernetes.pod.namespace", ""),
-            }  # fmt: skip
-            pod = found.setdefault(reference["uid"], {"podRef": reference, "containers": []})
-            pod["containers"].append(
-                {
-                    "name": labels.get("io.kubernetes.container.name", ""),
-                    "cpu": {"usageCoreNanoSeconds": one.cpu.usage_core_nano_seconds.value},
-                    "memory": {"workingSetBytes": one.memory.working_set_bytes.value},
-                }
-            )
-        body = {"node": {"nodeName": self._services.config.node_name}, "pods": list(found.values())}
-        return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     def _container(self, request: web.Request, *, previous: bool = False) -> tuple[Mapping[str, Any], ContainerSeen]:
         """Return pod and container. Raises: HTTPNotFound, HTTPBadRequest in the words kubectl shows."""
@@ -225,18 +196,3 @@ def _number(query: Mapping[str, str], name: str) -> int | None:
     if text and not text.isdigit():
         raise web.HTTPBadRequest(text=f"{name} is no number: {text}")
     return int(text) if text else None
-
-
-async def _healthy(_: web.Request) -> web.Response:
-    return web.Response(text="ok")
-
-
-@web.middleware
-async def _allowed(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Let through whom the cluster's CA calls a master; the API server's certificate does."""
-    peer = request.transport.get_extra_info("peercert") if request.transport is not None else None
-    pairs = [pair for part in (peer or {}).get("subject", ()) for pair in part]
-    groups = {value for key, value in pairs if key == "organizationName"}
-    if not groups & ALLOWED_GROUPS:
-        raise web.HTTPForbidden(text="Forbidden")
-    return await handler(request)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,8 +16,11 @@ from aiohttp import web
 
 from apiserver import bootstrap
 from apiserver.admission.chain import Admission
+from apiserver.admission.plugins import AdmissionSettings
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import BackendClient
+from apiserver.aggregation.resource_metrics import ResourceMetrics
+from apiserver.audit.auditor import Auditor, AuditSettings, Record
 from apiserver.auth.authentication import Authenticator, bearer_token
 from apiserver.auth.impersonation import impersonated
 from apiserver.auth.oidc import AuthenticationConfig
@@ -37,11 +41,12 @@ from apiserver.endpoints.streams import SUBRESOURCES as STREAMED
 from apiserver.endpoints.streams import Streams
 from apiserver.endpoints.subresources import Subresources
 from apiserver.endpoints.watch import watch
+from apiserver.flowcontrol.controller import FlowControl, FlowMetrics
 from apiserver.metrics import WATCHES, duration, requests
 from apiserver.registry.catalog import Catalog, built_in
 from apiserver.registry.kind import Kind
 from apiserver.registry.rest import Rest
-from apiserver.request import Call, RequestInfo, request_info
+from apiserver.request import Call, RequestInfo, duration_seconds, flag, request_info
 from apiserver.storage.interface import Store
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import WatchCache
@@ -59,9 +64,13 @@ _WRITES = {
 }
 # Subresources whose use admission sees as the operation CONNECT.
 CONNECTED = ("attach", "exec", "portforward", "proxy")
+LASTING = (*CONNECTED, "log")
 _KEYS_PATH = "/openid/v1/jwks"
 _ISSUER_PATHS = ("/.well-known/openid-configuration", _KEYS_PATH)
 COMPACT_SECONDS = 300.0
+BACKLOG = 1024
+SILENT_SECONDS = 60
+MAX_SECONDS = 60.0  # no request but those that last may take longer
 _SOMETHING = RequestInfo("other", "")
 _BOOTSTRAP_SECONDS = 3.0
 
@@ -80,8 +89,12 @@ class ServerConfig:
     port: int = 6443
     advertise_address: str = "127.0.0.1"
     service_cidr: str = "10.96.0.0/16"
+    reuse_port: bool = False  # several processes share the port
+    shutdown_seconds: float = 0.1  # how long what is being answered may take when the server ends
     static_tokens: Mapping[str, User] = field(default_factory=dict)
     authentication: AuthenticationConfig = field(default_factory=AuthenticationConfig)
+    audit: AuditSettings | None = None
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     token_webhook_file: Path | None = None  # a kubeconfig that names who knows tokens
     front_proxy_ca_file: Path | None = None  # signs those who may say in headers who asks
     front_proxy_names: Sequence[str] = ("front-proxy-client",)
@@ -98,7 +111,9 @@ class APIServer:
         self.storage = ObjectStorage(self.cache)
         self.catalog: Catalog = built_in()
         authorizer = Authorizer(self.cache)
-        self._admission = Admission(self.cache, config.service_cidr, self.catalog.resource_of, authorizer)
+        self._admission = Admission(
+            self.cache, config.service_cidr, self.catalog.resource_of, authorizer, config.admission
+        )
         self.rest = Rest(self.storage, self._admission)
         issuer = self.issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
         proxies = config.front_proxy_ca_file
@@ -108,13 +123,18 @@ class APIServer:
             proxies=RequestHeader(proxies, config.front_proxy_names) if proxies is not None else None,
         )  # fmt: skip
         self._authorizer = authorizer
+        self.flow = FlowControl(self.rest, self.catalog)
+        self._flow_metrics = FlowMetrics(self.flow)
+        self._flow_metrics.register()
+        self.auditor = Auditor(config.audit) if config.audit is not None else None
         self._subresources = Subresources(self.rest, self.catalog, issuer)
         backends = BackendClient(self.cache, config.front_proxy_cert_file, config.front_proxy_key_file)
-        self.aggregator = Aggregator(self.rest, self.catalog, backends)
+        agent_tls = _agent_tls(config)
+        metrics = self._metrics = ResourceMetrics(self.cache, agent_tls)
+        self.aggregator = Aggregator(self.rest, self.catalog, backends, {metrics.backend.name: metrics})
         self._discovery = Discovery(self.catalog, self.aggregator)
         self._openapi = OpenAPI(self.catalog, self.aggregator)
         self._reviews = Reviews(authorizer, self._authenticator)
-        agent_tls = _agent_tls(config)
         self._streams = Streams(self.storage, agent_tls)
         self._proxy = Proxy(self.storage, agent_tls)
         self.definitions = Follower(self.cache, self.catalog)
@@ -127,23 +147,28 @@ class APIServer:
         for kind in self.catalog:
             self.cache.collection(kind.resource.group_resource)
 
-    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
-        """Answer one HTTP request; every error becomes a Status."""
+    async def audited(self, http: web.BaseRequest) -> web.StreamResponse:
+        """Answer one HTTP request, and note it in the audit log."""
+        if self.auditor is None:
+            return await self.handle(http)
+        record, response = self.auditor.begin(http), None
+        try:
+            response = await self.handle(http, record)
+            if not response.prepared:
+                response.headers["Audit-Id"] = record.audit_id
+        finally:
+            self.auditor.end(record, response)
+        return response
+
+    async def handle(self, http: web.BaseRequest, record: Record | None = None) -> web.StreamResponse:
+        """Answer one HTTP request; every error becomes a Status. Args: `record` is that of the audit log."""
         started = time.perf_counter()
         query = http.query
         info = request_info(http.method, http.path, query)
         response: web.StreamResponse | None = None
         try:
-            peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
-            user = self._authenticator.authenticate(peer, http.headers, info.path)
-            if user is None:
-                user = await self._authenticator.look_up(bearer_token(http.headers))
-            if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
-                await self._until_bootstrapped()  # the roles that say what they may are being written
-            if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
-                user = impersonated(user, http.headers, self._authorizer.authorize)
-            self._authorizer.authorize(user, info)
-            response = await compressed(http, await self._dispatch(Call(http, info, query, user)))
+            user = await self._user(http, info, record)
+            response = await self._in_turn(Call(http, info, query, user), record)
         except errors.APIError as error:
             response = error_response(error)
         except (ConnectionResetError, asyncio.CancelledError):
@@ -155,6 +180,65 @@ class APIServer:
             code = response.status if response is not None else 499
             self._count(info, code, time.perf_counter() - started)
         return response
+
+    async def _user(self, http: web.BaseRequest, info: RequestInfo, record: Record | None) -> User:
+        """Return who asks, or whom he acts as. Raises: Unauthorized, Forbidden."""
+        peer = http.transport.get_extra_info("peercert") if http.transport is not None else None
+        user = self._authenticator.authenticate(peer, http.headers, info.path)
+        if user is None:
+            user = await self._authenticator.look_up(bearer_token(http.headers))
+        if not self.health.bootstrapped.is_set() and not self._authorizer.is_master(user):
+            await self._until_bootstrapped()  # the roles that say what they may are being written
+        actor = user
+        if "Impersonate-User" in http.headers or "Impersonate-Group" in http.headers:
+            user = impersonated(user, http.headers, self._authorizer.authorize)
+        if record is not None and self.auditor is not None:
+            self.auditor.identified(record, info, actor, user)
+        return user
+
+    async def _in_turn(self, call: Call, record: Record | None) -> web.StreamResponse:
+        """Serve a request when there is a seat for it; one that lasts holds none. Raises: TooManyRequests."""
+        flow = self.flow.classify(call.user, call.info)
+        level = flow.level
+        if flow.exempt or is_long(call.info):
+            response = await self._serve(call, record)
+        else:
+            if not level.take():
+                await level.wait(flow.flow)
+            try:
+                response = await self._serve(call, record)
+            finally:
+                level.release()
+        if not response.prepared:
+            response.headers["X-Kubernetes-PF-FlowSchema-UID"] = flow.schema_uid
+            response.headers["X-Kubernetes-PF-PriorityLevel-UID"] = level.uid
+        return response
+
+    async def _serve(self, call: Call, record: Record | None) -> web.StreamResponse:
+        """Answer a request if its user may make it; what is refused becomes a Status."""
+        try:
+            self._authorizer.authorize(call.user, call.info)
+            if record is not None and self.auditor is not None:
+                self.auditor.allowed(record)
+            if "timeout" in call.query and not is_long(call.info):
+                return await compressed(call.http, await self._within(call))
+            return await compressed(call.http, await self._dispatch(call))
+        except errors.APIError as error:
+            return error_response(error)
+
+    async def _within(self, call: Call) -> web.StreamResponse:
+        """Answer a request within the time its client gives it. Raises: Timeout, BadRequest."""
+        seconds = duration_seconds(call.query["timeout"])
+        if seconds is None:
+            told = f'time: invalid duration "{call.query["timeout"]}"'
+            raise errors.BadRequest(f"invalid timeout specified in the request URL - {told}")
+        if not seconds:
+            return await self._dispatch(call)
+        try:
+            async with asyncio.timeout(min(seconds, MAX_SECONDS)):
+                return await self._dispatch(call)
+        except TimeoutError as error:
+            raise errors.Timeout("Timeout: request did not complete within the allotted timeout") from error
 
     def _count(self, info: RequestInfo, code: int, seconds: float) -> None:
         """Count a request; what is refused may name anything, and gets no counter of its own."""
@@ -218,7 +302,7 @@ class APIServer:
 
     async def _resource(self, call: Call) -> web.StreamResponse:
         verb = call.info.verb
-        if verb == "watch" or (verb == "get" and call.query.get("watch") in ("true", "1")):
+        if verb == "watch" or (verb == "get" and flag(call.query, "watch")):
             return await self._watch(call)
         response = await (_READS[verb](call, self.storage) if verb in _READS else _WRITES[verb](call, self.rest))
         if call.known.custom is not None and call.known.custom.warning:
@@ -286,8 +370,15 @@ class APIServer:
         await self._streams.close()
         await self._proxy.close()
         await self._admission.close()
+        self._flow_metrics.unregister()
         await self._authenticator.close()
         await self.aggregator.close()
+        await self._metrics.close()
+
+
+def is_long(info: RequestInfo) -> bool:
+    """Whether a request lasts as long as its client wants: it holds no seat meanwhile."""
+    return info.verb == "watch" or info.subresource in LASTING
 
 
 def _not_allowed() -> errors.MethodNotAllowed:
@@ -327,26 +418,49 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
     server = APIServer(store, config, sole_writer=sole_writer)
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.cache.run()), asyncio.create_task(server.compact())]
     runner = web.ServerRunner(
-        web.Server(server.handle, access_log=None, keepalive_timeout=3600, handler_cancellation=True),
-        shutdown_timeout=0.1,
-    )
+        web.Server(
+            server.audited if server.auditor else server.handle, access_log=None, keepalive_timeout=3600,
+            handler_cancellation=True,
+        ),
+        shutdown_timeout=config.shutdown_seconds,
+    )  # fmt: skip
     try:
         await runner.setup()
-        await web.TCPSite(
-            runner, config.host, config.port, ssl_context=server_tls(config), backlog=1024, reuse_address=True
-        ).start()  # fmt: skip
-        tasks.append(asyncio.create_task(bootstrap.run(server)))
-        tasks.append(asyncio.create_task(server.definitions.run()))
-        tasks.append(asyncio.create_task(server.secret_tokens.run()))
-        tasks.append(asyncio.create_task(server.aggregator.run()))
-        tasks.append(asyncio.create_task(server.definition_controller.run()))
+        await web.SockSite(runner, _listener(config), ssl_context=server_tls(config), backlog=BACKLOG).start()
+        if server.auditor is not None:
+            tasks.append(asyncio.create_task(server.auditor.run()))
+        works = (
+            bootstrap.run(server), server.definitions.run(), server.secret_tokens.run(), server.aggregator.run(),
+            server.flow.run(), server.definition_controller.run(),
+        )  # fmt: skip
+        tasks += [asyncio.create_task(work) for work in works]
         yield server
     finally:
+        # Those who watch go elsewhere, what is being answered is answered; then the rest ends.
+        server.health.stopping = True
+        for collection in server.cache.collections().values():
+            collection.end_watches()
+        await runner.cleanup()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await runner.cleanup()
         await server.close()
+
+
+def _listener(config: ServerConfig) -> socket.socket:
+    """Return the socket to listen on. A peer that takes nothing for a minute is given up by the kernel."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_SECONDS * 1000)
+    if config.reuse_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 async def run(store: Store, config: ServerConfig, *, sole_writer: bool) -> None:

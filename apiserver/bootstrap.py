@@ -22,8 +22,10 @@ from machinery.api.resources import (
     CONFIG_MAPS,
     ENDPOINT_SLICES,
     ENDPOINTS,
+    FLOW_SCHEMAS,
     NAMESPACES,
     PRIORITY_CLASSES,
+    PRIORITY_LEVELS,
     ROLE_BINDINGS,
     ROLES,
     SERVICES,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RBAC = {one.kind: one for one in (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS)}
+_FLOW = {one.kind: one for one in (FLOW_SCHEMAS, PRIORITY_LEVELS)}
 _RETRY_SECONDS = 0.5
 _REPEAT_SECONDS = 30.0
 
@@ -55,7 +58,9 @@ async def run(server: "APIServer") -> None:
 async def _ensure_all(server: "APIServer") -> None:
     for name in IMMORTAL:
         await _ensure(server, NAMESPACES, "", {"metadata": {"name": name}})
-    for document in await asyncio.to_thread(_roles):
+    for document in await asyncio.to_thread(_documents, "bootstrap-flowcontrol.yaml"):
+        await _ensure(server, _FLOW[document["kind"]], "", document)
+    for document in await asyncio.to_thread(_documents, "bootstrap-rbac.yaml"):
         await _ensure(server, _RBAC[document["kind"]], document["metadata"].get("namespace", ""), document)
     for name, value in SYSTEM_PRIORITIES.items():
         described = "Used for system critical pods that must " + (
@@ -83,10 +88,10 @@ async def _tell_proxies(server: "APIServer") -> None:
     await _put(server, CONFIG_MAPS, body, "data")
 
 
-def _roles() -> list[dict[str, Any]]:
+def _documents(name: str) -> list[dict[str, Any]]:
     import yaml
 
-    text = (importlib.resources.files("manifests") / "bootstrap-rbac.yaml").read_text()
+    text = (importlib.resources.files("manifests") / name).read_text()
     return [document for document in yaml.safe_load_all(text) if document]
 
 

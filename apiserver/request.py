@@ -1,12 +1,18 @@
 """What a request asks for, read from its method, path and headers alone."""
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aiohttp import web
+
 from apiserver.auth.user import User
 from apiserver.registry.kind import Kind
+
+# Where a request carries its record of the audit log, when that wants its body or what admission says.
+AUDIT: web.RequestKey[Any] = web.RequestKey("audit", object)
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
@@ -52,13 +58,20 @@ def parse_path(path: str) -> RequestInfo | None:
     )  # fmt: skip
 
 
+def flag(query: Mapping[str, str], name: str) -> bool:
+    """Return a parameter that is true or false; anything but "false" and "0" is true, as upstream reads it."""
+    value = query.get(name)
+    return value is not None and value != "0" and value.lower() != "false"
+
+
 def request_info(method: str, path: str, query: Mapping[str, str]) -> RequestInfo:
     """Return what a request asks for."""
-    return _request_info(method, path, query.get("watch") in ("true", "1"), query.get("fieldSelector"))
+    info = _request_info(method, path, flag(query, "watch"))
+    return _with_selector(info, query["fieldSelector"]) if "fieldSelector" in query else info
 
 
 @functools.lru_cache(maxsize=4096)
-def _request_info(method: str, path: str, watches: bool, selector: str | None) -> RequestInfo:
+def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
     info = parse_path(path)
     if info is None:
         return RequestInfo(method.lower(), path)
@@ -68,9 +81,17 @@ def _request_info(method: str, path: str, watches: bool, selector: str | None) -
         verb = "delete" if info.name else "deletecollection"
     else:
         verb = _VERBS.get(method, method.lower())
-    if selector is not None and verb in ("list", "watch", "deletecollection"):
-        return replace(info, verb=verb, name=info.name or _selected_name(selector), field_selector=selector)
     return replace(info, verb=verb)
+
+
+_MANY = ("list", "watch", "deletecollection")
+
+
+def _with_selector(info: RequestInfo, selector: str) -> RequestInfo:
+    """Return what a request for many objects asks for, with what narrows it for authorization."""
+    if info.verb not in _MANY:
+        return info
+    return replace(info, name=info.name or _selected_name(selector), field_selector=selector)
 
 
 def _selected_name(selector: str) -> str:
@@ -122,3 +143,17 @@ def accepted(header: str) -> tuple[Accepted, ...]:
             media = "application/json"
         found.append(Accepted(media, values.get("as", ""), values.get("v", ""), pairs))
     return tuple(found)
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+
+def duration_seconds(text: str) -> float | None:
+    """Return the seconds of a span as Go writes it ("1m30s"); None when it is none."""
+    if text in ("", "0"):
+        return 0.0
+    parts = _PART.findall(text)
+    if "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)

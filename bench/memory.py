@@ -7,6 +7,7 @@ from bench.clusters import memory_mb, running, share_mb
 from cluster.processes import running_pid
 
 CONTROL, NODE = ("apiserver", "controller-manager", "scheduler"), ("agent", "runtime")
+OTHERS = ("up", "dns")
 _SETTLE_SECONDS = 5.0
 
 
@@ -14,7 +15,7 @@ def main() -> dict[str, object]:
     """Return each component's resident memory, and the sums beside their budgets."""
     with running() as (layout, _, _):
         time.sleep(_SETTLE_SECONDS)
-        names = [*CONTROL, *(NODE if os.geteuid() == 0 else ())]
+        names = [*CONTROL, *OTHERS, *(NODE if os.geteuid() == 0 else ())]
         found = {name: memory_mb(running_pid(layout, name) or 0) for name in names}
         shares = {name: share_mb(running_pid(layout, name) or 0) for name in names}
     result: dict[str, object] = {**found}

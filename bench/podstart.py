@@ -13,6 +13,8 @@ from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
 
 COUNT = 20
+IDLE_PODS, FULL_NODE = 30, 108  # the cluster's own pods are the rest of 110
+_SETTLE_SECONDS, _IDLE_SECONDS = 5.0, 20.0
 
 
 def main() -> dict[str, object]:
@@ -25,10 +27,16 @@ def main() -> dict[str, object]:
         before = _node_memory(layout)
         times = uvloop.run(_measure(config))
         after = _node_memory(layout)
+        uvloop.run(_add(config, IDLE_PODS - COUNT))
+        time.sleep(_SETTLE_SECONDS)
+        idle = _idle_percent(layout)
+        all_seconds = uvloop.run(_add(config, FULL_NODE - IDLE_PODS))
     per_container = round((after - before) / COUNT, 2)
     return {
         "running": {**milliseconds(times), "budget_p50_ms": 250},
         "mb_per_container": per_container, "budget_mb_per_container": 2,
+        "idle_percent_of_a_core": idle, "budget_idle_percent": 3,
+        f"{FULL_NODE - IDLE_PODS}_pods_at_once_s": round(all_seconds, 1), "budget_110_pods_s": 25,
     }  # fmt: skip
 
 
@@ -45,18 +53,46 @@ def _node_memory(layout: Layout) -> float:
     return total
 
 
+def _idle_percent(layout: Layout) -> float:
+    """Return what agent and runtime take of one core while nothing happens, in percent."""
+    pids = [running_pid(layout, name) or 0 for name in ("agent", "runtime")]
+    before = sum(map(_cpu_seconds, pids))
+    time.sleep(_IDLE_SECONDS)
+    return round(100 * (sum(map(_cpu_seconds, pids)) - before) / _IDLE_SECONDS, 2)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _add(config: ClientConfig, count: int) -> float:
+    """Make pods all at once; returns the seconds until all run."""
+    async with Client(config) as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(_create(client, _pod(f"q{os.urandom(4).hex()}")) for _ in range(count)))
+        while True:
+            pods = (await client.list(PODS, "default"))["items"]
+            if all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
+                return time.perf_counter() - began
+            await asyncio.sleep(0.2)
+
+
+def _pod(name: str) -> dict[str, object]:
+    container = {
+        "name": "c", "image": "wherry.local/busybox:latest", "imagePullPolicy": "IfNotPresent",
+        "command": ["sleep", "3600"],
+    }  # fmt: skip
+    return {"metadata": {"name": name}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 0}}
+
+
 async def _measure(config: ClientConfig) -> list[float]:
     found = []
     async with Client(config) as client:
         for number in range(COUNT):
             name = f"p{number}"
-            container = {
-                "name": "c", "image": "wherry.local/busybox:latest", "imagePullPolicy": "IfNotPresent",
-                "command": ["sleep", "3600"],
-            }  # fmt: skip
             began = time.perf_counter()
-            spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
-            made = await _create(client, {"metadata": {"name": name}, "spec": spec})
+            made = await _create(client, _pod(name))
             version = made["metadata"]["resourceVersion"]
             async for event in client.watch(
                 PODS, "default", resource_version=version, field_selector=f"metadata.name={name}", bookmarks=False

@@ -11,6 +11,10 @@ _FILE = click.Path(exists=True, path_type=Path)
 
 _OPTIONS = (
     click.option(
+        "--workers", default=1, show_default=True, help="Processes that share the port; more than one needs etcd."
+    ),
+    click.option("--reuse-port", is_flag=True, hidden=True, help="Share the port with others."),
+    click.option(
         "--authentication-config", type=_FILE, help="An AuthenticationConfiguration: other issuers, anonymous."
     ),
     click.option("--authentication-token-webhook-config-file", type=_FILE, help="A kubeconfig of who knows tokens."),
@@ -21,6 +25,22 @@ _OPTIONS = (
     click.option("--oidc-groups-claim", default=""),
     click.option("--oidc-groups-prefix", default=""),
     click.option("--oidc-required-claim", multiple=True, help="KEY=VALUE that tokens must have."),
+    click.option(
+        "--encryption-provider-config", type=_FILE, help="An EncryptionConfiguration: what is encrypted at rest."
+    ),
+    click.option("--audit-policy-file", type=_FILE, help="What the audit log notes."),
+    click.option("--audit-log-path", default="", help='Write audit events here; "-" is standard output.'),
+    click.option(
+        "--audit-log-maxsize", default=100, show_default=True, help="Megabytes of a file before it is rotated."
+    ),
+    click.option("--audit-log-maxage", default=0, help="Days to keep old files; 0 for ever."),
+    click.option("--audit-log-maxbackup", default=0, help="Old files to keep; 0 for all."),
+    click.option("--audit-webhook-config-file", type=_FILE, help="A kubeconfig of who gets audit events."),
+    click.option("--audit-webhook-batch-max-size", default=400, show_default=True),
+    click.option("--audit-webhook-batch-max-wait", default=30.0, show_default=True, help="Seconds."),
+    click.option("--enable-admission-plugins", default="", help="Steps to run beside the usual ones, comma separated."),
+    click.option("--disable-admission-plugins", default="", help="Steps not to run, comma separated."),
+    click.option("--admission-control-config-file", type=_FILE, help="An AdmissionConfiguration."),
     click.option("--oidc-ca-file", type=_FILE, help="Who signs the issuer's certificate."),
 )
 
@@ -35,9 +55,54 @@ def server_options(command: Command) -> Command:
 def server_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ServerConfig fields that the options ask for. Raises: ClickException for files without sense."""
     return {
+        "audit": _audit(given),
+        "admission": _admission(given),
         "authentication": _authentication(given),
         "token_webhook_file": given["authentication_token_webhook_config_file"],
     }
+
+
+def encrypted(store: Any, path: Path | None) -> Any:
+    """Return a store that encrypts as a configuration says. Raises: ClickException for a file without sense."""
+    if path is None:
+        return store
+    from apiserver.storage.encrypted import EncryptedStore
+    from apiserver.storage.encryption import ConfigurationError, read_configuration
+
+    try:
+        return EncryptedStore(store, read_configuration(path))
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _audit(given: Mapping[str, Any]) -> Any:
+    if given["audit_policy_file"] is None or not (given["audit_log_path"] or given["audit_webhook_config_file"]):
+        return None
+    from apiserver.audit.auditor import AuditSettings
+    from apiserver.audit.policy import PolicyError, read_policy
+
+    try:
+        policy = read_policy(given["audit_policy_file"])
+    except PolicyError as error:
+        raise click.ClickException(str(error)) from error
+    return AuditSettings(
+        policy, given["audit_log_path"], given["audit_log_maxsize"], given["audit_log_maxage"],
+        given["audit_log_maxbackup"], given["audit_webhook_config_file"], given["audit_webhook_batch_max_size"],
+        given["audit_webhook_batch_max_wait"],
+    )  # fmt: skip
+
+
+def _admission(given: Mapping[str, Any]) -> Any:
+    from apiserver.admission.plugins import ConfigurationError, settings
+
+    enable, disable = (
+        [one.strip() for one in given[option].split(",") if one.strip()]
+        for option in ("enable_admission_plugins", "disable_admission_plugins")
+    )
+    try:
+        return settings(enable, disable, given["admission_control_config_file"])
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _authentication(given: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ import click
 
 from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR
 from cluster.layout import Layout, default_data_dir
+from cluster.processes import apart
 
 _data_dir = click.option(
     "--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder."
@@ -24,11 +25,21 @@ _data_dir = click.option(
 @click.option("--bind-address", default="", help="Where the API server listens.")
 @click.option("--simulated-nodes", default=0, help="Nodes that only say they run what they are given.")
 @click.option("--no-agent", is_flag=True, help="Run no containers on this machine.")
+@click.option("--node-ip", default="", help="The address others reach this machine at; its default route's by default.")
 @click.option("--node-name", default="", help="This machine's name in the cluster; its host name by default.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option("--cluster-cidr", default="", help="The range of all nodes' pods; holds --pod-cidr.")
+@click.option(
+    "--load-balancer", default="nodes", show_default=True,
+    help="Where Services of type LoadBalancer are reached: at the nodes, at addresses of a range, or none.",
+)  # fmt: skip
+@click.option("--node-network", default="auto", show_default=True, help="auto, direct, vxlan, or none of ours.")
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
+@click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")
+@click.option("--ingress", is_flag=True, help="Serve Ingresses with HAProxy at this machine's ports 80 and 443.")
+@click.option("--dns/--no-dns", default=True, help="Run cluster DNS.")
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
 def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given: Any) -> None:
     """Start a cluster on this machine."""
@@ -47,7 +58,7 @@ def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given:
         click.echo(note, err=True)
     cluster.take_over(layout)
     cluster.save(layout, settings)
-    cluster.write_credentials(layout, settings)
+    apart(lambda: cluster.write_credentials(layout, settings))
     if detach:
         cluster.start_detached(layout, _same_options(store, no_agent, given))
         try:
@@ -64,6 +75,8 @@ def _same_options(store: str | None, no_agent: bool, given: dict[str, Any]) -> l
     """Return the command line of the same request, to be run by another process."""
     options = ["--store", store] if store else []
     options += ["--no-agent"] if no_agent else []
+    options += [] if given.pop("dns", True) else ["--no-dns"]
+    options += ["--ingress"] if given.pop("ingress", False) else []
     for name, value in given.items():
         if value:
             options += [f"--{name.replace('_', '-')}", str(value)]
@@ -98,6 +111,10 @@ def status(data_dir: Path) -> None:
     click.echo(f"{'COMPONENT':<20} {'STATUS':<9} PID")
     for name, pid in rows:
         click.echo(f"{name:<20} {'running' if pid else 'stopped':<9} {pid or '-'}")
+    settings = cluster.load(layout)
+    if settings is not None and settings.join:
+        click.echo(f"\nThis machine is {settings.node_name}, a node of the cluster at {settings.join}.")
+        sys.exit(0 if all(pid for _, pid in rows) else 1)
     probe = Probe(layout)
     try:
         ready = probe.get("/readyz")[0] == 200

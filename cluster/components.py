@@ -5,13 +5,14 @@ import gc
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster.apiserver_options import server_options, server_settings
+from cluster.apiserver_options import encrypted, server_options, server_settings
 from cluster.layout import Layout, default_data_dir
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def _config_file(context: click.Context, _: click.Parameter, path: Path | None) 
     if not isinstance(values, Mapping):
         raise click.BadParameter(f"{path} holds no mapping of option names to values")
     known = {parameter.name for parameter in context.command.params}
+    if values.get("kind") == "KubeSchedulerConfiguration" and "scheduler_config" in known:
+        values = {"scheduler_config": str(path)}  # kube-scheduler's --config is this file
     given = {str(name).replace("-", "_"): value for name, value in values.items()}
     if unknown := sorted(set(given) - known):
         raise click.BadParameter(f"unknown options in {path}: {', '.join(unknown)}")
@@ -123,12 +126,22 @@ def apiserver(
         cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
         agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,
         advertise_address=advertise, service_cidr=given["service_cidr"], **front_proxy(pki), **extra,
+        reuse_port=given["reuse_port"], shutdown_seconds=2.0,
     )  # fmt: skip
 
+    if given["workers"] > 1:  # the certificates are there now: those who come at once must not each make their own
+        if given["store"] != "etcd":
+            raise click.UsageError("--workers needs etcd: the embedded store is of one process")
+        from cluster.workers import run_workers
+
+        workers, own = given["workers"], sys.argv[sys.argv.index("apiserver") + 1 :]
+        run_component(lambda: run_workers(workers, own), verbose=verbose, starts_processes=True)
+        return
+
     async def main() -> None:
-        store = await open_store(layout, given)
+        store = encrypted(await open_store(layout, given), given["encryption_provider_config"])
         try:
-            await run(store, config, sole_writer=not given["etcd_servers"])
+            await run(store, config, sole_writer=not (given["etcd_servers"] or given["reuse_port"]))
         finally:
             await store.close()
 
@@ -203,13 +216,41 @@ identity_option = click.option(
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
-def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, verbose: bool) -> None:
+@click.option(
+    "--scheduler-config", type=click.Path(exists=True, path_type=Path),
+    help="A KubeSchedulerConfiguration: profiles, plugins and their arguments, extenders.",
+)  # fmt: skip
+@click.option("--bind-address", default="127.0.0.1", help="Tell health, metrics and reasons here.")
+@click.option("--status-port", default=0, help="And on this port; 0 for not at all.")
+@click.option("--tls-cert-file", default="", help="Needed on addresses other than loopback, with the two below.")
+@click.option("--tls-private-key-file", default="")
+@click.option("--client-ca-file", default="", help="Whose certificates clients must show.")
+def scheduler(
+    data_dir: Path, kubeconfig: Path | None, leader_elect: bool, identity: str, scheduler_config: Path | None,
+    verbose: bool, **given: Any,
+) -> None:  # fmt: skip
     """Put pods on nodes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scheduler.app import run
+    from scheduler.config import ConfigError, default_config, read_config
+    from scheduler.status import StatusOptions
 
-    config = client_config(Layout(data_dir), "scheduler", kubeconfig)
-    run_component(lambda: run(config, leader_elect=leader_elect, identity=identity), verbose=verbose)
+    try:
+        settings = read_config(scheduler_config) if scheduler_config else default_config()
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    path = kubeconfig or (Path(settings.kubeconfig) if settings.kubeconfig else None)
+    config = client_config(Layout(data_dir), "scheduler", path)
+    elect = leader_elect and settings.leader_elect is not False
+    status = StatusOptions(
+        given["bind_address"], given["status_port"], given["tls_cert_file"], given["tls_private_key_file"],
+        given["client_ca_file"],
+    )  # fmt: skip
+
+    async def main() -> None:
+        await run(config, leader_elect=elect, identity=identity, settings=settings, status=status)
+
+    run_component(main, verbose=verbose)
 
 
 @click.command("controller-manager")
@@ -219,6 +260,7 @@ def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, ident
 @kubeconfig_option
 @click.option("--leader-elect/--no-leader-elect", default=True)
 @identity_option
+@click.option("--load-balancer", default="", help="Where load balancers are reached: nodes, or a range of addresses.")
 @click.option("--cluster-cidr", default="", help="Give nodes that name no range for their pods one out of these.")
 @click.option("--service-cidr", default=SERVICE_CIDR, help="Where the API server takes service addresses from.")
 @click.option(
@@ -228,6 +270,10 @@ def scheduler(data_dir: Path, kubeconfig: Path | None, leader_elect: bool, ident
 @click.option("--local-path-image", default="wherry.local/busybox:latest", help="An image with sh, for its helpers.")
 @click.option("--cluster-signing-cert-file", type=click.Path(path_type=Path), help="The CA that signs certificates.")
 @click.option("--cluster-signing-key-file", type=click.Path(path_type=Path))
+@click.option("--metrics-bind-address", default="", help="Serve /metrics and /healthz at HOST:PORT; nowhere if empty.")
+@click.option("--leader-elect-lease-duration", default=15.0, help="How long the lease holds, in seconds.")
+@click.option("--leader-elect-renew-deadline", default=10.0, help="How long the leader tries to renew it, in seconds.")
+@click.option("--leader-elect-retry-period", default=2.0, help="How often it is tried, in seconds.")
 def controller_manager(
     data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool, **given: Any
 ) -> None:
@@ -252,8 +298,13 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
         "identity": given["identity"],
         "authority": Authority(cert, key) if cert.exists() and key.exists() else None,
         "local_path": Settings(folder, given["local_path_image"]) if folder != "none" else None,
+        "load_balancer": given["load_balancer"],
         "cluster_cidrs": tuple(filter(None, given["cluster_cidr"].split(","))),
         "service_cidrs": tuple(filter(None, given["service_cidr"].split(","))),
+        "metrics_address": given["metrics_bind_address"],
+        "lease_seconds": tuple(
+            given[f"leader_elect_{name}"] for name in ("lease_duration", "renew_deadline", "retry_period")
+        ),
     }
 
 

@@ -19,6 +19,33 @@ from cluster.components import (
 from cluster.layout import Layout
 
 
+def simulation_options(command: Any) -> Any:
+    """Add the options that say how simulated containers behave."""
+    rows = (
+        ("--pull-seconds", 0.0, "How long an image takes to come."),
+        ("--start-seconds", 0.0, "How long a container takes to start."),
+        ("--stop-seconds", 0.0, "How long a container takes to end."),
+        ("--run-seconds", -1.0, "Containers end by themselves after this long; never by default."),
+        ("--start-failures", 0.0, "How many in a hundred starts of containers fail."),
+        ("--sandbox-failures", 0.0, "How many in a hundred sandboxes can't be made."),
+    )
+    for name, default, text in reversed(rows):
+        command = click.option(name, default=default, help=text)(command)
+    return click.option("--tell-events", is_flag=True, help="Write the pods' events.")(command)
+
+
+def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) -> None:
+    from dataclasses import fields
+
+    from agent.simulated.nodes import Simulation, run_simulated_nodes
+    from agent.simulated.runtime import Behaviour
+
+    names = {one.name for one in fields(Behaviour)}
+    behaviour = Behaviour(**{name: value for name, value in given.items() if name in names})
+    simulation = Simulation(count, behaviour, tell_events=given["tell_events"])
+    run_component(lambda: run_simulated_nodes(config, simulation), verbose=verbose)
+
+
 @click.command("agent")
 @config_option
 @data_dir_option
@@ -27,16 +54,33 @@ from cluster.layout import Layout
 @click.option("--node-name", default="", help="This machine's name in the cluster.")
 @click.option("--node-ip", default="", help="The address this node is reached at.")
 @click.option("--port", default=10250, show_default=True)
-@click.option("--runtime-endpoint", type=click.Path(path_type=Path), help="The runtime's CRI socket.")
+@click.option(
+    "--cri-endpoint",
+    "--runtime-endpoint",
+    "cri_endpoint",
+    default="",
+    help="The runtime's CRI socket, any runtime's.",
+)
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option(
+    "--node-network", type=click.Choice(["auto", "direct", "vxlan", "none"]), default="auto",
+    help="How pods of other nodes are reached: by plain routes, through a tunnel, or by means that are not ours.",
+)  # fmt: skip
+@click.option("--load-balancer", default="", help="Announce load balancers' addresses of this range on this link.")
 @click.option("--cluster-cidr", default="", help="The range of all nodes' pods.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--bridge", default="wherry0", show_default=True)
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+@click.option("--simulate", default=0, help="Be this many nodes that only say they run what they are given.")
+@simulation_options
 def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
     """Run the pods of this node."""
+    if given["simulate"]:
+        simulated = client_config(Layout(data_dir), "simulated-nodes", kubeconfig)
+        _simulate(simulated, given["simulate"], given, verbose=verbose)
+        return
     from agent.app import run
     from agent.config import AgentConfig
     from cluster.up import agent_hosts, node_name
@@ -52,13 +96,74 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
     static = given["static_pods"] or data_dir / "static-pods"
     config = AgentConfig(
         client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
-        data_dir=data_dir / "agent", runtime_socket=given["runtime_endpoint"] or layout.runtime_socket, cert_file=cert,
-        key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
-        cluster_cidr=given["cluster_cidr"], service_cidr=given["service_cidr"], bridge=given["bridge"],
+        data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
+        cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
+        node_network=given["node_network"], load_balancer=given["load_balancer"],
+        cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
+        service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)
+
+
+@click.command("dns")
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
+@click.option("--listen", "addresses", multiple=True, help="Listen here; at the pods' gateway when left out.")
+@click.option("--port", default=53, show_default=True)
+@click.option("--pod-cidr", default=POD_CIDR, show_default=True)
+@click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
+@click.option("--node-name", default="", help="This machine's name in the cluster.")
+@click.option("--domain", default="cluster.local", show_default=True)
+@click.option("--upstream", "upstreams", multiple=True, help="Ask here about other names; resolv.conf's when left out.")
+@click.option("--status-port", default=0, help="Tell health and metrics on this port of loopback.")
+def dns(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
+    """Answer names of Services and pods."""
+    import ipaddress
+
+    from cluster.up import dns_address, node_name
+    from clusterdns.app import Config, run
+    from clusterdns.settings import parse_server
+
+    layout = Layout(data_dir)
+    layout.make()
+    gateways = [str(ipaddress.ip_network(part)[1]) for part in given["pod_cidr"].split(",")]
+    config = Config(
+        client=client_config(layout, "dns", kubeconfig), addresses=given["addresses"] or tuple(gateways),
+        cluster_address=dns_address(given["service_cidr"]), node=given["node_name"] or node_name(), port=given["port"],
+        domain=given["domain"], upstreams=tuple(map(parse_server, given["upstreams"])),
+        status_port=given["status_port"],
+    )  # fmt: skip
+    run_component(lambda: run(config), verbose=verbose)
+
+
+def _socket(endpoint: str) -> Path | None:
+    """Return the path of a CRI endpoint, which may be written as a URL; None for none."""
+    return Path(endpoint.removeprefix("unix://")) if endpoint else None
+
+
+@click.command("ingress")
+@config_option
+@data_dir_option
+@verbose_option
+@kubeconfig_option
+@click.option("--http-port", default=80, show_default=True)
+@click.option("--https-port", default=443, show_default=True)
+@click.option("--address", default="", help="The address told in the status of Ingresses.")
+def ingress(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
+    """Serve Ingresses with HAProxy on this machine."""
+    from operators.ingress.app import Config, run
+    from operators.ingress.haproxy import Listen
+
+    layout = Layout(data_dir)
+    layout.make()
+    listen = Listen(given["http_port"], given["https_port"], layout.run / "ingress")
+    addresses = (given["address"] or node_address(),)
+    config = Config(client_config(layout, "ingress", kubeconfig), listen, addresses)
+    run_component(lambda: run(config), verbose=verbose, starts_processes=True)
 
 
 @click.command("simulated-nodes")
@@ -67,9 +172,7 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
 @verbose_option
 @kubeconfig_option
 @click.option("--count", default=1, show_default=True)
-def simulated_nodes(data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool) -> None:
+@simulation_options
+def simulated_nodes(data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool, **given: Any) -> None:
     """Be nodes that only say they run what they are given."""
-    from agent.simulated import run_simulated_nodes
-
-    config = client_config(Layout(data_dir), "simulated-nodes", kubeconfig)
-    run_component(lambda: run_simulated_nodes(config, count), verbose=verbose)
+    _simulate(client_config(Layout(data_dir), "simulated-nodes", kubeconfig), count, given, verbose=verbose)

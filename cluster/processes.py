@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +78,23 @@ def stop_pid(pid: int, timeout_seconds: float = STOP_SECONDS) -> None:
             if identity(pid) != started or not started:
                 return
             time.sleep(0.01)  # not our child, perhaps: nothing else tells of its end
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Do something in a child process, so that what it loads does not stay with us. Raises: ChildProcessError."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001 - nothing of the parent may run in the child
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise ChildProcessError(f"a child process failed with status {os.waitstatus_to_exitcode(status)}")
 
 
 class Supervisor:

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster import etcd
 from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR, node_address
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 
 SUPERVISOR = "up"
 # The order they are started in; stopped in reverse.
-COMPONENTS = ("etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "simulated-nodes")
+COMPONENTS = (
+    "etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "ingress", "simulated-nodes",
+)  # fmt: skip
 _READY_SECONDS = 60.0
 
 
@@ -43,6 +46,15 @@ class Settings:
     bridge: str = "wherry0"
     node_name: str = ""
     agent_port: int = 10250
+    cri_endpoint: str = ""
+    dns: bool = True
+    cluster_cidr: str = ""  # all nodes' pods; worked out from pod_cidr when left out
+    node_network: str = "auto"
+    ingress: bool = False
+    node_ip: str = ""  # the address others reach this machine at; that of its default route when left out
+    load_balancer: str = "nodes"  # nodes, a range of addresses, or none
+    join: str = ""  # the API server of the cluster this machine has joined; "" for a control plane
+    cluster_dns: str = ""  # only for a machine that has joined
 
 
 def missing_for_agent() -> list[str]:
@@ -85,6 +97,8 @@ def _wherry(layout: Layout, component: str, *arguments: str) -> Component:
 
 def plan(layout: Layout, settings: Settings) -> list[Component]:
     """Return the processes of a cluster, in the order of their start."""
+    if settings.join:
+        return _node(layout, settings, settings.cluster_dns)
     found: list[Component] = []
     if settings.store == "etcd" and not settings.etcd_servers:
         found.append(etcd.component(layout))
@@ -94,21 +108,79 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     ]  # fmt: skip
     if settings.etcd_servers:
         server += ["--etcd-servers", settings.etcd_servers]
+    if settings.node_ip:
+        server += ["--advertise-address", settings.node_ip]
     found.append(_wherry(layout, "apiserver", *server))
     if settings.agent:
-        found.append(_wherry(layout, "runtime", "--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge))
-        agent = [
-            "--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr, "--bridge", settings.bridge,
-            "--port", str(settings.agent_port),
-        ]  # fmt: skip
-        if settings.node_name:
-            agent += ["--node-name", settings.node_name]
-        found.append(_wherry(layout, "agent", *agent))
-    found.append(_wherry(layout, "controller-manager", "--service-cidr", settings.service_cidr))
+        found += _node(layout, settings, dns_address(settings.service_cidr) if settings.dns else "")
+    ranges = ["--service-cidr", settings.service_cidr, "--cluster-cidr", cluster_cidr(settings)]
+    if settings.load_balancer != "none":
+        ranges += ["--load-balancer", settings.load_balancer]
+    found.append(_wherry(layout, "controller-manager", *ranges))
     found.append(_wherry(layout, "scheduler"))
+    if settings.agent and settings.dns:
+        dns = ["--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr]
+        found.append(_wherry(layout, "dns", *dns, "--node-name", settings.node_name or node_name()))
+    if settings.ingress:
+        found.append(_wherry(layout, "ingress", *(["--address", settings.node_ip] if settings.node_ip else [])))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
+
+
+def _node(layout: Layout, settings: Settings, cluster_dns: str) -> list[Component]:
+    """Return what makes a machine a node."""
+    agent = [
+        "--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr, "--bridge", settings.bridge,
+        "--port", str(settings.agent_port), "--cluster-cidr", cluster_cidr(settings),
+        "--node-network", settings.node_network,
+    ]  # fmt: skip
+    if settings.load_balancer not in ("nodes", "none"):
+        agent += ["--load-balancer", settings.load_balancer]
+    if settings.node_name:
+        agent += ["--node-name", settings.node_name]
+    if settings.node_ip:
+        agent += ["--node-ip", settings.node_ip]
+    if cluster_dns:
+        agent += ["--cluster-dns", cluster_dns]
+    if settings.cri_endpoint:
+        return [_wherry(layout, "agent", *agent, "--cri-endpoint", settings.cri_endpoint)]
+    runtime = ["--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge]
+    return [_wherry(layout, "runtime", *runtime), _wherry(layout, "agent", *agent)]
+
+
+def cluster_cidr(settings: Settings) -> str:
+    """Return the range of all nodes' pods: the one given, else 256 times that of this node's pods."""
+    import ipaddress
+
+    if settings.cluster_cidr:
+        return settings.cluster_cidr
+    parts = [ipaddress.ip_network(part.strip()) for part in settings.pod_cidr.split(",") if part.strip()]
+    return ",".join(str(one.supernet(prefixlen_diff=min(8, one.prefixlen))) for one in parts)
+
+
+def shared_settings(settings: Settings) -> dict[str, str]:
+    """Return what other machines are to know of the cluster's network."""
+    return {
+        "service_cidr": settings.service_cidr, "cluster_cidr": cluster_cidr(settings),
+        "cluster_dns": dns_address(settings.service_cidr) if settings.dns else "",
+        "load_balancer": settings.load_balancer,
+    }  # fmt: skip
+
+
+def node_settings(server: str, name: str, shared: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a machine that has joined: what the cluster says, and what was asked for here."""
+    known = {
+        key: shared[key] for key in ("service_cidr", "cluster_cidr", "cluster_dns", "load_balancer") if key in shared
+    }
+    return Settings(join=server, pod_cidr="", dns=False, **{**given, **known, "node_name": name})
+
+
+def dns_address(service_cidr: str) -> str:
+    """Return the well-known address of cluster DNS: the tenth of the service range."""
+    import ipaddress
+
+    return str(ipaddress.ip_network(service_cidr.partition(",")[0])[10])
 
 
 def write_credentials(layout: Layout, settings: Settings) -> None:
@@ -121,13 +193,16 @@ def write_credentials(layout: Layout, settings: Settings) -> None:
         "scheduler": ("system:kube-scheduler", []),
         "controller-manager": ("system:kube-controller-manager", []),
         "simulated-nodes": ("system:simulated-nodes", ["system:masters"]),
+        "dns": ("system:wherry-dns", []),
+        "ingress": ("system:wherry-ingress", []),
     }
     for component, (user, groups) in users.items():
         cert, key = pki.client(component, user, groups)
         path = layout.component_kubeconfig(component)
         write_kubeconfig(path, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user=user)
     name = settings.node_name or node_name()
-    cert, key = pki.server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
+    hosts = [*agent_hosts(name), *([settings.node_ip] if settings.node_ip else [])]
+    cert, key = pki.server("agent", f"system:node:{name}", hosts, ["system:nodes"])
     write_kubeconfig(
         layout.component_kubeconfig("agent"), server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key,
         user=f"system:node:{name}",
@@ -201,11 +276,11 @@ def wait_ready(layout: Layout, settings: Settings) -> None:
         probe.close()
 
 
-def start_detached(layout: Layout, arguments: Sequence[str]) -> None:
-    """Start `wherry up` as a process of its own session."""
+def start_detached(layout: Layout, arguments: Sequence[str], *, command: str = "up") -> None:
+    """Start `wherry up`, or another command that keeps processes, as a process of its own session."""
     with layout.log_file(SUPERVISOR).open("ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", "cluster.main", "up", "--data-dir", str(layout.root), *arguments],
+            [sys.executable, "-m", "cluster.main", command, "--data-dir", str(layout.root), *arguments],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
 
@@ -255,11 +330,12 @@ def _stop_pods(layout: Layout, settings: Settings, supervisor: int | None) -> No
         agent = running_pid(layout, "agent")
         if agent is not None:
             stop_pid(agent)
-        if running_pid(layout, "runtime") is None:
+        if not settings.cri_endpoint and running_pid(layout, "runtime") is None:
             argv = next(one.argv for one in plan(layout, settings) if one.name == "runtime")
             with layout.log_file("runtime").open("ab") as log:
                 ours = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        stop_sandboxes(layout.runtime_socket)
+        endpoint = settings.cri_endpoint.removeprefix("unix://")
+        stop_sandboxes(Path(endpoint) if endpoint else layout.runtime_socket)
     finally:
         if ours is not None:
             ours.terminate()
@@ -275,7 +351,8 @@ def _leave_network(layout: Layout) -> None:
 
         leave_cgroups()
 
-        leave_network(settings.bridge, settings.service_cidr)
+        announced = "" if settings.load_balancer in ("nodes", "none") else settings.load_balancer
+        leave_network(settings.bridge, settings.service_cidr, announced)
 
 
 def wipe(layout: Layout) -> None:

@@ -27,6 +27,10 @@ _MANY_MISSED = 100
 _DEADLINE_NAP_SECONDS = 0.1
 
 
+class UnknownZone(BadSchedule):
+    """The time zone is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """Which run of a schedule is due now, and when the next one is."""
@@ -42,7 +46,7 @@ def due(cron_job: CronJob, *, at: datetime) -> Due:
     try:
         zone = ZoneInfo(spec.timeZone) if spec.timeZone else UTC
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise BadSchedule(f"unknown time zone {spec.timeZone}") from error
+        raise UnknownZone(f'invalid timeZone: "{spec.timeZone}": unknown time zone {spec.timeZone}') from error
     schedule = Schedule(spec.schedule)
     earliest = parse_time(cron_job.status.lastScheduleTime or cron_job.metadata.creationTimestamp)
     if spec.startingDeadlineSeconds is not None:
@@ -163,6 +167,9 @@ class CronJobController(Controller[ObjectKey]):
         involved = reference(CRON_JOBS, cron_job.metadata)
         try:
             found = due(cron_job, at=at)
+        except UnknownZone as error:
+            await self._recorder.event(involved, "Warning", "UnknownTimeZone", str(error))
+            return DONE
         except BadSchedule as error:
             message = f"unparseable schedule: {cron_job.spec.schedule} : {error}"
             await self._recorder.event(involved, "Warning", "UnparseableSchedule", message)

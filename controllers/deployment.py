@@ -261,7 +261,9 @@ class DeploymentController(Controller[ObjectKey]):
             # The version guards conditions computed from a stale view: lost is only this try.
             patch = {
                 "metadata": {"resourceVersion": metadata.resourceVersion},
-                "status": {field: value or None for field, value in status.items()},
+                "status": {
+                    field: value if field == "terminatingReplicas" else value or None for field, value in status.items()
+                },
             }
             try:
                 await self._client.patch(DEPLOYMENTS, metadata.name, patch, metadata.namespace, subresource="status")

@@ -25,7 +25,9 @@ RESUMED = "DeploymentResumed"
 NO_DEADLINE = 2**31 - 1
 """A progressDeadlineSeconds of this size means none."""
 
-_COUNTS = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas")
+_COUNTS = (
+    "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas",
+)  # fmt: skip
 
 
 def condition(kind: str, status: str, reason: str, message: str, *, at: datetime) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def counts(deployment: Deployment, new: ReplicaSet | None, sets: Sequence[Replic
         "readyReplicas": sum(rs.status.readyReplicas for rs in sets),
         "availableReplicas": available(sets),
         "unavailableReplicas": max(0, wanted(sets) - available(sets)),
+        "terminatingReplicas": sum(rs.status.terminatingReplicas or 0 for rs in sets),
     }
 
 

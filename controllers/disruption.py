@@ -12,12 +12,13 @@ import msgspec
 from controllers import conditions
 from controllers.apps_views import StatefulSet
 from controllers.informers import InformerFactory
+from controllers.kinds import KindFinder
 from controllers.ownership import reference
 from controllers.policy_views import Budget
 from controllers.reconciler import DONE, Controller, Result
 from controllers.rollout import scaled
 from controllers.views import Deployment, OwnerReference, Pod, ReplicaSet
-from machinery.api.meta import ObjectKey, Resource, parse_time
+from machinery.api.meta import ObjectKey, parse_time
 from machinery.api.resources import (
     DEPLOYMENTS,
     POD_DISRUPTION_BUDGETS,
@@ -48,6 +49,7 @@ class DisruptionController(Controller[ObjectKey]):
         super().__init__()
         self._client = client
         self._recorder = recorder
+        self._kinds = KindFinder(client)
         self._budgets = informers.informer(POD_DISRUPTION_BUDGETS, Budget)
         self._pods = informers.informer(PODS, Pod)
         self._deployments = informers.informer(DEPLOYMENTS, Deployment)
@@ -139,15 +141,13 @@ class DisruptionController(Controller[ObjectKey]):
 
     async def _scale_subresource(self, namespace: str, owner: OwnerReference) -> int:
         """Ask an owner of any other kind for its scale, as custom resources may have one."""
-        group, _, version = owner.apiVersion.rpartition("/")
-        plural = owner.kind.lower() + "s"
+        resource = await self._kinds.find(owner.apiVersion, owner.kind)
+        if resource is None:
+            raise CannotCount(f'no matches for kind "{owner.kind}" in group "{owner.apiVersion.rpartition("/")[0]}"')
         try:
-            scale = await self._client.get(
-                Resource(group, version, plural, owner.kind), owner.name, namespace, subresource="scale"
-            )
+            scale = await self._client.get(resource, owner.name, namespace, subresource="scale")
         except APIError as error:
-            named = f"{plural}.{group}" if group else plural
-            raise CannotCount(f"{named} does not implement the scale subresource") from error
+            raise CannotCount(f"{resource.group_resource} does not implement the scale subresource") from error
         return int(scale.get("spec", {}).get("replicas", 0))
 
     async def _fail_safe(self, budget: Budget, why: str) -> Result:

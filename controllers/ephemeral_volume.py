@@ -33,7 +33,7 @@ class EphemeralVolumeController(Controller[ObjectKey]):
         self._claims.add_handler(self._claim_changed)
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
-        if old is None and new is not None and any("ephemeral" in volume for volume in new.spec.volumes):
+        if old is None and new is not None and any(volume.ephemeral for volume in new.spec.volumes):
             self.queue.add(new.metadata.key)
 
     def _claim_changed(self, old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None) -> None:
@@ -47,12 +47,12 @@ class EphemeralVolumeController(Controller[ObjectKey]):
         if pod is None or pod.metadata.deletionTimestamp is not None or pod.is_terminal:
             return DONE
         for volume in pod.spec.volumes:
-            if "ephemeral" in volume:
-                await self._ensure(pod, volume)
+            if volume.ephemeral is not None:
+                await self._ensure(pod, volume.name, volume.ephemeral)
         return DONE
 
-    async def _ensure(self, pod: Pod, volume: dict[str, Any]) -> None:
-        name = f"{pod.metadata.name}-{volume['name']}"
+    async def _ensure(self, pod: Pod, volume: str, source: dict[str, Any]) -> None:
+        name = f"{pod.metadata.name}-{volume}"
         present = self._claims.get(ObjectKey(pod.metadata.namespace, name))
         if present is not None:
             owner = present.metadata.controller
@@ -60,7 +60,7 @@ class EphemeralVolumeController(Controller[ObjectKey]):
                 message = f"PVC {pod.metadata.namespace}/{name} was not created for pod {pod.metadata.namespace}/"
                 await self._tell(pod, f"{message}{pod.metadata.name} (pod is not owner)")
             return
-        template = volume["ephemeral"].get("volumeClaimTemplate") or {}
+        template = source.get("volumeClaimTemplate") or {}
         given = template.get("metadata") or {}
         body = {
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",

@@ -29,6 +29,7 @@ SETTLE_SECONDS = 1.0
 UNKNOWN_KIND_SECONDS = 60.0
 MAX_ABSENT = 500
 _IGNORED = frozenset(("events",))
+_DEFINE_KINDS = frozenset(("customresourcedefinitions.apiextensions.k8s.io", "apiservices.apiregistration.k8s.io"))
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class GarbageCollector(Controller[str]):
         self._recorder = recorder
         self._graph = OwnerGraph()
         self._watched: set[Resource] = set()
+        self._kinds_changed = asyncio.Event()
         self._by_kind: dict[tuple[str, str], Resource] = {}
         self._absent: OrderedDict[str, None] = OrderedDict()  # uids of owners known to be gone
 
@@ -68,7 +70,13 @@ class GarbageCollector(Controller[str]):
 
     async def _rediscover(self) -> None:
         while True:
-            await asyncio.sleep(DISCOVERY_SECONDS)
+            try:
+                async with asyncio.timeout(DISCOVERY_SECONDS):
+                    await self._kinds_changed.wait()
+                    await asyncio.sleep(SETTLE_SECONDS)  # several come and go together
+            except TimeoutError:
+                log.debug("looking for new kinds")
+            self._kinds_changed.clear()
             await self._discover()
 
     async def _discover(self) -> None:
@@ -87,6 +95,8 @@ class GarbageCollector(Controller[str]):
 
     def _handler(self, resource: Resource) -> Callable[[Any, Any], None]:
         def changed(old: Any, new: Any) -> None:
+            if resource.group_resource in _DEFINE_KINDS:
+                self._kinds_changed.set()
             if new is not None:
                 self._look_at(self._graph.put(vertex(resource, new.metadata)))
             else:
@@ -154,8 +164,20 @@ class GarbageCollector(Controller[str]):
         elif owners.unknown:
             return Result(requeue_after=UNKNOWN_KIND_SECONDS)
         elif gone:
-            await self._delete(found, live, foreground=bool(owners.waiting and self._graph.dependents(found.uid)))
+            dependents = self._graph.dependents(found.uid)
+            if owners.waiting and any(dependent.awaits_dependents for dependent in dependents):
+                live = await self._unblock(found, live)
+            await self._delete(found, live, foreground=bool(owners.waiting and dependents))
         return DONE
+
+    async def _unblock(self, found: Vertex, live: dict[str, Any]) -> dict[str, Any]:
+        """Let an object hold up none of its owners: it may be that they wait for each other in a circle."""
+        references = live["metadata"].get("ownerReferences") or []
+        if not any(owner.get("blockOwnerDeletion") for owner in references):
+            return live
+        free = [{**owner, "blockOwnerDeletion": False} for owner in references]
+        patch = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"], "ownerReferences": free}}
+        return await self._client.patch(found.resource, found.key.name, patch, found.key.namespace)
 
     async def _sort(self, found: Vertex, references: Sequence[Mapping[str, Any]]) -> _Owners:
         owners = _Owners()
@@ -233,7 +255,7 @@ class GarbageCollector(Controller[str]):
             "propagationPolicy": policy,
         }
         try:
-            await self._client.delete(found.resource, found.key.name, found.key.namespace, options=options)
+            await self._client.send("DELETE", found.resource.path(found.key.namespace, found.key.name), options)
         except NotFound:
             return
 

@@ -17,19 +17,18 @@ from controllers.hpa_metrics import MetricsReader
 from controllers.hpa_replicas import Unknown
 from controllers.hpa_views import Autoscaler
 from controllers.informers import InformerFactory
+from controllers.kinds import KindFinder
 from controllers.ownership import reference
 from controllers.reconciler import DONE, Controller, Result
 from controllers.views import Pod
 from machinery.api.meta import ObjectKey, Resource, now
 from machinery.api.resources import HORIZONTAL_POD_AUTOSCALERS, PODS
 from machinery.api.selectors import parse_label_selector
-from machinery.client.discovery import discover
 from machinery.client.events import EventRecorder
 from machinery.client.rest import Client
 from machinery.errors import APIError, Conflict, NotFound
 
 SYNC_SECONDS = 15.0
-_DISCOVERY_SECONDS = 30.0
 _MEMORY_SECONDS = 3600.0
 _REASONS = {
     "Resource": "FailedGetResourceMetric", "ContainerResource": "FailedGetContainerResourceMetric",
@@ -71,7 +70,7 @@ class HorizontalPodAutoscalerController(Controller[ObjectKey]):
         self._sync_seconds = sync_seconds
         self._values = MetricValues(MetricsReader(client), self.resource_of)
         self._memories: dict[ObjectKey, Memory] = {}
-        self._served: tuple[float, dict[tuple[str, str], Resource]] = (float("-inf"), {})
+        self._kinds = KindFinder(client)
         self._autoscalers = informers.informer(HORIZONTAL_POD_AUTOSCALERS, Autoscaler)
         self._pods = informers.informer(PODS, Pod)
         self._autoscalers.add_handler(self._changed)
@@ -157,11 +156,7 @@ class HorizontalPodAutoscalerController(Controller[ObjectKey]):
 
     async def resource_of(self, api_version: str, kind: str) -> Resource:
         """Return the resource of a kind. Raises: Unknown when it is not served; APIError."""
-        time = asyncio.get_running_loop().time()
-        if (api_version, kind) not in self._served[1] or time - self._served[0] > _DISCOVERY_SECONDS:
-            found = await discover(self._client)
-            self._served = time, {(one.resource.api_version, one.resource.kind): one.resource for one in found}
-        resource = self._served[1].get((api_version, kind))
+        resource = await self._kinds.find(api_version, kind)
         if resource is None:
             raise Unknown(f'no matches for kind "{kind}" in group "{api_version.rpartition("/")[0]}"')
         return resource

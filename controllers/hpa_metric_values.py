@@ -9,7 +9,7 @@ from controllers.hpa_behavior import TOLERANCE
 from controllers.hpa_metrics import MetricsReader, thousandths
 from controllers.hpa_replicas import Outcome, Sample, Tolerances, Unknown, by_total, by_utilization, by_value
 from controllers.hpa_views import Rules
-from controllers.views import Pod
+from controllers.views import Pod, Resources
 from machinery.api.meta import Resource
 from machinery.api.quantity import format_quantity, parse_quantity
 from machinery.errors import APIError
@@ -156,7 +156,7 @@ def _by_resource(
 
 def requested(pod: Pod, name: str, container: str = "") -> int:
     """Return how much of a resource a pod asks for, in thousandths. Raises: Unknown when a container does not say."""
-    whole = (pod.spec.resources.requests or {}).get(name) if pod.spec.resources is not None else None
+    whole = _asked(pod.spec.resources, name)
     if whole is not None and not container:
         return thousandths(whole)
     sidecars = [one for one in pod.spec.initContainers if one.restartPolicy == "Always"]
@@ -164,13 +164,20 @@ def requested(pod: Pod, name: str, container: str = "") -> int:
     for one in (*pod.spec.containers, *sidecars):
         if container and one.name != container:
             continue
-        asked = (one.resources.requests or {}).get(name) if one.resources is not None else None
+        asked = _asked(one.resources, name)
         if asked is None:
             raise Unknown(f"missing request for {name} in container {one.name} of Pod {pod.metadata.name}")
         total, found = total + thousandths(asked), True
     if container and not found:
         raise Unknown(f"container {container} not found in Pod {pod.metadata.name}")
     return total
+
+
+def _asked(found: Resources | None, name: str) -> str | float | None:
+    requests = found.requests if found is not None else None
+    if requests is None:
+        return None
+    return requests.cpu if name == "cpu" else requests.memory if name == "memory" else None
 
 
 def _by_total(

@@ -36,6 +36,8 @@ MANAGER = "kubernetes.io/job-controller"
 MAX_CHANGES = 500
 """The most pods made or deleted for one Job in one step."""
 _AT_ONCE = 32
+_ORPHAN = "/"
+"""Before the name of a pod, which no Job's name begins with: the key of a pod that has no Job."""
 
 
 class _Draft:
@@ -96,7 +98,7 @@ class JobController(Controller[ObjectKey]):
         self._control = PodControl(client, recorder, JOBS)
         self._jobs = informers.informer(JOBS, Job)
         self._pods = informers.informer(PODS, Pod)
-        self._claimer = Claimer(client, JOBS, PODS)
+        self._claimer = Claimer(client, JOBS, PODS, finalizer=job_plan.FINALIZER)
         self._expectations = Expectations()
         self._backoff = Backoff()
         # Pods whose finalizer we took and whose change the cache does not show yet: they must not count again.
@@ -127,14 +129,22 @@ class JobController(Controller[ObjectKey]):
                     self._expectations.deletion_observed(key, pod.metadata.uid)
                 self.queue.add(key)
         if new is not None and new.metadata.controller is None:
-            for job in self._jobs.list(new.metadata.namespace):
-                if from_label_selector(job.spec.selector).matches(new.metadata.labels):
-                    self.queue.add(job.metadata.key)
+            self._orphan_seen(new)
+
+    def _orphan_seen(self, pod: Pod) -> None:
+        if _is_tracked(pod):
+            self.queue.add(ObjectKey(pod.metadata.namespace, _ORPHAN + pod.metadata.name))
+        for job in self._jobs.list(pod.metadata.namespace):
+            if from_label_selector(job.spec.selector).matches(pod.metadata.labels):
+                self.queue.add(job.metadata.key)
 
     # ---- what it does
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Count pods that ended, say whether the Job is over, make or delete pods, write the status."""
+        if key.name.startswith(_ORPHAN):
+            await self._free_orphan(ObjectKey(key.namespace, key.name.removeprefix(_ORPHAN)))
+            return DONE
         job = self._jobs.get(key)
         if job is None or job.metadata.deletionTimestamp is not None:
             self._expectations.forget(key)
@@ -159,6 +169,17 @@ class JobController(Controller[ObjectKey]):
             await self._count(draft, owned)
             return await self._act(draft, owned)
         return DONE
+
+    async def _free_orphan(self, key: ObjectKey) -> None:
+        """Take the finalizer off a pod whose Job is gone and left it behind, or let go of it."""
+        pod = self._pods.get(key)
+        if pod is None or pod.metadata.controller is not None or not _is_tracked(pod):
+            return
+        for job in self._jobs.list(key.namespace):
+            wanted = job.metadata.deletionTimestamp is None and job.finished is None
+            if wanted and from_label_selector(job.spec.selector).matches(pod.metadata.labels):
+                return  # it will be adopted
+        await self._release([pod])
 
     async def _count(self, draft: _Draft, owned: Sequence[Pod]) -> None:
         """Bring pods that ended into the counters."""

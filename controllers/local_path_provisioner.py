@@ -99,10 +99,11 @@ class LocalPathProvisioner(Controller[Item]):
         if why := local_path.refusal(claim):
             await self._tell_failed(claim, why)
             return
-        message = f'Provisioner is provisioning volume for claim "{claim.metadata.key}"'
-        await self._tell(claim, "Normal", "Provisioning", message)
         if local_path.SIMULATED not in node.metadata.labels:
             body = local_path.maker(claim, node.metadata.name, self._settings)
+            if self._pods.get(ObjectKey(HELPER_NAMESPACE, body["metadata"]["name"])) is None:
+                message = f'Provisioner is provisioning volume for claim "{claim.metadata.key}"'
+                await self._tell(claim, "Normal", "Provisioning", message)
             try:
                 if not await self._helped(body):
                     return

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from controllers.attach_detach import AttachDetachController
 from controllers.bootstrap_token import BootstrapTokenController
 from controllers.certificate_approver import CertificateApprover
 from controllers.certificate_signer import Authority, CertificateCleaner, CertificateSigner
@@ -21,9 +22,11 @@ from controllers.garbage_collector import GarbageCollector
 from controllers.horizontal_pod_autoscaler import HorizontalPodAutoscalerController
 from controllers.informers import InformerFactory
 from controllers.job import JobController
+from controllers.load_balancer import LoadBalancerController
 from controllers.local_path import PROVISIONER as LOCAL_PATH_PROVISIONER
 from controllers.local_path import Settings as LocalPath
 from controllers.local_path_provisioner import LocalPathProvisioner
+from controllers.metrics import MetricsServer, Observed
 from controllers.namespace import NamespaceController
 from controllers.node_ipam import NodeIPAMController
 from controllers.node_lifecycle import NodeLifecycleController
@@ -37,6 +40,7 @@ from controllers.root_ca import RootCAController
 from controllers.service_addresses import ServiceAddressController, ServiceRangeController
 from controllers.serviceaccount import ServiceAccountController
 from controllers.serviceaccount_token import ServiceAccountTokenController
+from controllers.serving_approver import ServingCertificateApprover
 from controllers.statefulset import StatefulSetController
 from controllers.taint_eviction import TaintEvictionController
 from controllers.ttl_after_finished import TTLAfterFinishedController
@@ -73,30 +77,49 @@ class Options:
     """From where nodes that name no range for their pods get one; none: they get none."""
     autoscaler_sync_seconds: float = 15.0
     """How often autoscalers look at their metrics."""
+    load_balancer: str = ""
+    """Where Services of type LoadBalancer are reached: "nodes" at the nodes' own addresses, a range: each at an address
+    of its own out of it; "": somebody else sees to them."""
     service_cidrs: tuple[str, ...] = ()
     """From where the API server takes the addresses of Services."""
+    metrics_address: str = ""
+    """Serve /metrics and /healthz at this "host:port"; nowhere when it is empty."""
+    lease_seconds: tuple[float, float, float] = (15.0, 10.0, 2.0)
+    """The leader's lease: how long it holds, how long the leader tries to renew it, how often anybody tries."""
 
 
 async def run(config: ClientConfig, *, leader_elect: bool = True, options: Options | None = None) -> None:
     """Run all controllers until cancelled; with `leader_elect`, only while we hold the lease."""
-    options = options or Options()
-    async with Client(config, user_agent="wherry-controller-manager") as client:
-        if not leader_elect:
-            await _run_controllers(client, config, options)
-            return
-        elector = LeaderElector(client, LEASE_NAME, identity=options.identity)
-        await elector.run(lambda: _run_controllers(client, config, options))
+    options, observed = options or Options(), Observed(LEASE_NAME)
+    async with Client(config, user_agent="wherry-controller-manager") as client, asyncio.TaskGroup() as group:
+        if options.metrics_address:
+            serving = group.create_task(MetricsServer(observed).run(options.metrics_address), name="metrics")
+        if leader_elect:
+            duration, deadline, period = options.lease_seconds
+            elector = LeaderElector(
+                client, LEASE_NAME, identity=options.identity, lease_duration_seconds=duration,
+                renew_deadline_seconds=deadline, retry_period_seconds=period,
+            )  # fmt: skip
+            await elector.run(lambda: _run_controllers(client, config, options, observed))
+        else:
+            await _run_controllers(client, config, options, observed)
+        if options.metrics_address:
+            serving.cancel()
 
 
-async def _run_controllers(client: Client, config: ClientConfig, options: Options) -> None:
+async def _run_controllers(client: Client, config: ClientConfig, options: Options, observed: Observed) -> None:
     informers = InformerFactory(client)
     controllers = make_controllers(client, config, informers, options)
-    async with asyncio.TaskGroup() as group:
-        informers.start(group)
-        await informers.synced()
-        log.info("caches are synced; starting %s", ", ".join(controller.name for controller in controllers))
-        for controller in controllers:
-            group.create_task(controller.run(), name=controller.name)
+    observed.controllers, observed.leads = controllers, True
+    try:
+        async with asyncio.TaskGroup() as group:
+            informers.start(group)
+            await informers.synced()
+            log.info("caches are synced; starting %s", ", ".join(controller.name for controller in controllers))
+            for controller in controllers:
+                group.create_task(controller.run(), name=controller.name)
+    finally:
+        observed.controllers, observed.leads = (), False
 
 
 def make_controllers(
@@ -151,6 +174,7 @@ def _of_access(
     found: list[Controller[Any]] = [
         BootstrapTokenController(client, informers),
         CertificateApprover(client, informers),
+        ServingCertificateApprover(client, informers),
         CertificateCleaner(client, informers),
         PolicyStatusController(client, informers),
         ServiceAccountTokenController(client, config, informers),
@@ -167,6 +191,9 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
         ServiceAddressController(client, informers),
         ServiceRangeController(client, informers, cidrs=options.service_cidrs),
     ]
+    if options.load_balancer:
+        recorder = EventRecorder(client, "service-controller")
+        found.append(LoadBalancerController(client, informers, recorder, where=options.load_balancer))
     if options.cluster_cidrs:
         recorder = EventRecorder(client, "cidrAllocator")
         found.append(NodeIPAMController(client, informers, recorder, cluster_cidrs=options.cluster_cidrs))
@@ -176,6 +203,7 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
 def _of_volumes(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
     recorder = EventRecorder(client, "persistentvolume-controller")
     found: list[Controller[Any]] = [
+        AttachDetachController(client, informers, EventRecorder(client, "attachdetach-controller")),
         ClaimProtectionController(client, informers),
         EphemeralVolumeController(client, informers, EventRecorder(client, "ephemeral_volume")),
         VolumeBinder(client, informers, recorder, own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,))),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from controllers.informers import NODE_INDEX, InformerFactory, index_by_node
-from controllers.node_taints import ready_status, taints_after, wanted_taints
+from controllers.node_taints import AWAY, NO_EXECUTE, TaintId, ready_status, taints_after, wanted_taints
+from controllers.node_zones import EvictionRates, Zones, zone_of
 from controllers.ownership import reference
 from controllers.reconciler import DONE, Controller, Result
 from controllers.views import Lease, Node, Pod, condition_of
@@ -21,6 +22,8 @@ from machinery.errors import APIError, NotFound
 LEASE_NAMESPACE = "kube-node-lease"
 GRACE_SECONDS = 40.0
 STARTUP_GRACE_SECONDS = 60.0
+_RECHECK_SECONDS = 10.0
+"""Nodes of a zone where nobody may be driven away are looked at again so often."""
 _REPORTED = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 
 
@@ -47,6 +50,7 @@ class NodeLifecycleController(Controller[ObjectKey]):
         *,
         grace_seconds: float = GRACE_SECONDS,
         startup_grace_seconds: float = STARTUP_GRACE_SECONDS,
+        rates: EvictionRates | None = None,
     ) -> None:
         super().__init__()
         self._client = client
@@ -54,7 +58,7 @@ class NodeLifecycleController(Controller[ObjectKey]):
         self._grace_seconds = grace_seconds
         self._startup_grace_seconds = startup_grace_seconds
         self._health: dict[str, _Health] = {}
-        self._ready: set[str] = set()
+        self._zones = Zones(rates or EvictionRates())
         self._nodes = informers.informer(NODES, Node)
         self._leases = informers.informer(LEASES, Lease)
         self._pods = informers.informer(PODS, Pod)
@@ -65,23 +69,25 @@ class NodeLifecycleController(Controller[ObjectKey]):
     # ---- what wakes it
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
-        had_ready = bool(self._ready)
+        had_ready = self._zones.any_ready
         if new is None:
             if old is not None:
                 self._health.pop(old.metadata.name, None)
-                self._ready.discard(old.metadata.name)
+                message = f"Node {old.metadata.name} event: Removing Node {old.metadata.name} from Controller"
+                self._recorder.later(reference(NODES, old.metadata), "Normal", "RemovingNode", message)
+                self._zones.forget(old.metadata.name)
         else:
             self._note(new)
             if old is not None and ready_status(old) == "True" and ready_status(new) != "True":
                 self._health[new.metadata.name].mark_pods = True
             self.queue.add(new.metadata.key)
-        if had_ready != bool(self._ready):
+        if had_ready != self._zones.any_ready:
             for node in self._nodes.list():
                 self.queue.add(node.metadata.key)
 
     def _note(self, node: Node) -> None:
         name, ready = node.metadata.name, condition_of(node.status.conditions, "Ready")
-        (self._ready.add if ready_status(node) == "True" else self._ready.discard)(name)
+        self._zones.note(name, zone_of(node), ready=ready_status(node) == "True")
         # Only an agent moves the heartbeat: our own Unknown leaves it where it was.
         beat = getattr(ready, "lastHeartbeatTime", None)
         self._sign(name, 1, beat)
@@ -116,11 +122,12 @@ class NodeLifecycleController(Controller[ObjectKey]):
                 return Result(requeue_after=grace)
             await self._mark_unknown(node)
             return DONE  # the change just made brings the node back here
-        await self._taint(node)
+        turn = await self._taint(node)
         if ready_status(node) == "Unknown" or health.mark_pods:
             await self._mark_pods(node)
             health.mark_pods = False
-        return Result(requeue_after=left) if left > 0 else DONE
+        waits = [wait for wait in (left, turn) if wait > 0]
+        return Result(requeue_after=min(waits)) if waits else DONE
 
     async def _lives_after_all(self, name: str, health: _Health) -> bool:
         """Ask the server once more before a node is called dead: perhaps it is us who saw nothing.
@@ -148,13 +155,21 @@ class NodeLifecycleController(Controller[ObjectKey]):
         message = f"Node {node.metadata.name} status is now: NodeNotReady"
         await self._recorder.event(reference(NODES, node.metadata), "Normal", "NodeNotReady", message)
 
-    async def _taint(self, node: Node) -> None:
-        wanted = wanted_taints(node, all_away=not self._ready)
+    async def _taint(self, node: Node) -> float:
+        """Bring the taints in order. Return how long the one that drives pods away has to wait for its turn."""
+        wanted, wait = wanted_taints(node, all_away=not self._zones.any_ready), 0.0
+        evicts = {taint for taint in wanted if taint.effect == NO_EXECUTE}
+        has = any(TaintId(one["key"], one.get("effect", "")) in AWAY for one in node.spec.taints)
+        if evicts and not has:
+            wait = self._zones.wait_seconds(node.metadata.name, at=asyncio.get_running_loop().time())
+            if wait > 0:
+                wanted -= evicts
         taints = taints_after(node, wanted, time=now())
         if taints != list(node.spec.taints):
             metadata = {"resourceVersion": node.metadata.resourceVersion}
             patch = {"metadata": metadata, "spec": {"taints": taints or None}}
             await self._client.patch(NODES, node.metadata.name, patch)
+        return min(wait, _RECHECK_SECONDS)
 
     async def _mark_pods(self, node: Node) -> None:
         """Take the node's pods out of service: whoever asks them gets no answer."""

@@ -12,7 +12,20 @@ from machinery.api.meta import parse_time
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
 UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+"""Set by people on a machine that is off: what ran there certainly does not any more."""
 NO_SCHEDULE, NO_EXECUTE = "NoSchedule", "NoExecute"
+
+
+class TaintId(NamedTuple):
+    """What makes a taint the same taint."""
+
+    key: str
+    effect: str
+
+
+AWAY = frozenset((TaintId(NOT_READY, NO_EXECUTE), TaintId(UNREACHABLE, NO_EXECUTE)))
+"""The taints that drive pods from a node that is away."""
 _PRESSURES = {
     "MemoryPressure": "node.kubernetes.io/memory-pressure",
     "DiskPressure": "node.kubernetes.io/disk-pressure",
@@ -24,13 +37,6 @@ _OURS = frozenset(
     [(key, NO_SCHEDULE) for key in (NOT_READY, UNREACHABLE, UNSCHEDULABLE, *_PRESSURES.values())]
     + [(NOT_READY, NO_EXECUTE), (UNREACHABLE, NO_EXECUTE)]
 )
-
-
-class TaintId(NamedTuple):
-    """What makes a taint the same taint."""
-
-    key: str
-    effect: str
 
 
 def ready_status(node: Node) -> str:

@@ -88,8 +88,10 @@ def decide_claim(
 class Claimer:
     """Carries claims out for one kind of owner and one kind of dependent."""
 
-    def __init__(self, client: Client, owners: Resource, dependents: Resource) -> None:
+    def __init__(self, client: Client, owners: Resource, dependents: Resource, *, finalizer: str = "") -> None:
+        """Args: `finalizer` is taken off what is released."""
         self._client = client
+        self._finalizer = finalizer
         self._owners = owners
         self._dependents = dependents
 
@@ -125,11 +127,15 @@ class Claimer:
 
     async def _release(self, owner: ObjectMeta, obj: ObjectMeta) -> bool:
         kept = [reference for reference in obj.ownerReferences if reference.uid != owner.uid]
-        return await self._write_references(obj, _plain(kept))
+        more: dict[str, Any] = {}
+        if self._finalizer in obj.finalizers:
+            more["finalizers"] = [one for one in obj.finalizers if one != self._finalizer] or None
+        return await self._write_references(obj, _plain(kept), **more)
 
-    async def _write_references(self, obj: ObjectMeta, references: list[dict[str, Any]]) -> bool:
+    async def _write_references(self, obj: ObjectMeta, references: list[dict[str, Any]], **more: Any) -> bool:
         # The resourceVersion makes this a compare-and-swap: two owners cannot adopt one object.
-        patch = {"metadata": {"resourceVersion": obj.resourceVersion, "ownerReferences": references, "uid": obj.uid}}
+        metadata = {"resourceVersion": obj.resourceVersion, "ownerReferences": references, "uid": obj.uid, **more}
+        patch = {"metadata": metadata}
         try:
             await self._client.patch(self._dependents, obj.name, patch, obj.namespace)
         except (NotFound, Invalid):

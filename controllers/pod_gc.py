@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 from controllers.informers import NODE_INDEX, InformerFactory, index_by_node
+from controllers.node_taints import OUT_OF_SERVICE, ready_status
 from controllers.reconciler import DONE, Controller, Result
 from controllers.views import Node, Pod
 from machinery.api.meta import ObjectKey, now
@@ -48,6 +49,9 @@ class PodGCController(Controller[ObjectKey]):
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         if new is not None:
             self._missed_since.pop(new.metadata.name, None)
+            if _is_out_of_service(new):
+                for pod in self._pods.by_index(NODE_INDEX, new.metadata.name):
+                    self.queue.add(pod.metadata.key)
         elif old is not None:
             for pod in self._pods.by_index(NODE_INDEX, old.metadata.name):
                 self.queue.add(pod.metadata.key)
@@ -62,7 +66,8 @@ class PodGCController(Controller[ObjectKey]):
             self._ended[metadata.key] = metadata.creationTimestamp
             for key in self._surplus():
                 self.queue.add(key)
-        if (node and self._nodes.get(ObjectKey("", node)) is None) or (metadata.deletionTimestamp and not node):
+        place = self._nodes.get(ObjectKey("", node)) if node else None
+        if (node and place is None) or (metadata.deletionTimestamp and (place is None or _is_out_of_service(place))):
             self.queue.add(metadata.key)
 
     def _surplus(self) -> list[ObjectKey]:
@@ -80,8 +85,14 @@ class PodGCController(Controller[ObjectKey]):
             if pod.metadata.deletionTimestamp is not None:
                 await self._delete(pod)
             return DONE
-        if self._nodes.get(ObjectKey("", pod.spec.nodeName)) is None:
+        node = self._nodes.get(ObjectKey("", pod.spec.nodeName))
+        if node is None:
             return await self._orphaned(pod)
+        if pod.metadata.deletionTimestamp is not None and _is_out_of_service(node):
+            if not pod.is_terminal:
+                await self._fail(pod)
+            await self._delete(pod)
+            return DONE
         if key in self._surplus():
             await self._delete(pod)
         return DONE
@@ -119,3 +130,8 @@ class PodGCController(Controller[ObjectKey]):
             await self._client.delete(PODS, pod.metadata.name, pod.metadata.namespace, options=options)
         except NotFound:
             return
+
+
+def _is_out_of_service(node: Node) -> bool:
+    """Whether a node is away and somebody said that its machine is off."""
+    return ready_status(node) != "True" and any(taint["key"] == OUT_OF_SERVICE for taint in node.spec.taints)

@@ -25,7 +25,7 @@ from machinery.api.meta import ObjectKey, parse_time
 from machinery.api.resources import PODS, REPLICA_SETS, REPLICATION_CONTROLLERS
 from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.events import EventRecorder
-from machinery.client.rest import Client
+from machinery.client.rest import Client, PatchType
 from machinery.errors import NotFound
 
 BURST_REPLICAS = 500
@@ -106,10 +106,15 @@ class ReplicaSetController(Controller[ObjectKey]):
         pods = await self._claim(rs)
         failure = await self._scale(rs, pods) if may_act else None
         at = datetime.now(UTC)
-        await self._write_status(rs, status_of(rs, pods, failure, at=at))
+        going = self._count_going(rs)
+        await self._write_status(rs, status_of(rs, pods, going, failure, at=at))
         if failure is not None:
             raise failure.error
         return Result(requeue_after=seconds_until_available(rs, pods, at=at))
+
+    def _count_going(self, rs: ReplicaSet) -> int | None:
+        """Return how many pods are on their way out; None where the kind does not tell."""
+        return sum(_is_going(pod) for pod in self._pods.by_index(OWNER_INDEX, rs.metadata.uid))
 
     async def _claim(self, rs: ReplicaSet) -> list[Pod]:
         try:
@@ -159,13 +164,14 @@ class ReplicaSetController(Controller[ObjectKey]):
         return [pod for pod in found if pod.is_active]
 
     async def _write_status(self, rs: ReplicaSet, status: dict[str, Any]) -> None:
-        if status == _present_status(rs):
+        present = _present_status(rs)
+        if status == {field: present[field] for field in status}:
             return
         # No resourceVersion: nobody else writes this status, and a stale one is followed by the event that mends it.
         patch = {"metadata": {"uid": rs.metadata.uid}, "status": {**status, "conditions": status["conditions"] or None}}
         try:
-            name, namespace = rs.metadata.key.name, rs.metadata.namespace
-            await self._client.patch(self.resource, name, patch, namespace, subresource="status")
+            path = self.resource.path(rs.metadata.namespace, rs.metadata.name, "status")
+            await self._client.send("PATCH", path, patch, content_type=PatchType.MERGE)
         except NotFound:
             return
 
@@ -179,6 +185,9 @@ class ReplicationControllerController(ReplicaSetController):
     def selector_of(self, rs: ReplicaSet) -> LabelSelector:
         """Return which pods are the controller's."""
         return from_labels(rs.spec.selector or {})
+
+    def _count_going(self, rs: ReplicaSet) -> int | None:
+        return None
 
 
 def available_at(pod: Pod, min_ready_seconds: int, *, at: datetime) -> float | None:
@@ -197,8 +206,17 @@ def seconds_until_available(rs: ReplicaSet, pods: Iterable[Pod], *, at: datetime
     return min((wait for wait in waits if wait), default=None)
 
 
-def status_of(rs: ReplicaSet, pods: Sequence[Pod], failure: Failure | None, *, at: datetime) -> dict[str, Any]:
-    """Return the status of a set with these active pods, after a step that may have failed."""
+def _is_going(pod: Pod) -> bool:
+    return pod.metadata.deletionTimestamp is not None and not pod.is_terminal
+
+
+def status_of(
+    rs: ReplicaSet, pods: Sequence[Pod], going: int | None, failure: Failure | None, *, at: datetime
+) -> dict[str, Any]:
+    """Return the status of a set with these active pods and so many that are going, after a step that may have failed.
+
+    Counts that are 0 are written: a merge patch would leave those absent as they were.
+    """
     labels = (rs.spec.template.get("metadata") or {}).get("labels") or {}
     kept: conditions.Conditions = rs.status.conditions
     if failure is None:
@@ -212,6 +230,7 @@ def status_of(rs: ReplicaSet, pods: Sequence[Pod], failure: Failure | None, *, a
         "fullyLabeledReplicas": sum(labels.items() <= pod.metadata.labels.items() for pod in pods),
         "readyReplicas": sum(pod.is_ready for pod in pods),
         "availableReplicas": sum(available_at(pod, rs.spec.minReadySeconds, at=at) == 0 for pod in pods),
+        **({} if going is None else {"terminatingReplicas": going}),
         "observedGeneration": rs.metadata.generation,
         "conditions": list(kept),
     }
@@ -224,6 +243,7 @@ def _present_status(rs: ReplicaSet) -> dict[str, Any]:
         "fullyLabeledReplicas": status.fullyLabeledReplicas,
         "readyReplicas": status.readyReplicas,
         "availableReplicas": status.availableReplicas,
+        "terminatingReplicas": status.terminatingReplicas,
         "observedGeneration": status.observedGeneration,
         "conditions": list(status.conditions),
     }

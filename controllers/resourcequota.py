@@ -25,6 +25,7 @@ RESYNC_SECONDS = 300.0
 UNWATCHED_SECONDS = 10.0
 """Objects that no watch here follows are counted anew so often."""
 _REPLENISH_SECONDS = 0.2
+_CHARGED_SECONDS = 2.0
 _DISCOVERY_SECONDS = 30.0
 _WATCHED = frozenset({"pods", "services", "persistentvolumeclaims"})
 
@@ -48,22 +49,25 @@ class ResourceQuotaController(Controller[ObjectKey]):
             informer.add_handler(self._object_changed)
 
     def _quota_changed(self, old: ResourceQuota | None, new: ResourceQuota | None) -> None:
-        if new is not None:
+        """Look at a new quota, or a new limit; not at a charge, for what it is for may not be stored yet."""
+        if new is not None and (old is None or old.spec != new.spec):
             self.queue.add(new.metadata.key)
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
-        """Give back what a pod held that is gone or has ended."""
-        if old is None or (new is not None and new.is_terminal == old.is_terminal):
-            return
-        self._wake(old.metadata.namespace)
+        """Give back what a pod held that is gone or has ended; count a new one, should its charge have been lost."""
+        if old is None:
+            if new is not None:
+                self._wake(new.metadata.namespace, _CHARGED_SECONDS)
+        elif new is None or new.is_terminal != old.is_terminal:
+            self._wake(old.metadata.namespace, _REPLENISH_SECONDS)
 
     def _object_changed(self, old: Any, new: Any) -> None:
         if old is not None and (new is None or new.spec != old.spec):
-            self._wake(old.metadata.namespace)
+            self._wake(old.metadata.namespace, _REPLENISH_SECONDS)
 
-    def _wake(self, namespace: str) -> None:
+    def _wake(self, namespace: str, seconds: float) -> None:
         for quota in self._quotas.list(namespace):
-            self.queue.add_after(quota.metadata.key, _REPLENISH_SECONDS)
+            self.queue.add_after(quota.metadata.key, seconds)
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Count what the namespace uses, and write it where it differs."""

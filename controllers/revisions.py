@@ -20,6 +20,8 @@ from machinery.client.rest import Client
 from machinery.errors import AlreadyExists, NotFound
 
 HASH_LABEL = "controller-revision-hash"
+"""On pods: a DaemonSet's bear the hash of their revision, a StatefulSet's its name."""
+_OWN_HASH_LABEL = "controller.kubernetes.io/hash"
 _TRIES = 5
 
 
@@ -73,7 +75,7 @@ class History:
     ) -> ControllerRevision | None:
         """Create a revision. Return None when its name is taken by another."""
         digest = template_hash(template, collisions)
-        labels = {**((template.get("metadata") or {}).get("labels") or {}), HASH_LABEL: digest}
+        labels = {**((template.get("metadata") or {}).get("labels") or {}), HASH_LABEL: digest, _OWN_HASH_LABEL: digest}
         name = f"{owner.name}-{digest}"
         body = {
             "metadata": {

@@ -41,7 +41,7 @@ def is_healthy(pod: Pod) -> bool:
 
 
 def revision_of(pod: Pod) -> str:
-    """Return the hash of the revision a pod was made from."""
+    """Return the name of the revision a pod was made from."""
     return pod.metadata.labels.get(HASH_LABEL, "")
 
 
@@ -53,8 +53,8 @@ def follows_current(stateful_set: StatefulSet, ordinal: int) -> bool:
     return ordinal < first + (strategy.rollingUpdate.partition if strategy.rollingUpdate else 0)
 
 
-def plan(stateful_set: StatefulSet, pods: Iterable[Pod], update_hash: str, *, at: datetime) -> Plan:
-    """Return the next step. `update_hash` is the revision that pods shall come to."""
+def plan(stateful_set: StatefulSet, pods: Iterable[Pod], update: str, *, at: datetime) -> Plan:
+    """Return the next step. `update` is the name of the revision that pods shall come to."""
     first, spec = first_ordinal(stateful_set), stateful_set.spec
     wanted = range(first, first + spec.replicas)
     by_ordinal: dict[int, Pod] = {}
@@ -75,7 +75,7 @@ def plan(stateful_set: StatefulSet, pods: Iterable[Pod], update_hash: str, *, at
     if not _shrink(stateful_set, step, [pod for _, pod in condemned], by_ordinal, ordered=ordered, at=at):
         return step
     if spec.updateStrategy.type == "RollingUpdate" and not (step.create or step.delete):
-        _update(stateful_set, step, [by_ordinal[n] for n in wanted if n in by_ordinal], update_hash, at=at)
+        _update(stateful_set, step, [by_ordinal[n] for n in wanted if n in by_ordinal], update, at=at)
     return step
 
 
@@ -125,7 +125,7 @@ def _shrink(
     return True
 
 
-def _update(stateful_set: StatefulSet, step: Plan, have: Sequence[Pod], update_hash: str, *, at: datetime) -> None:
+def _update(stateful_set: StatefulSet, step: Plan, have: Sequence[Pod], update: str, *, at: datetime) -> None:
     """Delete pods of an older revision, the highest first, as many at once as may be unavailable."""
     rolling = stateful_set.spec.updateStrategy.rollingUpdate
     partition = first_ordinal(stateful_set) + (rolling.partition if rolling else 0)
@@ -139,7 +139,7 @@ def _update(stateful_set: StatefulSet, step: Plan, have: Sequence[Pod], update_h
         if number is None or number < partition:
             return
         healthy = _is_available(stateful_set, pod, step, at=at)
-        if revision_of(pod) == update_hash:
+        if revision_of(pod) == update:
             if not healthy and most == 1:
                 return  # one after the other: wait until it is well
             continue
@@ -154,11 +154,11 @@ def _update(stateful_set: StatefulSet, step: Plan, have: Sequence[Pod], update_h
 
 
 def status_of(
-    stateful_set: StatefulSet, pods: Sequence[Pod], current: str, update: str, names: dict[str, str], *, at: datetime
+    stateful_set: StatefulSet, pods: Sequence[Pod], current: str, update: str, *, at: datetime
 ) -> dict[str, Any]:
     """Return the status of a set with these pods.
 
-    `current` and `update` are the names of those revisions, `names` those of all by hash, `at` is the present time.
+    `current` and `update` are the names of those revisions, `at` is the present time.
     """
     live = [pod for pod in pods if not pod.is_terminal or pod.metadata.deletionTimestamp is None]
     kept = [pod for pod in live if pod.metadata.deletionTimestamp is None]
@@ -169,8 +169,8 @@ def status_of(
             pod.status.phase == "Running" and available_at(pod, stateful_set.spec.minReadySeconds, at=at) == 0
             for pod in live
         ),
-        "currentReplicas": sum(names.get(revision_of(pod)) == current for pod in kept),
-        "updatedReplicas": sum(names.get(revision_of(pod)) == update for pod in kept),
+        "currentReplicas": sum(revision_of(pod) == current for pod in kept),
+        "updatedReplicas": sum(revision_of(pod) == update for pod in kept),
         "currentRevision": current, "updateRevision": update,
     }  # fmt: skip
     if stateful_set.spec.updateStrategy.type == "RollingUpdate" and (

@@ -10,7 +10,8 @@ from controllers.apps_views import StatefulSet
 from controllers.ownership import owner_reference
 from controllers.pod_control import pod_of_template
 from controllers.revisions import HASH_LABEL
-from machinery.api.resources import STATEFUL_SETS
+from controllers.views import Pod
+from machinery.api.resources import PODS, STATEFUL_SETS
 
 POD_NAME, POD_INDEX = "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index"
 
@@ -25,11 +26,11 @@ def claim_name(stateful_set: StatefulSet, template: dict[str, Any], ordinal: int
     return f"{template['metadata']['name']}-{pod_name(stateful_set, ordinal)}"
 
 
-def pod_of(stateful_set: StatefulSet, ordinal: int, template: dict[str, Any], digest: str) -> dict[str, Any]:
-    """Return the pod of an ordinal, from the template of the revision with this hash."""
+def pod_of(stateful_set: StatefulSet, ordinal: int, template: dict[str, Any], revision: str) -> dict[str, Any]:
+    """Return the pod of an ordinal, from the template of the revision of this name."""
     name = pod_name(stateful_set, ordinal)
     given = (template.get("metadata") or {}).get("labels") or {}
-    labels = {**given, POD_NAME: name, POD_INDEX: str(ordinal), HASH_LABEL: digest}
+    labels = {**given, POD_NAME: name, POD_INDEX: str(ordinal), HASH_LABEL: revision}
     body = pod_of_template(STATEFUL_SETS, stateful_set.metadata, template, name=name, labels=labels)
     spec = body["spec"] = copy.deepcopy(body["spec"])
     spec["hostname"], spec["subdomain"] = name, stateful_set.spec.serviceName
@@ -64,3 +65,17 @@ def claims_of(stateful_set: StatefulSet, ordinal: int) -> list[dict[str, Any]]:
             metadata["ownerReferences"] = owners
         found.append({"metadata": metadata, "spec": copy.deepcopy(template.get("spec") or {})})
     return found
+
+
+def claim_owner(stateful_set: StatefulSet, pod: Pod, ordinal: int) -> dict[str, Any] | None:
+    """Return with whom a pod's claims go: the pod when it is too many, the set, or nobody."""
+    policy = stateful_set.spec.persistentVolumeClaimRetentionPolicy
+    if policy is None:
+        return None
+    first = stateful_set.spec.ordinals.start if stateful_set.spec.ordinals else 0
+    condemned = not first <= ordinal < first + stateful_set.spec.replicas
+    if condemned and policy.whenScaled == "Delete":
+        return {**owner_reference(PODS, pod.metadata), "blockOwnerDeletion": False}
+    if policy.whenDeleted == "Delete":
+        return {**owner_reference(STATEFUL_SETS, stateful_set.metadata), "blockOwnerDeletion": False}
+    return None

@@ -13,10 +13,10 @@ import msgspec
 from controllers import stateful_plan
 from controllers.apps_views import ControllerRevision, StatefulSet
 from controllers.informers import InformerFactory
-from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, owner_reference, reference
+from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, reference
 from controllers.reconciler import DONE, Controller, Result
-from controllers.revisions import HASH_LABEL, History, template_of
-from controllers.stateful_pods import claim_name, claims_of, pod_name, pod_of
+from controllers.revisions import History, template_of
+from controllers.stateful_pods import claim_name, claim_owner, claims_of, pod_name, pod_of
 from controllers.storage_views import PersistentVolumeClaim
 from controllers.views import Pod
 from machinery.api.meta import ObjectKey
@@ -44,6 +44,7 @@ class StatefulSetController(Controller[ObjectKey]):
         index_by_controller(self._pods)
         self._sets.add_handler(self._set_changed)
         self._pods.add_handler(self._pod_changed)
+        self._claims.add_handler(self._claim_changed)
 
     # ---- what wakes it
 
@@ -58,6 +59,15 @@ class StatefulSetController(Controller[ObjectKey]):
         if new is not None and new.metadata.controller is None:
             for found in self._sets.list(new.metadata.namespace):
                 if from_label_selector(found.spec.selector).matches(new.metadata.labels):
+                    self.queue.add(found.metadata.key)
+
+    def _claim_changed(self, old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None) -> None:
+        """Wake the set of a claim that is gone: a pod may wait for it to be made anew."""
+        if old is None or new is not None:
+            return
+        for found in self._sets.list(old.metadata.namespace):
+            for template in found.spec.volumeClaimTemplates:
+                if old.metadata.name.startswith(f"{template['metadata']['name']}-{found.metadata.name}-"):
                     self.queue.add(found.metadata.key)
 
     # ---- what it does
@@ -82,16 +92,15 @@ class StatefulSetController(Controller[ObjectKey]):
         wait: float | None = None
         error: APIError | None = None
         if found.metadata.deletionTimestamp is None:
-            step = stateful_plan.plan(found, pods, _hash(update), at=at)
+            step = stateful_plan.plan(found, pods, update.metadata.name, at=at)
             wait = step.wait_seconds
             try:
                 await self._carry_out(found, step, pods, current, update)
             except APIError as problem:
                 error = problem
-        hashes = {_hash(one): name for name, one in names.items()}
-        status = stateful_plan.status_of(found, pods, current.metadata.name, update.metadata.name, hashes, at=at)
+        status = stateful_plan.status_of(found, pods, current.metadata.name, update.metadata.name, at=at)
         await self._write(found, status, collisions)
-        live = {hashes.get(stateful_plan.revision_of(pod), "") for pod in pods}
+        live = {stateful_plan.revision_of(pod) for pod in pods}
         live |= {current.metadata.name, update.metadata.name}
         await self._history.trim(list(names.values()), live, found.spec.revisionHistoryLimit)
         if error is not None:
@@ -110,6 +119,10 @@ class StatefulSetController(Controller[ObjectKey]):
         update: ControllerRevision,
     ) -> None:  # fmt: skip
         await self._keep_claims(found, pods)
+        for pod in pods:
+            ordinal = stateful_plan.ordinal_of(found, pod)
+            if pod.status.phase == "Pending" and pod.metadata.deletionTimestamp is None and ordinal is not None:
+                await self._ensure_claims(found, ordinal)  # a user may have taken them from under it
         for pod in step.delete:
             await self._delete(found, pod)
         for ordinal in step.create:
@@ -120,10 +133,10 @@ class StatefulSetController(Controller[ObjectKey]):
 
     async def _create(self, found: StatefulSet, ordinal: int, revision: ControllerRevision) -> None:
         name, owner = pod_name(found, ordinal), found.metadata
-        for claim in claims_of(found, ordinal):
-            await self._create_claim(found, name, claim)
+        if not await self._ensure_claims(found, ordinal):
+            return  # one is on its way out: its end brings the set back here
         template = template_of(revision) or found.spec.template
-        body = pod_of(found, ordinal, template, _hash(revision))
+        body = pod_of(found, ordinal, template, revision.metadata.name)
         involved, subject = reference(STATEFUL_SETS, owner), f"Pod {name} in StatefulSet {owner.name}"
         try:
             await self._client.create(PODS, body, owner.namespace)
@@ -135,10 +148,19 @@ class StatefulSetController(Controller[ObjectKey]):
             raise
         await self._recorder.event(involved, "Normal", "SuccessfulCreate", f"create {subject} successful")
 
+    async def _ensure_claims(self, found: StatefulSet, ordinal: int) -> bool:
+        """Make the claims of a pod that are missing. Return whether all are there to stay."""
+        stay = True
+        for claim in claims_of(found, ordinal):
+            present = self._claims.get(ObjectKey(found.metadata.namespace, claim["metadata"]["name"]))
+            if present is None:
+                await self._create_claim(found, pod_name(found, ordinal), claim)
+            elif present.metadata.deletionTimestamp is not None:
+                stay = False
+        return stay
+
     async def _create_claim(self, found: StatefulSet, pod: str, claim: dict[str, Any]) -> None:
         owner, name = found.metadata, claim["metadata"]["name"]
-        if self._claims.get(ObjectKey(owner.namespace, name)) is not None:
-            return
         involved = reference(STATEFUL_SETS, owner)
         subject = f"Claim {name} Pod {pod} in StatefulSet {owner.name}"
         try:
@@ -169,28 +191,25 @@ class StatefulSetController(Controller[ObjectKey]):
         await self._recorder.event(involved, "Normal", "SuccessfulDelete", f"delete {subject} successful")
 
     async def _keep_claims(self, found: StatefulSet, pods: Sequence[Pod]) -> None:
-        """Let the claims of pods that are too many go with their pods, where the set asks so."""
-        policy = found.spec.persistentVolumeClaimRetentionPolicy
-        if policy is None or policy.whenScaled != "Delete":
+        """Let claims belong to the set, or to a pod that is too many, where they are to go with it."""
+        if found.spec.persistentVolumeClaimRetentionPolicy is None:
             return
-        first = stateful_plan.first_ordinal(found)
         for pod in pods:
             ordinal = stateful_plan.ordinal_of(found, pod)
             if ordinal is None:
                 continue
-            condemned = not first <= ordinal < first + found.spec.replicas
             for template in found.spec.volumeClaimTemplates:
                 key = ObjectKey(found.metadata.namespace, claim_name(found, template, ordinal))
-                await self._own_claim(key, pod, condemned=condemned)
+                await self._own_claim(key, claim_owner(found, pod, ordinal))
 
-    async def _own_claim(self, key: ObjectKey, pod: Pod, *, condemned: bool) -> None:
+    async def _own_claim(self, key: ObjectKey, owner: dict[str, Any] | None) -> None:
         claim = self._claims.get(key)
         if claim is None:
             return
         owners = [msgspec.to_builtins(one) for one in claim.metadata.ownerReferences]
-        wanted = [one for one in owners if one["kind"] != "Pod"]
-        if condemned:
-            wanted.append({**owner_reference(PODS, pod.metadata), "controller": False, "blockOwnerDeletion": False})
+        wanted = [one for one in owners if one["kind"] not in (PODS.kind, STATEFUL_SETS.kind)]
+        if owner is not None:
+            wanted.append(owner)
         if [one["uid"] for one in wanted] == [one["uid"] for one in owners]:
             return
         patch = {"metadata": {"uid": claim.metadata.uid, "ownerReferences": wanted or None}}
@@ -212,7 +231,3 @@ class StatefulSetController(Controller[ObjectKey]):
             await self._client.patch(STATEFUL_SETS, key.name, patch, key.namespace, subresource="status")
         except NotFound:
             return
-
-
-def _hash(revision: ControllerRevision) -> str:
-    return revision.metadata.labels.get(HASH_LABEL, "")

@@ -112,10 +112,10 @@ def claims_of_pod(pod: Pod) -> list[ObjectKey]:
     """Return the claims a pod mounts: those it names, and those made for its generic ephemeral volumes."""
     found = []
     for volume in pod.spec.volumes:
-        if claim := volume.get("persistentVolumeClaim"):
-            found.append(ObjectKey(pod.metadata.namespace, claim["claimName"]))
-        elif "ephemeral" in volume:
-            found.append(ObjectKey(pod.metadata.namespace, f"{pod.metadata.name}-{volume['name']}"))
+        if volume.persistentVolumeClaim is not None:
+            found.append(ObjectKey(pod.metadata.namespace, volume.persistentVolumeClaim.claimName))
+        elif volume.ephemeral is not None:
+            found.append(ObjectKey(pod.metadata.namespace, f"{pod.metadata.name}-{volume.name}"))
     return found
 
 

@@ -56,11 +56,14 @@ class TaintEvictionController(Controller[ObjectKey]):
         node = self._nodes.get(ObjectKey("", pod.spec.nodeName)) if pod is not None else None
         taints = evicting_taints(node) if node is not None else []
         if pod is None or not taints or pod.metadata.deletionTimestamp is not None:
-            self._seen_at.pop(key, None)
+            waited = self._seen_at.pop(key, None) is not None
+            if pod is not None and waited and not taints and pod.metadata.deletionTimestamp is None:
+                await self._tell(pod, f"Cancelling deletion of Pod {key}")
             return DONE
         seen_at = self._seen_at.setdefault(key, time.time())
         leaves_at = evict_at(taints, pod.spec.tolerations, seen_at=seen_at)
         if leaves_at is None:
+            self._seen_at.pop(key, None)
             return DONE
         left = leaves_at - time.time()
         if left > 0:
@@ -68,10 +71,12 @@ class TaintEvictionController(Controller[ObjectKey]):
         await self._evict(pod)
         return DONE
 
+    async def _tell(self, pod: Pod, message: str) -> None:
+        await self._recorder.event(reference(PODS, pod.metadata), "Normal", "TaintManagerEviction", message)
+
     async def _evict(self, pod: Pod) -> None:
         metadata = pod.metadata
-        message = f"Marking for deletion Pod {metadata.namespace}/{metadata.name}"
-        await self._recorder.event(reference(PODS, metadata), "Normal", "TaintManagerEviction", message)
+        await self._tell(pod, f"Marking for deletion Pod {metadata.key}")
         condition = {
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now(),

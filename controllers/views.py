@@ -4,6 +4,7 @@ What a controller copies whole (templates, selectors, statuses it patches) stays
 """
 
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Any, TypeAlias
 
 import msgspec
@@ -13,6 +14,41 @@ from machinery.api.meta import ObjectKey
 JSON: TypeAlias = dict[str, Any]
 
 
+class Word(StrEnum):
+    """A text out of few, of which all views share one copy; others are shared too, up to a number.
+
+    A cluster's ten thousand pods say "Ready" ten thousand times; decoded as plain texts each would be an object.
+    """
+
+    TRUE, FALSE, UNKNOWN, EMPTY = "True", "False", "Unknown", ""
+    READY, INITIALIZED, CONTAINERS_READY = "Ready", "Initialized", "ContainersReady"
+    SCHEDULED, READY_TO_START = "PodScheduled", "PodReadyToStartContainers"
+    RUNNING, PENDING, SUCCEEDED, FAILED = "Running", "Pending", "Succeeded", "Failed"
+    ALWAYS, NEVER, ON_FAILURE = "Always", "Never", "OnFailure"
+    EXISTS, EQUAL, NO_EXECUTE, NO_SCHEDULE = "Exists", "Equal", "NoExecute", "NoSchedule"
+    NOT_READY, UNREACHABLE = "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"
+    TCP, UDP = "TCP", "UDP"
+    V1, APPS, BATCH = "v1", "apps/v1", "batch/v1"
+    REPLICA_SET, DEPLOYMENT, STATEFUL_SET, DAEMON_SET = "ReplicaSet", "Deployment", "StatefulSet", "DaemonSet"
+    JOB, CRON_JOB, SERVICE, NODE = "Job", "CronJob", "Service", "Node"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Word":
+        text = str(value)
+        found = _words.get(text)
+        if found is None:
+            found = str.__new__(cls, text)
+            found._name_ = found._value_ = text
+            if len(_words) >= _MAX_WORDS:
+                _words.clear()
+            _words[text] = found
+        return found
+
+
+_MAX_WORDS = 4096
+_words: dict[str, Word] = {}
+
+
 class View(msgspec.Struct, frozen=True, gc=False):
     """Base of all views: immutable, and out of the garbage collector's sight because no view can hold a cycle."""
 
@@ -20,10 +56,10 @@ class View(msgspec.Struct, frozen=True, gc=False):
 class OwnerReference(View, frozen=True):
     """Who an object belongs to."""
 
-    apiVersion: str
-    kind: str
-    name: str
-    uid: str
+    apiVersion: Word
+    kind: Word
+    name: Word
+    uid: Word
     controller: bool = False
     blockOwnerDeletion: bool = False
 
@@ -51,7 +87,10 @@ class ObjectMeta(View, frozen=True):
     @property
     def controller(self) -> OwnerReference | None:
         """The one owner that manages the object, if any."""
-        return next((owner for owner in self.ownerReferences if owner.controller), None)
+        for owner in self.ownerReferences:  # asked for with each change of each pod: a generator costs thrice as much
+            if owner.controller:
+                return owner
+        return None
 
 
 class GraphMeta(View, frozen=True):
@@ -74,11 +113,11 @@ class PartialObject(View, frozen=True):
 class Condition(View, frozen=True):
     """One condition of a status, as far as it is read here."""
 
-    type: str
-    status: str
-    reason: str = ""
+    type: Word
+    status: Word
+    reason: Word = Word.EMPTY
     message: str = ""
-    lastTransitionTime: str | None = None
+    lastTransitionTime: Word | None = None
 
 
 def condition_of(conditions: Iterable[Condition], kind: str) -> Condition | None:
@@ -97,10 +136,31 @@ class ContainerPort(View, frozen=True):
     protocol: str = "TCP"
 
 
-class Resources(View, frozen=True):
-    """What a container asks for, as quantities."""
+class Requests(View, frozen=True):
+    """How much of what autoscalers measure is asked for, as quantities."""
 
-    requests: dict[str, str] | None = None
+    cpu: str | float | None = None
+    memory: str | float | None = None
+
+
+class Resources(View, frozen=True):
+    """What a container asks for."""
+
+    requests: Requests | None = None
+
+
+class ClaimSource(View, frozen=True):
+    """The claim a volume is of."""
+
+    claimName: str = ""
+
+
+class Volume(View, frozen=True):
+    """A pod's volume, as far as claims are concerned."""
+
+    name: str
+    persistentVolumeClaim: ClaimSource | None = None
+    ephemeral: JSON | None = None
 
 
 class Container(View, frozen=True):
@@ -115,17 +175,17 @@ class Container(View, frozen=True):
 class Toleration(View, frozen=True):
     """A taint a pod puts up with, and for how long."""
 
-    key: str = ""
-    operator: str = ""
+    key: Word = Word.EMPTY
+    operator: Word = Word.EMPTY
     value: str = ""
-    effect: str = ""
+    effect: Word = Word.EMPTY
     tolerationSeconds: int | None = None
 
 
 class PodSpec(View, frozen=True):
     """The part of a pod's spec that controllers read."""
 
-    nodeName: str = ""
+    nodeName: Word = Word.EMPTY
     hostname: str = ""
     subdomain: str = ""
     containers: tuple[Container, ...] = ()
@@ -133,7 +193,7 @@ class PodSpec(View, frozen=True):
     tolerations: tuple[Toleration, ...] = ()
     affinity: JSON | None = None
     restartPolicy: str = "Always"
-    volumes: tuple[JSON, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     resourceClaims: tuple[JSON, ...] = ()
     resources: Resources | None = None
 
@@ -168,8 +228,8 @@ class PodIP(View, frozen=True):
 class PodStatus(View, frozen=True):
     """The part of a pod's status that controllers read."""
 
-    phase: str = ""
-    startTime: str | None = None
+    phase: Word = Word.EMPTY
+    startTime: Word | None = None
     podIP: str = ""
     podIPs: tuple[PodIP, ...] = ()
     conditions: tuple[Condition, ...] = ()
@@ -226,6 +286,7 @@ class ReplicaSetStatus(View, frozen=True):
     fullyLabeledReplicas: int = 0
     readyReplicas: int = 0
     availableReplicas: int = 0
+    terminatingReplicas: int | None = None
     observedGeneration: int = 0
     conditions: tuple[JSON, ...] = ()
 
@@ -274,6 +335,7 @@ class DeploymentStatus(View, frozen=True):
     readyReplicas: int = 0
     availableReplicas: int = 0
     unavailableReplicas: int = 0
+    terminatingReplicas: int | None = None
     collisionCount: int | None = None
     conditions: tuple[JSON, ...] = ()
 
@@ -310,6 +372,20 @@ class ServiceSpec(View, frozen=True):
     publishNotReadyAddresses: bool = False
     trafficDistribution: str | None = None
     clusterIPs: tuple[str, ...] = ()
+    loadBalancerClass: str | None = None
+    loadBalancerIP: str = ""
+
+
+class BalancerStatus(View, frozen=True):
+    """Where a load balancer is reached."""
+
+    ingress: tuple[JSON, ...] = ()
+
+
+class ServiceStatus(View, frozen=True):
+    """What is known of a Service."""
+
+    loadBalancer: BalancerStatus = BalancerStatus()
 
 
 class Service(View, frozen=True):
@@ -317,6 +393,7 @@ class Service(View, frozen=True):
 
     metadata: ObjectMeta
     spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
 
 
 class Endpoints(View, frozen=True):
@@ -365,6 +442,10 @@ class NodeStatus(View, frozen=True):
     """The part of a Node's status that controllers read."""
 
     conditions: tuple[NodeCondition, ...] = ()
+    volumesAttached: tuple[JSON, ...] = ()
+    volumesInUse: tuple[str, ...] = ()
+    addresses: tuple[JSON, ...] = ()
+    daemonEndpoints: JSON = {}
 
 
 class Node(View, frozen=True):

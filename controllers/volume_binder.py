@@ -17,6 +17,7 @@ from controllers.storage_views import (
     PersistentVolume,
     PersistentVolumeClaim,
     StorageClass,
+    claims_of_pod,
     index_by_claim,
 )
 from controllers.views import Node, Pod
@@ -105,10 +106,8 @@ class VolumeBinder(Controller[Item]):
         """Wake claims whose pod now has a node: it may not have been a scheduler that knows of volumes."""
         if new is None or not new.spec.nodeName or (old is not None and old.spec.nodeName):
             return
-        for volume in new.spec.volumes:
-            if claim := volume.get("persistentVolumeClaim"):
-                key = ObjectKey(new.metadata.namespace, claim["claimName"])
-                self.queue.add(Item(PERSISTENT_VOLUME_CLAIMS, key))
+        for key in claims_of_pod(new):
+            self.queue.add(Item(PERSISTENT_VOLUME_CLAIMS, key))
 
     # ---- what it does
 

@@ -1,1 +1,1 @@
-"""Add-ons written with kopf, one folder each."""
+"""Add-ons, one folder each, written as examples for people who write operators: with kopf, or with the client kit."""

@@ -1,242 +1,197 @@
-"""The scheduler, put together: watches nodes and pods, chooses, binds.
-
-A chosen pod is counted on its node at once, and bound while the next one is being placed.
-"""
+"""The scheduler, put together: its clients, what it follows, and the lease that makes it the only one."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from machinery.api.meta import ObjectKey, key_of, now
-from machinery.api.resources import NODES, PODS
-from machinery.client.events import EventRecorder, EventType
+from machinery.api.meta import ObjectKey
+from machinery.api.resources import (
+    CSI_DRIVERS,
+    CSI_NODES,
+    CSI_STORAGE_CAPACITIES,
+    DEVICE_CLASSES,
+    NAMESPACES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+    REPLICA_SETS,
+    REPLICATION_CONTROLLERS,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+    SERVICES,
+    STATEFUL_SETS,
+    STORAGE_CLASSES,
+)  # fmt: skip
+from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.informer import Informer
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.leaderelection import LeaderElector
-from machinery.client.rest import Client, ConnectionFailed, PatchType
-from machinery.errors import APIError, Conflict, NotFound
-from scheduler.metrics import ATTEMPTS, DURATION, PENDING
-from scheduler.queue import SchedulingQueue
-from scheduler.schedule_one import Chooser, Unschedulable
-from scheduler.table import NodeTable, PlacedPod, requests_of
+from machinery.client.reflector import Reflector
+from machinery.client.rest import Client
+from scheduler.binder import Binder
+from scheduler.cluster import Cluster
+from scheduler.config import SchedulerConfig, default_config
+from scheduler.extenders import extenders
+from scheduler.feed import PodFeed
+from scheduler.scheduler import Scheduler
+from scheduler.status import StatusOptions, StatusServer
+from scheduler.views import NamespaceOnly, NodeView, SelectorOnly, ServiceOnly
 
 log = logging.getLogger(__name__)
 
-Object = dict[str, Any]
-NAME = "default-scheduler"
-LEASE_NAME = "kube-scheduler"
-_BINDERS = 64
-_TELLERS = 4
-# The loop is given back after so many choices, so that bindings and news go on.
-_BURST = 16
+_WORKLOADS = {
+    "ReplicaSet": REPLICA_SETS,
+    "StatefulSet": STATEFUL_SETS,
+    "ReplicationController": REPLICATION_CONTROLLERS,
+}
+
+
+_STORAGE = (
+    PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES, CSI_NODES, CSI_DRIVERS, CSI_STORAGE_CAPACITIES,
+    RESOURCE_CLAIMS, RESOURCE_SLICES, DEVICE_CLASSES,
+)  # fmt: skip
+
+
+# Pods that are done hold no place; there may be more of them than of all others.
+_NOT_DONE = "status.phase!=Succeeded,status.phase!=Failed"
 
 
 async def run(
-    config: ClientConfig, *, leader_elect: bool = True, identity: str = "", scheduler_name: str = NAME
+    config: ClientConfig,
+    *,
+    leader_elect: bool = True,
+    identity: str = "",
+    settings: SchedulerConfig | None = None,
+    status: StatusOptions | None = None,
 ) -> None:
     """Place pods until cancelled; with `leader_elect`, only while we hold the lease."""
-    async with Client(config, user_agent="wherry-scheduler") as client:
-        if not leader_elect:
-            await Scheduler(client, scheduler_name).run()
-            return
-        await LeaderElector(client, LEASE_NAME, identity=identity).run(lambda: Scheduler(client, scheduler_name).run())
+    chosen = settings or default_config()
+    server = StatusServer()
+    async with (
+        Client(config, user_agent="wherry-scheduler") as client,
+        server.serving(status or StatusOptions()),
+    ):
+        server.ready = True
 
-
-class Scheduler:
-    """One scheduler over one cluster."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        self._client = client
-        self._name = name
-        self._recorder = EventRecorder(client, name)
-        self._table = NodeTable()
-        self._chooser = Chooser(self._table)
-        self._queue = SchedulingQueue()
-        self._news = asyncio.Event()
-        self._assumed: dict[str, str] = {}  # uid: node, of pods whose binding we have not seen in the API yet
-        self._counted: dict[str, str] = {}  # uid: node
-        self._told: dict[ObjectKey, str] = {}
-        self._binding = asyncio.Semaphore(_BINDERS)
-        self._tasks: set[asyncio.Task[None]] = set()
-        # Events wait their turn: a pod that waits to be bound comes before the news of one that was.
-        self._said: asyncio.Queue[tuple[Mapping[str, Any], EventType, str, str]] = asyncio.Queue()
-
-    async def run(self) -> None:
-        """Place pods until cancelled."""
-        nodes: Informer[Object] = Informer(self._client, NODES, dict)
-        pods: Informer[Object] = Informer(self._client, PODS, dict)
-        nodes.add_handler(self._on_node)
-        pods.add_handler(self._on_pod)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(nodes.run())
-            await nodes.synced()  # a pod on a node we do not know would not be counted
-            group.create_task(pods.run())
-            await pods.synced()
-            group.create_task(self._place())
-            for _ in range(_TELLERS):
-                group.create_task(self._tell())
-
-    # ---- news
-
-    def _on_node(self, _: Object | None, new: Object | None) -> None:
-        if new is None:
-            if _ is not None:
-                self._table.remove_node(_["metadata"]["name"])
-            return
-        known = new["metadata"]["name"] in self._table.rows
-        if self._table.put_node(new):
-            if not known:
-                self._recount(new["metadata"]["name"])
-            self._something_changed()
-
-    def _recount(self, name: str) -> None:
-        """A node that comes after its pods: they are told again by the next change of theirs; keep what we assumed."""
-        for uid, node in list(self._counted.items()):
-            if node == name and uid not in self._table.rows[name].pods:
-                del self._counted[uid]
-
-    def _on_pod(self, old: Object | None, new: Object | None) -> None:
-        if new is None:
-            if old is not None:
-                self._forget(old)
-            return
-        uid, node = new["metadata"]["uid"], new["spec"].get("nodeName")
-        if old is not None and old["metadata"]["uid"] != uid:
-            self._forget(old)
-        if (new.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            self._forget(new)
-        elif node:
-            self._count(new, node)
-            self._queue.remove(key_of(new))
-        elif self._is_ours(new):
-            if uid not in self._assumed:
-                self._queue.put(new)
-                self._news.set()
-        else:
-            self._queue.remove(key_of(new))
-        PENDING.set(len(self._queue))
-
-    def _is_ours(self, pod: Object) -> bool:
-        spec = pod["spec"]
-        if spec.get("schedulerName", NAME) != self._name or pod["metadata"].get("deletionTimestamp"):
-            return False
-        return not spec.get("schedulingGates")
-
-    def _count(self, pod: Object, node: str) -> None:
-        uid = pod["metadata"]["uid"]
-        self._assumed.pop(uid, None)
-        before = self._counted.get(uid)
-        if before is not None and before != node:
-            self._table.remove_pod(before, uid)
-        self._table.put_pod(PlacedPod(pod, requests_of(pod), node))
-        self._counted[uid] = node
-
-    def _forget(self, pod: Object) -> None:
-        uid = pod["metadata"]["uid"]
-        node = self._counted.pop(uid, None)
-        self._assumed.pop(uid, None)
-        self._queue.remove(key_of(pod))
-        self._told.pop(key_of(pod), None)
-        if node is not None:
-            self._table.remove_pod(node, uid)
-            self._something_changed()
-
-    def _something_changed(self) -> None:
-        self._queue.something_changed(asyncio.get_running_loop().time())
-        self._news.set()
-
-    # ---- placing
-
-    async def _place(self) -> None:
-        loop = asyncio.get_running_loop()
-        done = 0
-        while True:
-            pod = self._queue.pop(loop.time())
-            if pod is None:
-                self._news.clear()
-                at = self._queue.next_time()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(at):
-                        await self._news.wait()
-                continue
-            await self._binding.acquire()
-            self._place_one(pod)
-            done += 1
-            if done % _BURST == 0:
-                await asyncio.sleep(0)
-
-    def _place_one(self, pod: Mapping[str, Any]) -> None:
-        key, uid = key_of(pod), pod["metadata"]["uid"]
-        with DURATION.time():
+        async def lead() -> None:
             try:
-                node = self._chooser.choose(pod)
-            except Unschedulable as error:
-                self._binding.release()
-                ATTEMPTS.labels("unschedulable").inc()
-                self._queue.put_aside(key, asyncio.get_running_loop().time())
-                self._spawn(self._tell_unschedulable(pod, str(error)))
-                return
-        self._assumed[uid] = node
-        self._table.put_pod(PlacedPod(pod, requests_of(pod), node))
-        self._counted[uid] = node
-        self._spawn(self._bind(pod, node))
+                await schedule(client, config, chosen, server)
+            finally:
+                server.scheduler = None
 
-    async def _tell(self) -> None:
-        while True:
-            await self._recorder.event(*await self._said.get())
-
-    async def _bind(self, pod: Mapping[str, Any], node: str) -> None:
-        key, uid = key_of(pod), pod["metadata"]["uid"]
-        binding = {
-            "kind": "Binding", "apiVersion": "v1",
-            "metadata": {"name": key.name, "namespace": key.namespace, "uid": uid},
-            "target": {"kind": "Node", "apiVersion": "v1", "name": node},
-        }  # fmt: skip
-        try:
-            await self._client.create(PODS, binding, key.namespace, subresource="binding", name=key.name)
-        except (NotFound, Conflict):
-            self._unassume(key, uid, node)  # gone, or placed by another: the API tells which
-            self._queue.back_off(key, asyncio.get_running_loop().time())
-        except (APIError, ConnectionFailed) as error:
-            log.warning("binding %s to %s: %s", key, node, error)
-            self._unassume(key, uid, node)
-            ATTEMPTS.labels("error").inc()
-            self._queue.back_off(key, asyncio.get_running_loop().time())
-            self._news.set()
-        else:
-            ATTEMPTS.labels("scheduled").inc()
-            self._told.pop(key, None)
-            self._queue.remove(key)
-            self._said.put_nowait((pod, "Normal", "Scheduled", f"Successfully assigned {key} to {node}"))
-        finally:
-            self._binding.release()
-
-    def _unassume(self, key: ObjectKey, uid: str, node: str) -> None:
-        if self._assumed.pop(uid, None) is not None:
-            self._table.remove_pod(node, uid)
-            self._counted.pop(uid, None)
-
-    async def _tell_unschedulable(self, pod: Mapping[str, Any], text: str) -> None:
-        key = key_of(pod)
-        self._said.put_nowait((pod, "Warning", "FailedScheduling", text))
-        if self._told.get(key) == text:
-            return
-        condition = {
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text,
-            "lastProbeTime": None, "lastTransitionTime": now(),
-        }  # fmt: skip
-        patch = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": {"conditions": [condition]}}
-        try:
-            await self._client.patch(
-                PODS, key.name, patch, key.namespace, type=PatchType.STRATEGIC, subresource="status"
+        if leader_elect:
+            elector = LeaderElector(
+                client, chosen.lease_name, chosen.lease_namespace, identity=identity, **chosen.lease
             )
-            self._told[key] = text
-        except (APIError, ConnectionFailed) as error:
-            log.info("the condition of %s was not written: %s", key, error)
+            await elector.run(lead)
+        else:
+            await lead()
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+async def schedule(client: Client, config: ClientConfig, settings: SchedulerConfig, server: StatusServer) -> None:
+    """Place pods until cancelled."""
+    followed = Followed(client)
+    async with (
+        Binder(config) as binder,
+        extenders(settings.extenders, client) as asked,
+        asyncio.TaskGroup() as group,
+    ):
+        scheduler = Scheduler(client, binder, settings, followed.cluster, asked)
+        group.create_task(_until_the_end(scheduler))
+        await followed.start(group, scheduler)
+        synced = asyncio.Event()
+        feed = PodFeed(scheduler.on_pod, synced.set)
+        group.create_task(Reflector(client, PODS, feed, pages=feed, field_selector=_NOT_DONE).run())
+        await synced.wait()
+        server.scheduler = scheduler
+        group.create_task(scheduler.place())
+
+
+async def _until_the_end(scheduler: Scheduler) -> None:
+    """Have nothing go on in the scheduler's name once it is not to act any more."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await scheduler.stop()
+
+
+class Followed:
+    """What the scheduler follows besides pods, and how plugins look it up."""
+
+    def __init__(self, client: Client) -> None:
+        self._nodes: Informer[NodeView] = Informer(client, NODES, NodeView)
+        self._namespaces: Informer[NamespaceOnly] = Informer(client, NAMESPACES, NamespaceOnly)
+        self._services: Informer[ServiceOnly] = Informer(client, SERVICES, ServiceOnly)
+        self._workloads = {kind: Informer(client, resource, SelectorOnly) for kind, resource in _WORKLOADS.items()}
+        self._budgets: Informer[Any] = Informer(client, POD_DISRUPTION_BUDGETS, dict)
+        self._storage: dict[str, Informer[Any]] = {
+            resource.kind: Informer(client, resource, dict) for resource in _STORAGE
+        }
+        device_claims = self._storage["ResourceClaim"]
+        claims, volumes = self._storage["PersistentVolumeClaim"], self._storage["PersistentVolume"]
+        self.cluster = Cluster(
+            services=self._selectors,
+            workload=self._workload,
+            budgets=self._budgets.list,
+            claim=lambda namespace, name: claims.get(ObjectKey(namespace, name)),
+            volume=self._named("PersistentVolume"),
+            volumes=volumes.list,
+            storage_class=self._named("StorageClass"),
+            csi_node=self._named("CSINode"),
+            csi_driver=self._named("CSIDriver"),
+            capacities=self._storage["CSIStorageCapacity"].list,
+            device_claim=lambda namespace, name: device_claims.get(ObjectKey(namespace, name)),
+            device_claims=device_claims.list,
+            device_slices=self._storage["ResourceSlice"].list,
+            device_class=self._named("DeviceClass"),
+            client=client,
+        )
+
+    def _named(self, kind: str) -> Callable[[str], Any]:
+        informer = self._storage[kind]
+        return lambda name: informer.get(ObjectKey("", name))
+
+    async def start(self, group: asyncio.TaskGroup, scheduler: Scheduler) -> None:
+        """Follow everything, and wait until it is here: a pod that came before its node would be misjudged."""
+
+        def on_node(old: NodeView | None, new: NodeView | None) -> None:
+            scheduler.on_node(*(None if one is None else one.as_object() for one in (old, new)))
+
+        self._nodes.add_handler(on_node)
+
+        def on_namespace(old: NamespaceOnly | None, new: NamespaceOnly | None) -> None:
+            if (some := new or old) is not None:
+                scheduler.on_namespace(some.metadata.name, None if new is None else new.metadata.labels or {})
+
+        self._namespaces.add_handler(on_namespace)
+        for kind, informer in self._others():
+            informer.add_handler(partial(scheduler.on_other, kind))
+        everything: list[Informer[Any]] = [self._nodes, self._namespaces, *(informer for _, informer in self._others())]
+        for informer in everything:
+            group.create_task(informer.run())
+        await asyncio.gather(*(informer.synced() for informer in everything))
+
+    def _others(self) -> Iterator[tuple[str, Informer[Any]]]:
+        yield "Service", self._services
+        yield from self._workloads.items()
+        yield "PodDisruptionBudget", self._budgets
+        yield from self._storage.items()
+
+    def _selectors(self, namespace: str) -> list[Mapping[str, str]]:
+        return [one.spec.selector for one in self._services.list(namespace) if one.spec.selector]
+
+    def _workload(self, kind: str, namespace: str, name: str) -> LabelSelector | None:
+        informer = self._workloads.get(kind)
+        found = informer.get(ObjectKey(namespace, name)) if informer is not None else None
+        if found is None or not found.spec.selector:
+            return None
+        if kind == "ReplicationController":
+            return from_labels(found.spec.selector)
+        try:
+            return from_label_selector(found.spec.selector)
+        except SelectorError:
+            return None

@@ -49,6 +49,9 @@ class RuntimeFailure(Exception):
 class Runtime:
     """A connection to a runtime."""
 
+    is_simulated = False
+    """Whether nothing is behind it: then there are no files, no cgroups, and nothing to probe."""
+
     def __init__(self, socket: Path) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
         self._runtime: Any = RuntimeServiceStub(self._channel)
@@ -161,6 +164,16 @@ class Runtime:
         )
         return list(answer.stats)
 
+    async def sandbox_stats(self) -> list[Any]:
+        """Return the statistics of all sandboxes; of a runtime that has only containers' they are added up."""
+        request = cri.ListPodSandboxStatsRequest()
+        try:
+            return list((await self._call(self._runtime.ListPodSandboxStats(request, timeout=CALL_SECONDS))).stats)
+        except RuntimeFailure as error:
+            if error.code != grpc.StatusCode.UNIMPLEMENTED:
+                raise
+        return _added_up(await self.stats())
+
     async def events(self) -> AsyncIterator[Any]:
         """Yield container events until the connection breaks. Raises: RuntimeFailure."""
         try:
@@ -196,3 +209,20 @@ class Runtime:
         config = cri.RuntimeConfig(network_config=cri.NetworkConfig(pod_cidr=pod_cidr))
         request = cri.UpdateRuntimeConfigRequest(runtime_config=config)
         await self._call(self._runtime.UpdateRuntimeConfig(request, timeout=CALL_SECONDS))
+
+
+def _added_up(stats: list[Any]) -> list[Any]:
+    found: dict[str, Any] = {}
+    for one in stats:
+        labels = one.attributes.labels
+        pod = found.setdefault(labels.get(POD_UID, ""), cri.PodSandboxStats())
+        for name in (POD_NAME, POD_NAMESPACE, POD_UID):
+            pod.attributes.labels[name] = labels.get(name, "")
+        pod.linux.containers.append(one)
+        pod.linux.cpu.timestamp = pod.linux.memory.timestamp = one.cpu.timestamp
+        for group, field in (
+            ("cpu", "usage_core_nano_seconds"), ("cpu", "usage_nano_cores"), ("memory", "working_set_bytes"),
+            ("memory", "usage_bytes"), ("memory", "rss_bytes"),
+        ):  # fmt: skip
+            getattr(getattr(pod.linux, group), field).value += getattr(getattr(one, group), field).value
+    return list(found.values())

@@ -4,17 +4,15 @@ Each service with externalTrafficPolicy Local has a port for it, healthCheckNode
 https://kubernetes.io/docs/tasks/access-application-cluster/create-external-load-balancer/
 """
 
-import asyncio
-import contextlib
+import functools
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from machinery.probe_server import Answer, ProbeServer
 
 log = logging.getLogger(__name__)
-
-_REQUEST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class HealthPorts:
         """Args: `is_healthy` says whether the rules of this node are up to date."""
         self._is_healthy = is_healthy
         self._checks: dict[int, Check] = {}
-        self._servers: dict[int, asyncio.Server] = {}
+        self._servers: dict[int, ProbeServer] = {}
 
     async def update(self, checks: Mapping[int, Check]) -> None:
         """Take the checks, by port, in the place of those before."""
@@ -42,35 +40,22 @@ class HealthPorts:
         for port in [port for port in self._servers if port not in checks]:
             self._servers.pop(port).close()
         for port in [port for port in checks if port not in self._servers]:
+            server = ProbeServer(functools.partial(self._answer, port))
             try:
-                self._servers[port] = await asyncio.start_server(self._handler(port), None, port, reuse_address=True)
+                await server.listen(None, port)
             except OSError as error:
                 log.warning("the health check port %s of %s is not served: %s", port, checks[port].name, error)
+            else:
+                self._servers[port] = server
 
     def close(self) -> None:
         """Stop listening."""
         for server in self._servers.values():
             server.close()
 
-    def _handler(self, port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]:
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                async with asyncio.timeout(_REQUEST_SECONDS):
-                    await reader.readuntil(b"\r\n\r\n")
-                    writer.write(self._answer(port))
-                    await writer.drain()
-            writer.close()
-
-        return handle
-
-    def _answer(self, port: int) -> bytes:
+    def _answer(self, port: int, _: str) -> Answer:
         check = self._checks.get(port)
         count, healthy = (check.local_endpoints if check else 0), self._is_healthy()
         whose = {"namespace": check.namespace, "name": check.name} if check else {}
-        body = json.dumps({"service": whose, "localEndpoints": count, "serviceProxyHealthy": healthy}).encode()
-        status = "200 OK" if count and healthy else "503 Service Unavailable"
-        head = (
-            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
-            f"X-Load-Balancing-Endpoint-Weight: {count}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        return head.encode() + body
+        body = json.dumps({"service": whose, "localEndpoints": count, "serviceProxyHealthy": healthy})
+        return Answer(200 if count and healthy else 503, body, {"X-Load-Balancing-Endpoint-Weight": str(count)})

@@ -30,6 +30,24 @@ def prepare_host(service_cidr: str, node_ip: str) -> None:
             subprocess.run(argv, check=False, capture_output=True)  # the node's address is another machine's
 
 
+def make_bridge(bridge: str, pod_cidr: str) -> None:
+    """Make the link of this node's pods before the first pod comes: what listens at its address is reached at once.
+
+    Its hardware address is given for good: one the kernel takes from a pod would change when that pod goes, and the
+    others' connections with it.
+    """
+    gateways = [ipaddress.ip_network(part.strip(), strict=False) for part in pod_cidr.split(",") if part.strip()]
+    if not gateways:
+        return
+    hardware = "0a:58:" + ":".join(f"{byte:02x}" for byte in gateways[0][1].packed[-4:])
+    commands = [f"link add {bridge} type bridge", f"link set {bridge} address {hardware} up"]
+    commands += [f"address replace {network[1]}/{network.prefixlen} dev {bridge}" for network in gateways]
+    for command in commands:
+        subprocess.run(["ip", *command.split()], check=False, capture_output=True)  # a bridge that is there stays
+    with contextlib.suppress(OSError):
+        Path(f"/proc/sys/net/ipv4/conf/{bridge}/send_redirects").write_text("0")
+
+
 def sites_of(config: AgentConfig) -> list[Site]:
     """Return what the rules are about, for each IP version that services have addresses of."""
     found = []

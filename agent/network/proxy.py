@@ -11,7 +11,7 @@ from agent.config import AgentConfig
 from agent.network import nft
 from agent.network.conntrack import UDP, Flow, delete_flows
 from agent.network.health import Check, HealthPorts
-from agent.network.host import prepare_host, sites_of
+from agent.network.host import make_bridge, prepare_host, sites_of
 from agent.network.routes import (
     SERVICE_LABEL,
     Backend,
@@ -23,6 +23,7 @@ from agent.network.routes import (
     routes_of,
 )
 from agent.network.table import Site, Table
+from agent.network.views import Node
 from agent.pod_manager import PodManager
 from machinery.api.meta import ObjectKey
 from machinery.client.informer import Informer
@@ -56,7 +57,7 @@ class ServiceProxy:
     """Routes services on this node."""
 
     def __init__(
-        self, config: AgentConfig, services: Informer[Object], slices: Informer[Object], nodes: Informer[Object],
+        self, config: AgentConfig, services: Informer[Object], slices: Informer[Object], nodes: Informer[Node],
         pods: PodManager,
     ) -> None:  # fmt: skip
         """Args: `nodes` needs to show this node only."""
@@ -77,7 +78,10 @@ class ServiceProxy:
         services.add_handler(self._service_changed)
         slices.add_handler(self._slice_changed)
         nodes.add_handler(self._node_changed)
-        pods.on_network_change = self._changed.set
+
+    def note(self) -> None:
+        """A pod of this node came or went."""
+        self._changed.set()
 
     # ---- what changed
 
@@ -91,10 +95,10 @@ class ServiceProxy:
             for owner in by_service(one) if one is not None else ():
                 self._touch(owner)
 
-    def _node_changed(self, _: Object | None, new: Object | None) -> None:
-        if new is None or new["metadata"]["name"] != self._config.node_name:
+    def _node_changed(self, _: Node | None, new: Node | None) -> None:
+        if new is None or new.metadata.name != self._config.node_name:
             return
-        place = Place(self._config.node_name, (new["metadata"].get("labels") or {}).get(ZONE, ""))
+        place = Place(self._config.node_name, new.metadata.labels.get(ZONE, ""))
         if place != self._place:
             self._place = place
             for service in self._services.list():
@@ -109,6 +113,7 @@ class ServiceProxy:
     async def run(self) -> None:
         """Write rules for ever."""
         await asyncio.to_thread(prepare_host, self._config.service_cidr, self._config.node_ip)
+        await asyncio.to_thread(make_bridge, self._config.bridge, self._config.pod_cidr)
         for informer in (self._services, self._slices, self._nodes):
             await informer.synced()
         whole = True
@@ -210,7 +215,7 @@ class ServiceProxy:
 
 def pod_ips(runtime: Any) -> list[str]:
     """Return the addresses of a pod that runs here."""
-    return [runtime.seen.ip] if runtime.seen.ip else []
+    return list(runtime.seen.ips) or [ip for ip in (runtime.seen.ip,) if ip]
 
 
 def _targets(routes: Iterable[Route]) -> dict[Frontend, set[Backend]]:

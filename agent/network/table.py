@@ -32,10 +32,13 @@ class Family:
     name: str  # nftables' word
     address_type: str
     loopback: str
+    # Whether clients are remembered. nft up to 1.0.6 dies of rules that remember address and port of IPv6: there a
+    # client's endpoint follows from its address, for as long as the endpoints are the same.
+    remembers: bool = True
 
 
 IPV4 = Family(4, "ip", "ipv4_addr", "127.0.0.0/8")
-IPV6 = Family(6, "ip6", "ipv6_addr", "::1")
+IPV6 = Family(6, "ip6", "ipv6_addr", "::1", remembers=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,7 @@ class Table:
         found[flavour.name, key] = f"goto affine-{chain}" if affinity else f"goto {chain}"
         for number, backend in enumerate(backends):
             found[f"{chain}-endpoints", f"{number} . {key}"] = f"{backend.ip} . {backend.port}"
-        if affinity:
+        if affinity and self.site.family.remembers:
             identity = self._identity(affinity.name)
             found[f"affine-{'nodeports' if flavour.is_node_port else 'services'}", key] = f"0x{identity:08x}"
             found["affinity-seconds", f"0x{identity:08x}"] = f"goto remember-{affinity.seconds}"
@@ -335,6 +338,7 @@ def _size_chains(flavour: _Flavour, size: int, site: Site) -> Iterator[str]:
         f"    {family.name} saddr != {site.pods} ct mark set ct mark or 0x{MASQUERADE:08x}"
     ]  # fmt: skip
     ids = "affine-nodeports" if flavour.is_node_port else "affine-services"
+    drawn = f"jhash {family.name} saddr mod {size} . {flavour.key(family)}"
     yield f"  map {chain}-endpoints {{"
     yield f"    typeof {pick} : {family.name} daddr . th dport"
     yield "  }"
@@ -343,10 +347,14 @@ def _size_chains(flavour: _Flavour, size: int, site: Site) -> Iterator[str]:
     yield f"    {_PROTOCOLS} dnat to {pick} map @{chain}-endpoints"
     yield "  }"
     yield f"  chain affine-{chain} {{"
-    yield f"    ct mark set {flavour.key(family)} map @{ids}"
-    yield from mark
-    yield f"    {_PROTOCOLS} dnat to {family.name} saddr . ct mark map @affinity"
-    yield f"    goto {chain}"
+    if family.remembers:
+        yield f"    ct mark set {flavour.key(family)} map @{ids}"
+        yield from mark
+        yield f"    {_PROTOCOLS} dnat to {family.name} saddr . ct mark map @affinity"
+        yield f"    goto {chain}"
+    else:
+        yield from mark
+        yield f"    {_PROTOCOLS} dnat to {drawn} map @{chain}-endpoints"
     yield "  }"
 
 
@@ -401,8 +409,11 @@ def _filters(site: Site) -> Iterator[str]:
         f"    {address} daddr {site.services} jump refuse",
     ]
     yield from _chain("refuse", ["    meta l4proto tcp reject with tcp reset", "    reject"])
-    for hook in ("forward", "output", "input"):
-        yield from _chain(f"refuse-{hook}", [f"    type filter hook {hook} priority filter; policy accept;", *refuse])
+    # Before routing: it knows no way to a service address that is not translated.
+    for hook, priority in (("prerouting", "dstnat + 10"), ("output", "filter")):
+        yield from _chain(
+            f"refuse-{hook}", [f"    type filter hook {hook} priority {priority}; policy accept;", *refuse]
+        )
 
 
 def _chain(name: str, body: Sequence[str]) -> list[str]:

@@ -4,21 +4,31 @@ Specification: https://github.com/containernetworking/cni/blob/main/SPEC.md (1.0
 """
 
 import asyncio
+import contextlib
+import fcntl
 import ipaddress
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import socket
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent.runtime.errors import InvalidArgument, RuntimeFailure
 from agent.runtime.state import write_atomically
+from machinery.api.quantity import to_bytes
 
 INTERFACE = "eth0"
 OWN_FILE = "99-wherry.conflist"
+SYSTEM_DIR = Path("/etc/cni/net.d")
 _VERSION = "1.0.0"
 _PLUGIN_SECONDS = 60
+_SIOCGIFMTU = 0x8921
+_BURST_BITS = 2**31 - 1
+# Lists that container engines put into the system's folder for their own containers.
+_OTHER_ENGINES = ("podman", "crio-bridge", "docker")
 
 
 class NetworkError(RuntimeFailure):
@@ -34,6 +44,8 @@ class Attachment:
     pod_name: str = ""
     pod_namespace: str = ""
     pod_uid: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[Mapping[str, Any], ...] = ()  # as the capability portMappings has them
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,12 @@ class NetworkList:
 class Network:
     """The network list of a folder, and the plugins that carry it out."""
 
-    def __init__(self, folder: Path, bin_dirs: tuple[Path, ...], bridge: str, ipam_dir: Path) -> None:
+    def __init__(
+        self, folder: Path, bin_dirs: tuple[Path, ...], bridge: str, ipam_dir: Path, system_dir: Path | None = None
+    ) -> None:  # fmt: skip
+        """Args: `system_dir` is where administrators and other networks put lists; one there wins over our own."""
         self._folder = folder
+        self._system_dir = system_dir
         self._bin_dirs = bin_dirs
         self._bridge = bridge
         self._ipam_dir = ipam_dir
@@ -72,6 +88,7 @@ class Network:
             "forceAddress": True,
             "ipMasq": False,
             "hairpinMode": True,
+            **({"mtu": mtu} if (mtu := uplink_mtu()) else {}),
             "ipam": {
                 "type": "host-local",
                 "dataDir": str(self._ipam_dir),
@@ -79,7 +96,8 @@ class Network:
                 "routes": [route for part in ranges for route in _routes(part)],
             },
         }
-        content = {"cniVersion": _VERSION, "name": "wherry", "plugins": [plugin]}
+        limits = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+        content = {"cniVersion": _VERSION, "name": "wherry", "plugins": [plugin, limits]}
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / OWN_FILE, json.dumps(content, indent=2).encode(), mode=0o644)
 
@@ -88,7 +106,7 @@ class Network:
 
         Raises: NetworkError if there is none, or a plugin it names isn't installed.
         """
-        names = sorted(path for path in self._folder.glob("*") if path.suffix in (".conflist", ".conf", ".json"))
+        names = self._lists()
         if not names:
             raise NetworkError("cni plugin not initialized")
         try:
@@ -96,12 +114,33 @@ class Network:
             plugins = content.get("plugins", [content])
             found = NetworkList(content["name"], content.get("cniVersion", _VERSION), tuple(plugins))
             for plugin in found.plugins:
-                self._find(plugin["type"])
+                if plugin["type"] != "bandwidth":  # looked for when a pod asks for limits
+                    self._find(plugin["type"])
                 if "type" in plugin.get("ipam", {}):
                     self._find(plugin["ipam"]["type"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NetworkError(f"{names[0].name}: {error!r}") from error
         return found
+
+    def _lists(self) -> list[Path]:
+        """The network lists there are, the one that counts first."""
+        for folder in filter(None, (self._system_dir, self._folder)):
+            found = sorted(path for path in folder.glob("*") if path.suffix in (".conflist", ".conf", ".json"))
+            found = [path for path in found if not any(name in path.name for name in _OTHER_ENGINES)]
+            if found:
+                return found
+        return []
+
+    def forget_leaked(self, known: Collection[str]) -> list[str]:
+        """Give back the addresses of sandboxes that are no more, and return them: a crash may have left some."""
+        leaked = []
+        for lease in (self._ipam_dir / "wherry").glob("*"):
+            with contextlib.suppress(ValueError, OSError):
+                ipaddress.ip_address(lease.name)
+                if lease.read_text().split()[0] not in known:
+                    lease.unlink()
+                    leaked.append(lease.name)
+        return leaked
 
     def _find(self, kind: str) -> str:
         for folder in self._bin_dirs:
@@ -118,7 +157,7 @@ class Network:
         network = await asyncio.to_thread(self.load)
         result: dict[str, Any] | None = None
         try:
-            for plugin in network.plugins:
+            for plugin in _asked(network.plugins, attachment):
                 result = await self._call("ADD", network, plugin, attachment, result)
         except NetworkError:
             await self.remove(attachment, result, forgiving=True)
@@ -139,7 +178,7 @@ class Network:
             if forgiving:
                 return
             raise
-        for plugin in reversed(network.plugins):
+        for plugin in reversed(_asked(network.plugins, attachment)):
             try:
                 await self._call("DEL", network, plugin, attachment, result)
             except NetworkError:
@@ -157,6 +196,8 @@ class Network:
         config = {**plugin, "cniVersion": network.version, "name": network.name}
         if previous:
             config["prevResult"] = previous
+        if runtime_config := _runtime_config(plugin, attachment):
+            config["runtimeConfig"] = runtime_config
         program = await asyncio.to_thread(self._find, plugin["type"])
         process = await asyncio.create_subprocess_exec(
             program,
@@ -196,6 +237,35 @@ class Network:
         }
 
 
+def _runtime_config(plugin: Mapping[str, Any], attachment: Attachment) -> dict[str, Any]:
+    """What a plugin is told beside its list, by the capabilities it says it has.
+
+    Source: https://github.com/containernetworking/cni/blob/main/CONVENTIONS.md
+    """
+    capabilities = plugin.get("capabilities") or {}
+    found: dict[str, Any] = {}
+    if capabilities.get("portMappings") and attachment.ports:
+        found["portMappings"] = list(attachment.ports)
+    if capabilities.get("bandwidth") and (limits := _bandwidth(attachment.annotations)):
+        found["bandwidth"] = limits
+    return found
+
+
+def _bandwidth(annotations: Mapping[str, str]) -> dict[str, int]:
+    """The limits of a pod, in bits a second; one that is no quantity is none."""
+    found: dict[str, int] = {}
+    for side in ("ingress", "egress"):
+        with contextlib.suppress(ValueError):
+            if text := annotations.get(f"kubernetes.io/{side}-bandwidth"):
+                found |= {f"{side}Rate": to_bytes(text), f"{side}Burst": _BURST_BITS}
+    return found
+
+
+def _asked(plugins: Sequence[Mapping[str, Any]], attachment: Attachment) -> list[Mapping[str, Any]]:
+    """The plugins a pod needs: without limits it is spared the one for limits."""
+    return [one for one in plugins if one["type"] != "bandwidth" or _runtime_config(one, attachment)]
+
+
 def _routes(pod_cidr: str) -> list[dict[str, str]]:
     """Everything goes through the node, other pods on the same bridge too.
 
@@ -205,7 +275,22 @@ def _routes(pod_cidr: str) -> list[dict[str, str]]:
     network = ipaddress.ip_network(pod_cidr)
     gateway = str(network[1])
     everywhere = "0.0.0.0/0" if network.version == 4 else "::/0"
-    return [{"dst": everywhere}, *({"dst": str(half), "gw": gateway} for half in network.subnets())]
+    # The half that has the gateway comes last: once it is there, IPv6 takes the gateway for one behind itself.
+    halves = reversed(list(network.subnets()))
+    return [{"dst": everywhere}, *({"dst": str(half), "gw": gateway} for half in halves)]
+
+
+def uplink_mtu() -> int:
+    """Return how long packets may be on the link of the default route, 0 when there is none."""
+    with contextlib.suppress(OSError, IndexError):
+        rows = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+        defaults = [row for row in rows if row[1] == "00000000" and row[7] == "00000000"]
+        link = min(defaults, key=lambda row: int(row[6]), default=[""])[0]
+        if link:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+                answer = fcntl.ioctl(channel, _SIOCGIFMTU, struct.pack("16si", link.encode()[:15], 0))
+            return int(struct.unpack_from("i", answer, 16)[0])
+    return 0
 
 
 def addresses(result: Mapping[str, Any]) -> list[str]:

@@ -7,19 +7,19 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from agent.cri import api_pb2 as cri
-from agent.runtime import cgroups, kernel, oci_spec, processes, rootfs, users
-from agent.runtime.errors import FailedPrecondition, InvalidArgument, RuntimeFailure, Unimplemented
+from agent.runtime import cgroups, kernel, oci_spec, processes
+from agent.runtime.bundle import BundleMaker, refuse_what_we_lack
+from agent.runtime.errors import FailedPrecondition, InvalidArgument, RuntimeFailure
 from agent.runtime.events import Broadcaster
 from agent.runtime.host import HostLimits
-from agent.runtime.images.store import Image, ImageStore
+from agent.runtime.images.store import ImageStore
 from agent.runtime.monitor import REOPEN_LOG, Monitor, Stdio, was_oom_killed
 from agent.runtime.oci import OciRuntime
 from agent.runtime.rootfs import RootFilesystems
-from agent.runtime.sandbox import config_of, refuse_user_namespace
+from agent.runtime.sandbox import config_of
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class ContainerManager:
         self._runtime = runtime
         self._monitor = monitor
         self._host = host
+        self._bundles = BundleMaker(records, images, filesystems, host)
         self._locks: dict[str, asyncio.Lock] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._watched: dict[str, processes.ProcessHandle] = {}
@@ -124,7 +125,7 @@ class ContainerManager:
             raise FailedPrecondition(f'sandbox container "{sandbox.id}" is not running')
         if not config.metadata.name:
             raise InvalidArgument("container config must include metadata with name")
-        _refuse_what_we_lack(config)
+        refuse_what_we_lack(config, self._host)
         image = self._images.get(config.image.image)
         container_id = secrets.token_hex(32)
         sandbox_config = config_of(sandbox)
@@ -136,16 +137,16 @@ class ContainerManager:
             boot_id=kernel.boot_id(),
             image_id=image.id,
             image_ref=image.digests[0] if image.digests else image.id,
-            layers=image.layers,
+            layers=[*image.layers, *self._bundles.layers_of_volumes(config)],
             resources=config.linux.resources.SerializeToString(),
             stop_signal=stop_signal(config, image.config.get("StopSignal", "")),
             cgroup=f"{sandbox.cgroup}/{container_id}",
         )
         if sandbox_config.log_directory and config.log_path:
-            record.log_path = str(Path(sandbox_config.log_directory) / config.log_path)
+            record.log_path = log_path(sandbox_config.log_directory, config.log_path)
         self._records.save(record)
         try:
-            await asyncio.to_thread(self._make_bundle, record, config, sandbox, sandbox_folder, image)
+            await asyncio.to_thread(self._bundles.make, record, config, sandbox, sandbox_folder)
         except (OSError, RuntimeFailure) as error:
             await self._clean_up(record)
             await self._forget(record)
@@ -156,68 +157,6 @@ class ContainerManager:
         self._records.save(record)
         self._publish(record, cri.CONTAINER_CREATED_EVENT)
         return record
-
-    def _make_bundle(
-        self,
-        record: ContainerRecord,
-        config: cri.ContainerConfig,
-        sandbox: SandboxRecord,
-        sandbox_folder: Path,
-        image: Image,
-    ) -> None:
-        root = self._filesystems.mount(record.id, [self._images.layer(name) for name in image.layers])
-        security = config.linux.security_context
-        user = users.resolve(
-            _wanted_user(security),
-            image.config.get("User", ""),
-            rootfs.read_in(root, "etc/passwd"),
-            rootfs.read_in(root, "etc/group"),
-        )
-        record.user = [user.uid, user.gid, *user.groups]
-        devices = rootfs.all_host_devices() if security.privileged else []
-        for device in config.devices:
-            devices += rootfs.host_device(
-                device.host_path, container_path=device.container_path, access=device.permissions
-            )
-        inputs = oci_spec.SpecInputs(
-            container=config,
-            image=image.config,
-            user=user,
-            host=self._host,
-            rootfs=str(root),
-            cgroup=record.cgroup,
-            namespaces=self._namespaces(security, sandbox, sandbox_folder),
-            hostname=config_of(sandbox).hostname or os.uname().nodename,
-            files=_pod_files(sandbox_folder),
-            host_paths=_real_host_paths(config),
-            devices=devices,
-        )
-        spec = oci_spec.build(inputs)
-        write_atomically(self.folder(record.id) / "config.json", json.dumps(spec).encode())
-
-    def _namespaces(
-        self, security: cri.LinuxContainerSecurityContext, sandbox: SandboxRecord, sandbox_folder: Path
-    ) -> dict[str, str]:
-        """The container's namespaces: the pod's by path, its own by ""; the host's are left out."""
-        options = security.namespace_options
-        found = {"network": "net", "uts": "uts", "ipc": "ipc"}
-        namespaces = {
-            kind: str(sandbox_folder / name) for kind, name in found.items() if (sandbox_folder / name).exists()
-        }
-        if options.pid == cri.CONTAINER:
-            namespaces["pid"] = ""
-        elif options.pid == cri.POD:
-            if not sandbox.pause_pid:
-                raise InvalidArgument("the sandbox was made without a PID namespace to share")
-            namespaces["pid"] = str(sandbox_folder / "pid")
-        elif options.pid == cri.TARGET:
-            target = self._records.get(options.target_id)
-            if target.state != "running" or target.sandbox_id != sandbox.id:
-                raise InvalidArgument(f'target container "{options.target_id}" is not running in this sandbox')
-            namespaces["pid"] = f"/proc/{target.pid}/ns/pid"
-        if not security.privileged:
-            namespaces["cgroup"] = ""
-        return namespaces
 
     # --- start ---
 
@@ -257,7 +196,7 @@ class ContainerManager:
         stdio = Stdio(config.tty, config.stdin, config.stdin_once)
         record.pid = await self._monitor.create(record.id, folder, log, stdio)
         record.start_ticks = kernel.process_start_ticks(record.pid)
-        await self._runtime.start(record.id)
+        await self._runtime.start(record.id, record.pid)
         record.started_at = time.time_ns()
 
     async def _fail_start(self, record: ContainerRecord, message: str) -> None:
@@ -442,6 +381,14 @@ class ContainerManager:
         self.events.publish((record.id, kind))
 
 
+def log_path(folder: str, path: str) -> str:
+    """Return where a log goes: below its pod's folder. Raises: InvalidArgument for a path that leads out."""
+    full = os.path.normpath(os.path.join(folder, path))
+    if not full.startswith(os.path.normpath(folder) + "/"):
+        raise InvalidArgument(f'log path "{path}" leads out of the log directory "{folder}"')
+    return full
+
+
 def processes_alive(record: ContainerRecord) -> bool:
     """Whether the container's first process lives."""
     return record.pid > 0 and kernel.process_start_ticks(record.pid) == record.start_ticks
@@ -460,52 +407,3 @@ def stop_signal(config: cri.ContainerConfig, image_signal: str) -> int:
     if not isinstance(number, signal.Signals):
         return signal.SIGTERM
     return number + int(f"{sign}{offset}") if offset.isdigit() else number
-
-
-def _wanted_user(security: cri.LinuxContainerSecurityContext) -> users.WantedUser:
-    return users.WantedUser(
-        uid=security.run_as_user.value if security.HasField("run_as_user") else None,
-        name=security.run_as_username,
-        gid=security.run_as_group.value if security.HasField("run_as_group") else None,
-        groups=tuple(security.supplemental_groups),
-        merge_image_groups=security.supplemental_groups_policy != cri.Strict,
-    )
-
-
-def _refuse_what_we_lack(config: cri.ContainerConfig) -> None:
-    """Say so rather than leave out what would be missed.
-
-    Raises: Unimplemented.
-    """
-    if any(mount.HasField("image") for mount in config.mounts):
-        raise Unimplemented("image volumes are not supported by this runtime")
-    if config.CDI_devices:
-        raise Unimplemented("CDI devices are not supported by this runtime")
-    refuse_user_namespace(config.linux.security_context.namespace_options)
-
-
-def _pod_files(folder: Path) -> dict[str, str]:
-    """What all containers of a pod see of their sandbox."""
-    shm = folder / "shm"
-    return {
-        "/etc/resolv.conf": str(folder / "resolv.conf"),
-        "/etc/hosts": str(folder / "hosts"),
-        "/etc/hostname": str(folder / "hostname"),
-        "/dev/shm": str(shm) if shm.is_dir() else "/dev/shm",  # noqa: S108 - the host's own, for hostIPC
-    }
-
-
-def _real_host_paths(config: cri.ContainerConfig) -> Mapping[str, str]:
-    """Where each mount's host path leads, links followed.
-
-    Raises: InvalidArgument if it doesn't exist.
-    """
-    found = {}
-    for mount in config.mounts:
-        try:
-            found[mount.host_path] = os.path.realpath(mount.host_path, strict=True)
-        except OSError as error:
-            raise InvalidArgument(
-                f'failed to generate container spec: stat "{mount.host_path}": {error.strerror}'
-            ) from error
-    return found

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from agent.cri import api_pb2 as cri
-from agent.runtime import capabilities, seccomp
+from agent.runtime import capabilities, cdi, seccomp
 from agent.runtime.errors import InvalidArgument
 from agent.runtime.host import HostLimits
 from agent.runtime.users import User
@@ -55,8 +55,9 @@ class SpecInputs:
         rootfs: the mounted root file system, absolute and without symbolic links.
         namespaces: path of each namespace the pod lends; a kind mapped to "" is made new, one absent is the host's.
         files: the pod's own files by the place they are seen at, such as /etc/resolv.conf; a mount asked for wins.
-        host_paths: real path of each mount's host_path.
+        sources: real path of what each mount shows, by its container_path.
         devices: nodes asked for, or all of the host's for a privileged container.
+        edits: containerEdits of the CDI devices asked for.
     """
 
     container: cri.ContainerConfig
@@ -68,8 +69,9 @@ class SpecInputs:
     namespaces: Mapping[str, str]
     hostname: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
-    host_paths: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     devices: Sequence[DeviceNode] = ()
+    edits: Sequence[Mapping[str, Any]] = ()
 
 
 def build(inputs: SpecInputs) -> dict[str, Any]:
@@ -92,6 +94,12 @@ def build(inputs: SpecInputs) -> dict[str, Any]:
             "rootfsPropagation": _rootfs_propagation(inputs.container.mounts),
         },
     }
+    if "user" in inputs.namespaces:
+        users = security.namespace_options.userns_options
+        spec["linux"]["uidMappings"] = [_mapping(one) for one in users.uids]
+        spec["linux"]["gidMappings"] = [_mapping(one) for one in users.gids]
+    for edit in inputs.edits:
+        cdi.apply(spec, edit)
     if not security.privileged:
         spec["linux"]["maskedPaths"] = list(security.masked_paths) or MASKED_PATHS
         spec["linux"]["readonlyPaths"] = list(security.readonly_paths) or READONLY_PATHS
@@ -172,13 +180,12 @@ def _apparmor(security: cri.LinuxContainerSecurityContext, host: HostLimits) -> 
 
 
 def _seccomp(security: cri.LinuxContainerSecurityContext, allowed: Sequence[str]) -> dict[str, Any] | None:
-    """What is not asked for is RuntimeDefault: a container is confined unless it says otherwise."""
+    """Without a profile a container is unconfined, as CRI's other runtimes have it; the agent always names one."""
     asked = security.seccomp
-    if security.HasField("seccomp"):
-        if asked.profile_type == cri.SecurityProfile.Unconfined:
-            return None
-        if asked.profile_type == cri.SecurityProfile.Localhost:
-            return seccomp.load_profile(asked.localhost_ref)
+    if not security.HasField("seccomp") or asked.profile_type == cri.SecurityProfile.Unconfined:
+        return None
+    if asked.profile_type == cri.SecurityProfile.Localhost:
+        return seccomp.load_profile(asked.localhost_ref.removeprefix("localhost/"))
     return seccomp.default_profile(frozenset(allowed))
 
 
@@ -198,7 +205,7 @@ def _mounts(inputs: SpecInputs) -> list[dict[str, Any]]:
             mode = "ro" if container.linux.security_context.readonly_rootfs and destination != "/dev/shm" else "rw"  # noqa: S108 - inside the container
             options = ["rbind", "rprivate", mode]
             mounts.append({"destination": destination, "type": "bind", "source": source, "options": options})
-    volumes = [_volume(mount, inputs.host_paths) for mount in container.mounts]
+    volumes = [_volume(mount, inputs.sources) for mount in container.mounts]
     # A volume inside another must be mounted after it.
     volumes.sort(key=lambda mount: len(PurePosixPath(mount["destination"]).parts))
     return mounts + volumes
@@ -222,14 +229,14 @@ def _system_mounts(*, privileged: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _volume(mount: cri.Mount, host_paths: Mapping[str, str]) -> dict[str, Any]:
+def _volume(mount: cri.Mount, sources: Mapping[str, str]) -> dict[str, Any]:
     if mount.recursive_read_only and (not mount.readonly or mount.propagation != cri.PROPAGATION_PRIVATE):
         raise InvalidArgument("recursive_read_only needs readonly and private propagation")
     mode = "rro" if mount.recursive_read_only else "ro" if mount.readonly else "rw"
     return {
         "destination": str(PurePosixPath("/") / mount.container_path),
         "type": "bind",
-        "source": host_paths.get(mount.host_path, mount.host_path),
+        "source": sources.get(mount.container_path, mount.host_path),
         "options": ["rbind", _PROPAGATION[mount.propagation], mode],
     }
 
@@ -240,6 +247,10 @@ def _rootfs_propagation(mounts: Sequence[cri.Mount]) -> str:
     if cri.PROPAGATION_BIDIRECTIONAL in modes:
         return "rshared"
     return "rslave" if cri.PROPAGATION_HOST_TO_CONTAINER in modes else "rprivate"
+
+
+def _mapping(ids: cri.IDMapping) -> dict[str, int]:
+    return {"containerID": ids.container_id, "hostID": ids.host_id, "size": ids.length}
 
 
 def _device(node: DeviceNode) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.runtime import kernel
+from agent.runtime import idmap, kernel
 from agent.runtime.errors import RuntimeFailure
 from agent.runtime.oci_spec import DeviceNode
 
@@ -28,8 +28,14 @@ class RootFilesystems:
         """What a container has written."""
         return self.folder / container_id / "diff"
 
-    def mount(self, container_id: str, layers: Sequence[Path]) -> Path:
+    def mount(self, container_id: str, layers: Sequence[Path], users: Path | None = None, first_id: int = 0) -> Path:
         """Make and mount one over `layers`, lowest first. Blocks: call it in a thread.
+
+        Args:
+            container_id: whose it is.
+            layers: unpacked layers.
+            users: the user namespace whose root finds the files its own; `first_id` is that root's id outside.
+            first_id: see `users`.
 
         Raises: OSError, RuntimeFailure.
         """
@@ -37,6 +43,37 @@ class RootFilesystems:
         for name in ("diff", "work", "rootfs"):
             (place / name).mkdir(parents=True, exist_ok=True)
         self.upper(container_id).chmod(0o755)
+        if users is None:
+            return self._overlay(place, layers)
+        # The way to it must be open to the pod's root, who is nobody out here.
+        for folder in (self.folder.parent, self.folder, place):
+            folder.chmod(0o711)
+        os.chown(self.upper(container_id), first_id, first_id)
+        mapped = []
+        try:
+            for index, layer in enumerate(layers):
+                mapped.append(place / "low" / str(index))
+                mapped[-1].mkdir(parents=True, exist_ok=True)
+                idmap.mount(layer, mapped[-1], users)
+            return self._overlay(place, mapped)
+        finally:  # the overlay holds them by itself
+            for path in mapped:
+                kernel.unmount(path)
+
+    def read_only(self, target: Path, layers: Sequence[Path]) -> None:
+        """Mount the files of an image at `target`, for reading only. Raises: OSError, RuntimeFailure."""
+        target.mkdir(parents=True, exist_ok=True)
+        if len(layers) == 1:
+            kernel.mount(str(layers[0]), target, flags=kernel.MS_BIND)
+            kernel.mount("", target, flags=kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY)
+            return
+        data = "lowerdir=" + ":".join(str(layer) for layer in reversed(layers))
+        if len(data) > _LONGEST_OPTION:
+            raise RuntimeFailure(f"the image has too many layers to mount: {len(layers)}")
+        kernel.mount("overlay", target, "overlay", kernel.MS_RDONLY, data)
+
+    @staticmethod
+    def _overlay(place: Path, layers: Sequence[Path]) -> Path:
         lower = ":".join(str(layer) for layer in reversed(layers))
         data = f"lowerdir={lower},upperdir={place}/diff,workdir={place}/work"
         if len(data) > _LONGEST_OPTION:
@@ -45,8 +82,10 @@ class RootFilesystems:
         return place / "rootfs"
 
     def unmount(self, container_id: str) -> None:
-        """Unmount one; its files stay. May be called again."""
+        """Unmount one and what was mounted for its volumes; its files stay. May be called again."""
         kernel.unmount(self.path(container_id))
+        for place in (self.folder / container_id).glob("mounts/*"):
+            kernel.unmount(place)
 
     def remove(self, container_id: str) -> None:
         """Unmount one and delete what was written."""

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from agent.cri import api_pb2 as cri
@@ -25,6 +26,10 @@ VERSION = "0.1.0"
 # How many items the Stream… calls send at a time: far from gRPC's usual limit of 4 MiB.
 _BATCH = 100
 Item = TypeVar("Item")
+_FEATURES = cri.RuntimeHandlerFeatures(
+    recursive_read_only_mounts=True,
+    user_namespaces=Path("/proc/self/ns/user").exists(),
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,14 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
             network.message = f"Network plugin returns error: {error}"
         return cri.StatusResponse(
             status=cri.RuntimeStatus(conditions=[runtime, network]),
-            runtime_handlers=[cri.RuntimeHandler(name=name) for name in HANDLERS],
+            runtime_handlers=[cri.RuntimeHandler(name=name, features=_FEATURES) for name in HANDLERS],
+            info=self._info() if request.verbose else {},
             features=cri.RuntimeFeatures(supplemental_groups_policy=True),
         )
+
+    def _info(self) -> dict[str, str]:
+        counts = {"sandboxes": len(self._parts.sandboxes.all()), "containers": len(self._parts.containers.all())}
+        return {"config": json.dumps({"handlers": list(HANDLERS), **counts})}
 
     @unary
     async def RuntimeConfig(self, request: cri.RuntimeConfigRequest) -> cri.RuntimeConfigResponse:

@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from agent.cri import api_pb2 as cri
-from agent.runtime import cgroups, cni, kernel, processes
-from agent.runtime.errors import InvalidArgument, RuntimeFailure, Unimplemented
+from agent.runtime import cgroups, cni, idmap, kernel, processes
+from agent.runtime.errors import InvalidArgument, RuntimeFailure
 from agent.runtime.state import Records, SandboxRecord
 
 _log = logging.getLogger(__name__)
@@ -37,13 +37,9 @@ def config_of(record: SandboxRecord) -> cri.PodSandboxConfig:
     return cri.PodSandboxConfig.FromString(record.config)
 
 
-def refuse_user_namespace(options: cri.NamespaceOption) -> None:
-    """A pod that asks for a user namespace must not run without one.
-
-    Raises: Unimplemented.
-    """
-    if options.HasField("userns_options") and options.userns_options.mode == cri.POD:
-        raise Unimplemented("user namespaces are not supported by this runtime")
+def wants_user_namespace(options: cri.NamespaceOption) -> bool:
+    """Whether a pod is to have a user namespace of its own."""
+    return options.HasField("userns_options") and options.userns_options.mode == cri.POD
 
 
 class SandboxManager:
@@ -133,12 +129,17 @@ class SandboxManager:
     async def _set_up(self, record: SandboxRecord, config: cri.PodSandboxConfig) -> None:
         folder = self.folder(record.id)
         options = config.linux.security_context.namespace_options
-        refuse_user_namespace(options)
+        has_users = wants_user_namespace(options)
         kinds = [] if options.network == cri.NODE else ["net", "uts"]
         if options.ipc != cri.NODE:
             kinds.append("ipc")
         sysctls = _checked_sysctls(config.linux.sysctls, kinds)
-        await kernel.in_own_thread(lambda: make_namespaces(folder, kinds, config.hostname, sysctls))
+        if has_users:
+            if options.network == cri.NODE or options.ipc == cri.NODE or options.pid == cri.NODE:
+                raise InvalidArgument("a pod with a user namespace of its own can't be in the host's other namespaces")
+            maps = idmap.check(options.userns_options)
+            await asyncio.to_thread(idmap.make_namespaces, folder, kinds, maps)
+        await kernel.in_own_thread(lambda: make_namespaces(folder, kinds, config.hostname, sysctls, is_made=has_users))
         if options.pid == cri.POD:
             await self._hold_pid_namespace(record, folder)
         await asyncio.to_thread(_make_files, folder, config, own_ipc="ipc" in kinds)
@@ -162,7 +163,15 @@ class SandboxManager:
         path = self.folder(record.id) / "net"
         alive = record.boot_id == kernel.boot_id() and path.exists()
         metadata = config.metadata
-        return cni.Attachment(record.id, str(path) if alive else "", metadata.name, metadata.namespace, metadata.uid)
+        ports = tuple(
+            {"hostPort": one.host_port, "containerPort": one.container_port, "hostIP": one.host_ip,
+             "protocol": cri.Protocol.Name(one.protocol).lower()}
+            for one in config.port_mappings if one.host_port
+        )  # fmt: skip
+        return cni.Attachment(
+            record.id, str(path) if alive else "", metadata.name, metadata.namespace, metadata.uid,
+            dict(config.annotations), ports,
+        )  # fmt: skip
 
     async def stop(self, sandbox_id: str) -> None:
         """Kill a sandbox's containers and give back its network; may be called again, and for an unknown one.
@@ -236,14 +245,20 @@ def _checked_sysctls(asked: Mapping[str, str], kinds: list[str]) -> dict[str, st
     return found
 
 
-def make_namespaces(folder: Path, kinds: list[str], hostname: str, sysctls: Mapping[str, str]) -> None:
-    """Give the calling thread new namespaces and pin them at `folder`/KIND. The thread is of no other use then."""
+def make_namespaces(
+    folder: Path, kinds: list[str], hostname: str, sysctls: Mapping[str, str], *, is_made: bool = False
+) -> None:
+    """Give the calling thread new namespaces and pin them at `folder`/KIND. The thread is of no other use then.
+
+    Args: `is_made` says that they are pinned there already, and only to be entered and set up.
+    """
     if not kinds:
         return
-    flags = 0
-    for kind in kinds:
-        flags |= _KINDS[kind]
-    kernel.unshare(flags)
+    if is_made:
+        for kind in kinds:
+            kernel.enter_namespace(folder / kind, _KINDS[kind])
+    else:
+        kernel.unshare(sum(_KINDS[kind] for kind in kinds))
     if "uts" in kinds and hostname:
         socket.sethostname(hostname)
     if "net" in kinds:
@@ -254,7 +269,7 @@ def make_namespaces(folder: Path, kinds: list[str], hostname: str, sysctls: Mapp
         except OSError as error:
             if name not in _DEFAULT_SYSCTLS:
                 raise InvalidArgument(f'sysctl "{name}={value}": {error.strerror}') from error
-    for kind in kinds:
+    for kind in kinds if not is_made else ():
         (folder / kind).touch()
         kernel.mount(f"/proc/thread-self/ns/{kind}", folder / kind, flags=kernel.MS_BIND)
 
@@ -320,5 +335,5 @@ def _write(path: Path, text: str) -> None:
 
 
 def _unmount_all(folder: Path) -> None:
-    for name in (*_KINDS, "pid", "shm"):
+    for name in (*_KINDS, "pid", "shm", "user"):
         kernel.unmount(folder / name)

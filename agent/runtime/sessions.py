@@ -53,17 +53,30 @@ async def _end(channels: Channels, status: dict[str, object]) -> None:
     await channels.send(streaming.ERROR, json.dumps(status).encode())
 
 
-class ExecSession:
+class _StreamSession:
+    """What exec and attach have in common: the streams of one process."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        asked = {streaming.STDIN: wanted.stdin, streaming.STDOUT: wanted.stdout, streaming.STDERR: wanted.stderr}
+        self.channels = {channel for channel, is_asked in asked.items() if is_asked} | {streaming.ERROR}
+
+    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """There are no ports here. Raises: OSError."""
+        raise OSError(f"port {port} can't be reached through a command")
+
+
+class ExecSession(_StreamSession):
     """Runs a command and joins its streams with a client's."""
 
     def __init__(
         self, executor: Executor, record: ContainerRecord, folder: Path, command: Sequence[str], wanted: Wanted
     ) -> None:
+        super().__init__(wanted)
         self._executor = executor
         self._record = record
         self._folder = folder
         self._command = command
-        self._wanted = wanted
 
     async def __call__(self, channels: Channels) -> None:
         """Hold the session. When the client goes away its streams end; the command may go on without them."""
@@ -162,12 +175,12 @@ def _closes_stdin(channel: int, data: bytes) -> bool:
     return channel == streaming.CLOSE and data == bytes((streaming.STDIN,))
 
 
-class AttachSession:
+class AttachSession(_StreamSession):
     """Joins a running container's own streams, by way of its monitor."""
 
     def __init__(self, folder: Path, wanted: Wanted) -> None:
+        super().__init__(wanted)
         self._folder = folder
-        self._wanted = wanted
 
     async def __call__(self, channels: Channels) -> None:
         """Hold the session until the container ends or the client goes away."""
@@ -238,6 +251,7 @@ class PortForwardSession:
         """
         self._netns = netns
         self._ports = list(ports)
+        self.channels: set[int] = set()
 
     async def __call__(self, channels: Channels) -> None:
         """Hold the session until all ports are closed or the client goes away."""
@@ -247,7 +261,7 @@ class PortForwardSession:
             for channel in (2 * index, 2 * index + 1):
                 await channels.send(channel, struct.pack("<H", port))
             try:
-                reader, writer = await self._connect(port)
+                reader, writer = await self.connect(port)
             except OSError as error:
                 text = f"error forwarding port {port} to pod: {error.strerror or error}"
                 await channels.send(2 * index + 1, text.encode())
@@ -266,7 +280,8 @@ class PortForwardSession:
             for writer in writers.values():
                 writer.close()
 
-    async def _connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to a port of the pod. Raises: OSError."""
         connection = await kernel.in_own_thread(lambda: connect_in(self._netns, port))
         return await asyncio.open_connection(sock=connection)
 

@@ -22,6 +22,7 @@ class Attributes:
     old: Object | None
     field_manager: str
     warnings: list[str]
+    annotations: dict[str, str] | None = None  # for the audit log, where there is one
 
     @property
     def present(self) -> Object:

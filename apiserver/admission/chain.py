@@ -3,8 +3,11 @@
 Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 """
 
-from apiserver.admission import certificates, claims, limits, node_restriction, pods, quota, services
+from apiserver.admission import certificates, claims, limits, node_restriction, optional, pods, quota, services
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.mutating_policies import MutatingPolicies
+from apiserver.admission.plugins import AdmissionSettings
+from apiserver.admission.pod_security import PodSecurity
 from apiserver.admission.policies import FindResource, Policies
 from apiserver.admission.webhooks import Complete, Webhooks
 from apiserver.auth import escalation
@@ -25,13 +28,23 @@ class Admission:
     """Runs each step over a new or changed object: first those that complete it, after validation those that judge."""
 
     def __init__(
-        self, cache: WatchCache, service_cidr: str, find_resource: FindResource, authorizer: Authorizer
+        self,
+        cache: WatchCache,
+        service_cidr: str,
+        find_resource: FindResource,
+        authorizer: Authorizer,
+        settings: AdmissionSettings = AdmissionSettings(),  # noqa: B008 - frozen
     ) -> None:
         self._cache = cache
         self._authorizer = authorizer
+        self._find_resource = find_resource
+        self._on = settings.enabled
         self._addresses = services.ServiceAllocator(cache, service_cidr)
         self._webhooks = Webhooks(cache)
         self._policies = Policies(cache, find_resource)
+        self._changes = MutatingPolicies(cache, find_resource)
+        self._pod_security = PodSecurity(cache, settings.pod_security())
+        self._event_rates = optional.EventRateLimit(settings.configuration.get("EventRateLimit", {}))
 
     async def close(self) -> None:
         """End connections to webhooks."""
@@ -40,49 +53,102 @@ class Admission:
     async def admit_create(self, request: Attributes, complete: Complete) -> Object:
         """Complete a new object and return it. Raises: NotFound or Forbidden for its namespace, Forbidden, Invalid."""
         kind, namespace, obj = request.kind, request.namespace, request.present
-        if kind.resource.namespaced:
+        if kind.resource.namespaced and "NamespaceLifecycle" in self._on:
             self._check_namespace(kind, namespace, obj)
-        node_restriction.check(self._cache, request)
-        match kind.built_in_kind:
+        self._check_user(request)
+        if kind.built_in_kind:
+            self._complete_new(kind.built_in_kind, namespace, obj, request)
+        await self._mutate(request, complete)
+        return request.present
+
+    def _complete_new(self, kind: str, namespace: str, obj: Object, request: Attributes) -> None:
+        on = self._on
+        match kind:
             case "Pod":
-                limits.set_defaults(self._cache, namespace, obj)
-                pods.admit(self._cache, namespace, obj)
+                self._complete_pod(namespace, obj)
             case "Service":
                 self._addresses.allocate(obj)
-            case "PersistentVolumeClaim":
+            case "PersistentVolumeClaim" if "DefaultStorageClass" in on:
                 claims.set_class(self._cache, obj)
-            case "Ingress":
+            case "Ingress" if "DefaultIngressClass" in on:
                 claims.set_ingress_class(self._cache, obj)
+            case "Node" if "TaintNodesByCondition" in on:
+                _taint(obj)
             case "CertificateSigningRequest":
                 certificates.note_requester(obj, request.user)
-        await self._webhooks.mutate(request, complete)
-        return request.present
+                if "CertificateSubjectRestriction" in on:
+                    certificates.check_subject(request)
+            case "Event" if "EventRateLimit" in on:
+                self._event_rates.check(request)
+
+    def _complete_pod(self, namespace: str, pod: Object) -> None:
+        if "LimitRanger" in self._on:
+            limits.set_defaults(self._cache, namespace, pod)
+        pods.admit(self._cache, namespace, pod, self._on)
+        if "AlwaysPullImages" in self._on:
+            optional.always_pull(pod)
+
+    def _check_user(self, request: Attributes) -> None:
+        """Refuse what a user may not do though roles let it. Raises: Forbidden."""
+        if "NodeRestriction" in self._on:
+            node_restriction.check(self._cache, request)
+        if "OwnerReferencesPermissionEnforcement" in self._on and not request.subresource:
+            optional.check_owners(self._authorizer, self._find_resource, request)
+        if "AlwaysDeny" in self._on:
+            raise errors.Forbidden("admission control is denying all modifications")
+
+    async def _mutate(self, request: Attributes, complete: Complete) -> None:
+        if "MutatingAdmissionPolicy" in self._on:
+            self._changes.mutate(request, complete)
+        if "MutatingAdmissionWebhook" in self._on:
+            await self._webhooks.mutate(request, complete)
+
+    async def _validate(self, request: Attributes) -> None:
+        if "ValidatingAdmissionPolicy" in self._on:
+            self._policies.validate(request)
+        if "ValidatingAdmissionWebhook" in self._on:
+            await self._webhooks.validate(request)
 
     async def judge_create(self, request: Attributes, replace: quota.Replace) -> None:
         """Refuse a new object that policies, webhooks or its namespace's limits have something against."""
         kind, namespace, obj = request.kind, request.namespace, request.present
-        if kind.resource.namespaced and kind.built_in_kind in ("Pod", "PersistentVolumeClaim"):
+        if kind.built_in_kind in ("Pod", "PersistentVolumeClaim") and "LimitRanger" in self._on:
             limits.check(self._cache, kind, namespace, obj)
         escalation.check(self._authorizer, kind, namespace, obj, None, request.user)
-        self._policies.validate(request)
-        await self._webhooks.validate(request)
-        if kind.resource.namespaced:
+        if "PodSecurity" in self._on:
+            self._pod_security.judge(request)
+        await self._validate(request)
+        if kind.resource.namespaced and "ResourceQuota" in self._on:
             await quota.charge(self._cache, replace, kind, namespace, obj, None, dry_run=request.dry_run)
 
     async def admit_update(self, request: Attributes, complete: Complete) -> Object:
         """Complete a changed object and return it. Raises: Invalid; what webhooks refuse with."""
-        node_restriction.check(self._cache, request)
-        if request.kind.built_in_kind == "Service" and not request.subresource and request.old is not None:
-            self._addresses.reallocate(request.present, request.old)
-        await self._webhooks.mutate(request, complete)
+        self._check_user(request)
+        match request.kind.built_in_kind:
+            case "Service" if not request.subresource and request.old is not None:
+                self._addresses.reallocate(request.present, request.old)
+            case "Pod" if "AlwaysPullImages" in self._on and request.subresource in ("", "ephemeralcontainers"):
+                optional.always_pull(request.present)
+            case "CertificateSigningRequest" if request.subresource == "approval" and "CertificateApproval" in self._on:
+                certificates.check_approval(self._authorizer, request)
+            case "CertificateSigningRequest" if request.subresource == "status" and "CertificateSigning" in self._on:
+                certificates.check_signing(self._authorizer, request)
+        await self._mutate(request, complete)
         return request.present
 
     async def judge_update(self, request: Attributes, replace: quota.Replace) -> None:
         """Refuse a change that policies, webhooks or quotas have something against."""
         escalation.check(self._authorizer, request.kind, request.namespace, request.present, request.old, request.user)
-        self._policies.validate(request)
-        await self._webhooks.validate(request)
-        if not request.subresource and request.kind.resource.plural in _CHARGED_ON_UPDATE:
+        if "PodSecurity" in self._on:
+            self._pod_security.judge(request)
+        main = not request.subresource
+        if (
+            main and request.kind.built_in_kind == "PersistentVolumeClaim" and request.old is not None
+            and "PersistentVolumeClaimResize" in self._on
+        ):  # fmt: skip
+            claims.check_resize(self._cache, request.present, request.old)
+        await self._validate(request)
+        if main and request.kind.resource.plural in _CHARGED_ON_UPDATE and "ResourceQuota" in self._on:
             await quota.charge(
                 self._cache, replace, request.kind, request.namespace, request.present, request.old,
                 dry_run=request.dry_run,
@@ -106,26 +172,25 @@ class Admission:
 
         Raises: what node restrictions, policies and webhooks refuse with.
         """
-        node_restriction.check(self._cache, request)
-        await self._webhooks.mutate(request, lambda changed: changed)
-        self._policies.validate(request)
-        await self._webhooks.validate(request)
+        self._check_user(request)
+        await self._mutate(request, lambda changed: changed)
+        await self._validate(request)
 
     async def judge_connect(self, request: Attributes) -> None:
         """Refuse a connection to a pod, service or node that policies or webhooks have something against."""
-        self._policies.validate(request)
-        await self._webhooks.validate(request)
+        await self._validate(request)
 
     async def judge_delete(self, request: Attributes) -> None:
         """Refuse to delete what the cluster can't be without, or what policies or webhooks keep. Raises: Forbidden."""
-        if request.kind.built_in_kind == "Namespace" and request.name in IMMORTAL[:3]:
+        immortal = request.kind.built_in_kind == "Namespace" and request.name in IMMORTAL[:3]
+        if immortal and "NamespaceLifecycle" in self._on:
             raise errors.Forbidden(
                 f'namespaces "{request.name}" is forbidden: this namespace may not be deleted',
                 kind="namespaces", name=request.name,
             )  # fmt: skip
-        node_restriction.check(self._cache, request)
-        self._policies.validate(request)
-        await self._webhooks.validate(request)
+        if "NodeRestriction" in self._on:
+            node_restriction.check(self._cache, request)
+        await self._validate(request)
 
     def released(self, kind: Kind, entry: Entry) -> None:
         """Take back what a deleted object held."""
@@ -145,3 +210,13 @@ class Admission:
                 group=kind.resource.group, kind=kind.resource.plural, name=name,
                 causes=[errors.Cause("NamespaceTerminating", told, "metadata.namespace")],
             )  # fmt: skip
+
+
+_NOT_READY = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+
+
+def _taint(node: Object) -> None:
+    """Keep pods off a new node until its conditions say that it is ready."""
+    taints = node.setdefault("spec", {}).setdefault("taints", [])
+    if not any((one.get("key"), one.get("effect")) == tuple(_NOT_READY.values()) for one in taints):
+        taints.append(dict(_NOT_READY))

@@ -5,7 +5,9 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-contro
 
 from apiserver.registry.kind import Object
 from apiserver.storage.watch_cache import WatchCache
+from machinery import errors
 from machinery.api.meta import Resource
+from machinery.api.quantity import parse_quantity
 from machinery.api.resources import INGRESS_CLASSES, STORAGE_CLASSES
 
 _STORAGE_DEFAULT = (
@@ -44,3 +46,18 @@ def set_ingress_class(cache: WatchCache, ingress: Object) -> None:
         return
     if name := _default(cache, INGRESS_CLASSES, _INGRESS_DEFAULT):
         spec["ingressClassName"] = name
+
+
+def check_resize(cache: WatchCache, new: Object, old: Object) -> None:
+    """Refuse to let a claim grow whose class does not allow it. Raises: Forbidden."""
+    sizes = [((claim["spec"].get("resources") or {}).get("requests") or {}).get("storage", "0") for claim in (new, old)]
+    if parse_quantity(sizes[0]) <= parse_quantity(sizes[1]):
+        return
+    plural, name = STORAGE_CLASSES.group_resource, old["spec"].get("storageClassName")
+    entry = cache.collection(plural).get(f"/registry/{plural}/{name}") if name else None
+    if entry is None or not entry.object().get("allowVolumeExpansion"):
+        claim = new["metadata"]["name"]
+        raise errors.Forbidden(
+            f'persistentvolumeclaims "{claim}" is forbidden: only dynamically provisioned pvc can be resized and the '
+            "storageclass that provisions the pvc must support resize", kind="persistentvolumeclaims", name=claim,
+        )  # fmt: skip

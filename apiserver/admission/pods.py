@@ -17,13 +17,18 @@ _TOKEN_SECONDS = 3607
 _WAIT_SECONDS = 300
 
 
-def admit(cache: WatchCache, namespace: str, pod: Object) -> None:
-    """Complete a new pod. Raises: Forbidden when its service account or priority class is not there."""
-    spec = pod["spec"]
-    _add_tolerations(spec)
-    _set_priority(cache, pod)
-    _apply_runtime_class(cache, pod)
-    if MIRROR not in (pod["metadata"].get("annotations") or {}):
+def admit(cache: WatchCache, namespace: str, pod: Object, enabled: frozenset[str]) -> None:
+    """Complete a new pod by the steps that are enabled.
+
+    Raises: Forbidden when its service account, priority class or runtime class is not there.
+    """
+    if "DefaultTolerationSeconds" in enabled:
+        _add_tolerations(pod["spec"])
+    if "Priority" in enabled:
+        _set_priority(cache, pod)
+    if "RuntimeClass" in enabled:
+        _apply_runtime_class(cache, pod)
+    if "ServiceAccount" in enabled and MIRROR not in (pod["metadata"].get("annotations") or {}):
         _add_service_account(cache, namespace, pod)
 
 
@@ -94,7 +99,7 @@ def _apply_runtime_class(cache: WatchCache, pod: Object) -> None:
             raise _forbidden(pod, f"pod rejected: conflict: {theirs} = {value}; {ours} = {selector[key]}")
         spec.setdefault("nodeSelector", {})[key] = value
     for toleration in scheduling.get("tolerations") or ():
-        if toleration not in spec["tolerations"]:
+        if toleration not in spec.setdefault("tolerations", []):
             spec["tolerations"].append(toleration)
 
 

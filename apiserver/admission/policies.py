@@ -28,21 +28,22 @@ class PolicyError(Exception):
     """A policy could not be evaluated; the message says why."""
 
 
-class Policies:
-    """Evaluates the validating admission policies that are bound."""
+class BoundPolicies:
+    """Policies and what binds them: which of them a request is for, and with what parameters."""
+
+    resources: tuple[Resource, Resource]
 
     def __init__(self, cache: WatchCache, find_resource: FindResource) -> None:
         self._cache = cache
         self._find_resource = find_resource
         self._conditions = Conditions()
         self._known: tuple[tuple[int, int], Sequence[tuple[Object, Object]]] = ((-1, -1), ())
-        for resource in (VALIDATING_POLICIES, VALIDATING_POLICY_BINDINGS):
+        for resource in self.resources:
             cache.collection(resource.group_resource)
 
     def _bound(self) -> Sequence[tuple[Object, Object]]:
-        """Return each binding with its policy."""
-        policies = self._cache.collection(VALIDATING_POLICIES.group_resource)
-        bindings = self._cache.collection(VALIDATING_POLICY_BINDINGS.group_resource)
+        """Return each binding with its policy, by the names of policies and then of bindings."""
+        policies, bindings = (self._cache.collection(one.group_resource) for one in self.resources)
         generation = (policies.generation, bindings.generation)
         if self._known[0] != generation:
             by_name = {entry.name: entry.object() for entry in policies.entries("")}
@@ -51,18 +52,19 @@ class Policies:
                 for binding in (entry.object() for entry in bindings.entries(""))
                 if binding["spec"]["policyName"] in by_name
             ]
+            found.sort(key=lambda pair: pair[0]["metadata"]["name"])
             self._known = generation, found
         return self._known[1]
 
-    def validate(self, request: Attributes) -> None:
-        """Apply all policies to a request. Raises: what the first that denies gives as its reason."""
+    def _for(self, request: Attributes) -> Iterator[tuple[Object, Object]]:
+        """Yield the policies that a request is for, each with its binding."""
         bound = self._bound()
         if not bound or request.kind.resource.group == _EXEMPT_GROUP:
             return
         for policy, binding in bound:
             match, narrower = policy["spec"].get("matchConstraints") or {}, binding["spec"].get("matchResources")
             if self._takes(match, request) and (narrower is None or self._takes(narrower, request, all_kinds=True)):
-                self._apply(policy, binding, request)
+                yield policy, binding
 
     def _takes(self, match: Mapping[str, Any], request: Attributes, *, all_kinds: bool = False) -> bool:
         rules = match.get("resourceRules") or ()
@@ -72,40 +74,15 @@ class Policies:
             return False
         return selectors_take(self._cache, match, request)
 
-    def _apply(self, policy: Object, binding: Object, request: Attributes) -> None:
-        spec = policy["spec"]
-        fails_closed = spec.get("failurePolicy", "Fail") == "Fail"
-        try:
-            conditions = spec.get("matchConditions")
-            if conditions:
-                outcome = self._conditions.met(conditions, request, self._cache)
-                if outcome.error:
-                    raise PolicyError(outcome.error)
-                if not outcome.met:
-                    return
-            for params in self._params(policy, binding, request):
-                given = bindings_of(request, self._cache, params)
-                for check in spec.get("validations") or ():
-                    self._check(policy, binding, request, check, given)
-        except PolicyError as error:
-            if fails_closed:
-                _act(policy, binding, request, str(error), "Invalid")
-
-    def _check(
-        self, policy: Object, binding: Object, request: Attributes, check: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> None:
-        variables = policy["spec"].get("variables") or ()
-        if _evaluate(check["expression"], variables, given) is True:
-            return
-        message = check.get("message") or f"failed expression: {check['expression'].strip()}"
-        if check.get("messageExpression"):
-            try:
-                told = _evaluate(check["messageExpression"], variables, given)
-            except PolicyError:
-                told = None
-            if isinstance(told, str) and told.strip() and "\n" not in told:
-                message = told
-        _act(policy, binding, request, message, check.get("reason") or "Invalid")
+    def _meets_conditions(self, policy: Object, request: Attributes) -> bool:
+        """Whether a policy's matchConditions hold. Raises: PolicyError."""
+        conditions = policy["spec"].get("matchConditions")
+        if not conditions:
+            return True
+        outcome = self._conditions.met(conditions, request, self._cache)
+        if outcome.error:
+            raise PolicyError(outcome.error)
+        return outcome.met
 
     def _params(self, policy: Object, binding: Object, request: Attributes) -> Iterator[Object | None]:
         """Yield the parameters a binding names; None once where the policy takes none. Raises: PolicyError."""
@@ -136,7 +113,48 @@ class Policies:
                 yield obj
 
 
-def _evaluate(expression: str, variables: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Any:
+class Policies(BoundPolicies):
+    """Evaluates the validating admission policies that are bound."""
+
+    resources = (VALIDATING_POLICIES, VALIDATING_POLICY_BINDINGS)
+
+    def validate(self, request: Attributes) -> None:
+        """Apply all policies to a request. Raises: what the first that denies gives as its reason."""
+        for policy, binding in self._for(request):
+            self._apply(policy, binding, request)
+
+    def _apply(self, policy: Object, binding: Object, request: Attributes) -> None:
+        spec = policy["spec"]
+        fails_closed = spec.get("failurePolicy", "Fail") == "Fail"
+        try:
+            if not self._meets_conditions(policy, request):
+                return
+            for params in self._params(policy, binding, request):
+                given = bindings_of(request, self._cache, params)
+                for check in spec.get("validations") or ():
+                    self._check(policy, binding, request, check, given)
+        except PolicyError as error:
+            if fails_closed:
+                _act(policy, binding, request, str(error), "Invalid")
+
+    def _check(
+        self, policy: Object, binding: Object, request: Attributes, check: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> None:
+        variables = policy["spec"].get("variables") or ()
+        if evaluate(check["expression"], variables, given) is True:
+            return
+        message = check.get("message") or f"failed expression: {check['expression'].strip()}"
+        if check.get("messageExpression"):
+            try:
+                told = evaluate(check["messageExpression"], variables, given)
+            except PolicyError:
+                told = None
+            if isinstance(told, str) and told.strip() and "\n" not in told:
+                message = told
+        _act(policy, binding, request, message, check.get("reason") or "Invalid")
+
+
+def evaluate(expression: str, variables: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Any:
     """Return the value of an expression; the variables it names are worked out first. Raises: PolicyError."""
     from machinery.cel.program import CompileError, EvaluationError, compile_expression
 
@@ -161,7 +179,7 @@ def _worked_out(expression: str, variables: Sequence[Mapping[str, Any]], given: 
     for index, variable in enumerate(variables):
         if variable["name"] in wanted:
             before = [one for one in variables[:index] if one["name"] in values]
-            values[variable["name"]] = _evaluate(variable["expression"], before, {**given, "variables": dict(values)})
+            values[variable["name"]] = evaluate(variable["expression"], before, {**given, "variables": dict(values)})
     return values
 
 

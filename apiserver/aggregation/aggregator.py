@@ -7,8 +7,8 @@ Source: https://kubernetes.io/docs/concepts/extend-kubernetes/api-extension/apis
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
@@ -34,14 +34,27 @@ _SOON_SECONDS, _LATER_SECONDS = 1.0, 10.0
 _LOCAL = ("True", "Local", "Local APIServices are always available")
 
 
+class BuiltIn(Protocol):
+    """Something in this process that answers for a group version as a server behind an APIService would."""
+
+    backend: Backend
+
+    async def handle(self, call: Call) -> web.StreamResponse:
+        """Answer a request below the group version."""
+
+
 class Aggregator:
     """The extension API servers there are."""
 
-    def __init__(self, rest: Rest, catalog: Catalog, client: BackendClient) -> None:
+    def __init__(
+        self, rest: Rest, catalog: Catalog, client: BackendClient, built_in: Mapping[str, BuiltIn] | None = None
+    ) -> None:
+        """Args: `built_in` are by APIService names the groups that this process answers for until another does."""
         self._rest = rest
         self._catalog = catalog
         self._client = client
         self._collection = rest.storage.cache.collection(API_SERVICES.group_resource)
+        self._built_in = built_in or {}
         self._listed = -1
         self.backends: dict[tuple[str, str], Backend] = {}
         self.changes = 0  # grows when what the backends tell of themselves changes
@@ -56,16 +69,22 @@ class Aggregator:
             return None
         info = call.info
         if info.is_resource:
-            return self.backends.get((info.group, info.version))
-        parts = info.path.split("/")
-        return self.backends.get((parts[2], parts[3])) if len(parts) >= 4 and parts[1] == "apis" else None
+            backend = self.backends.get((info.group, info.version))
+        else:
+            parts = info.path.split("/")
+            backend = self.backends.get((parts[2], parts[3])) if len(parts) >= 4 and parts[1] == "apis" else None
+        return None if backend is None or self._is_defined(backend) else backend
+
+    def _is_defined(self, backend: Backend) -> bool:
+        """Whether users defined kinds of a group version that would else be answered for here."""
+        return backend.name in self._built_in and bool(self._catalog.kinds(*backend.group_version))
 
     def _refreshed(self) -> dict[tuple[str, str], Backend]:
         """Return the backends as the APIServices in the cache name them."""
         if self._listed != self._collection.generation:
             self._listed = self._collection.generation
             known = {one.name: one for one in self.backends.values()}
-            found: dict[tuple[str, str], Backend] = {}
+            found = {one.backend.group_version: one.backend for one in self._built_in.values()}
             for entry in self._collection.entries(""):
                 if b'"service":{' not in entry.value:
                     continue
@@ -87,6 +106,8 @@ class Aggregator:
     async def handle(self, call: Call, backend: Backend) -> web.StreamResponse:
         """Let a backend answer. Raises: ServiceUnavailable."""
         http = call.http
+        if (built_in := self._built_in.get(backend.name)) is not None and built_in.backend is backend:
+            return await built_in.handle(call)
         if not backend.available:
             raise errors.ServiceUnavailable("service unavailable")
         headers = request_headers(call)
@@ -153,7 +174,7 @@ class Aggregator:
 
     async def _look_at_all(self) -> bool:
         """Ask each backend how it is. Return whether one is to be asked again soon."""
-        backends = list(self._refreshed().values())
+        backends = [one for one in self._refreshed().values() if "service" in one.spec]
         if not backends:
             return False
         results = await asyncio.gather(*(self._look_at(one) for one in backends))
@@ -213,10 +234,12 @@ class Aggregator:
                     await self._rest.delete(KIND, "", name, {}, dry_run=False)
 
     def _local(self) -> Iterator[Object]:
+        for backend in [one.backend for one in self._built_in.values() if not self._is_defined(one.backend)]:
+            yield {"metadata": {"name": backend.name, "labels": {_MANAGED: "onstart"}}, "spec": dict(backend.spec)}
         for group in self._catalog.groups():
             versions = self._catalog.versions(group)
             for index, version in enumerate(versions):
-                custom = all(kind.custom is not None for kind in self._catalog.kinds(group, version))
+                custom = all(kind.user_defined for kind in self._catalog.kinds(group, version))
                 yield {
                     "metadata": {"name": f"{version}.{group}", "labels": {_MANAGED: "true" if custom else "onstart"}},
                     "spec": {

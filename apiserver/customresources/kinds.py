@@ -97,6 +97,8 @@ def _selectable(version: Object) -> dict[str, Callable[[Object], str]]:
 class CustomVersion:
     """One served version of a definition; implements `CustomKind`."""
 
+    built_in = False
+
     def __init__(self, definition: Definition, version: Object, resource: Resource) -> None:
         self._definition = definition
         self._version = version

@@ -1,14 +1,18 @@
 """Request bodies: read within limits, decoded from JSON or YAML into a dict."""
 
+import asyncio
 import json
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from apiserver.request import AUDIT
 from machinery import errors
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
+# A client that sends its body more slowly than this is let go.
+BODY_SECONDS = 60.0
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 # A YAML document may say much with few bytes by aliases; it may not become larger than this many values.
 MAX_YAML_VALUES = 1_000_000
@@ -16,12 +20,32 @@ MAX_YAML_VALUES = 1_000_000
 
 async def read(request: web.Request) -> bytes:
     """Return the body. Raises: RequestEntityTooLarge above 3 MiB."""
+    body = await _read(request)
+    if AUDIT in request:  # the audit log wants it too
+        request[AUDIT].body = body
+    return body
+
+
+async def _read(request: web.Request) -> bytes:
     length = request.content_length
     if length is not None and length > MAX_BODY_BYTES:
         raise _too_large()
-    body = await request.content.read(MAX_BODY_BYTES + 1) if length is None else b""
+    if request.content.is_eof():  # it is here already: most are
+        return await _whole(request, length)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _whole(request, length)
+    except TimeoutError as error:
+        raise errors.Timeout("Timeout: request did not complete within the allotted timeout") from error
+
+
+async def _whole(request: web.Request, length: int | None) -> bytes:
     if length is not None:
-        return await request.content.readexactly(length) if length else b""
+        try:
+            return await request.content.readexactly(length) if length else b""
+        except asyncio.IncompleteReadError as error:
+            raise errors.BadRequest("unexpected EOF") from error
+    body = await request.content.read(MAX_BODY_BYTES + 1)
     while not request.content.at_eof() and len(body) <= MAX_BODY_BYTES:
         body += await request.content.read(MAX_BODY_BYTES + 1 - len(body))
     if len(body) > MAX_BODY_BYTES:

@@ -37,9 +37,41 @@ async def evict(rest: Rest, catalog: Catalog, kind: Kind, namespace: str, name: 
                     await _take(rest, budget_kind, namespace, budget["metadata"]["name"], name, dry_run=dry_run)
                 except errors.NotFound:
                     continue  # the budget went in between: look again
+        if not dry_run and not pod["metadata"].get("deletionTimestamp"):
+            options = await _mark(rest, kind, namespace, name, options)
         await rest.delete(kind, namespace, name, options, dry_run=dry_run)
         return
     raise errors.TooManyRequests(_REFUSED, retry_after_seconds=_RETRY_SECONDS)
+
+
+async def _mark(rest: Rest, kind: Kind, namespace: str, name: str, options: Object) -> Object:
+    """Note in a pod that it is evicted, as the failure policies of Jobs look for it; returns the options to delete by.
+
+    Raises: NotFound; Conflict when a precondition does not hold.
+    """
+    condition = {
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastProbeTime": None, "lastTransitionTime": meta.now(),
+    }  # fmt: skip
+    preconditions = options.get("preconditions") or {}
+    version = preconditions.get("resourceVersion")
+
+    def marked(pod: Object) -> Object:
+        if version and pod["metadata"].get("resourceVersion") != version:
+            why = f"the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record"
+            raise errors.Conflict(f'Operation cannot be fulfilled on pods "{name}": Precondition failed: {why}')
+        status = pod.setdefault("status", {})
+        kept = [one for one in status.get("conditions") or () if one.get("type") != condition["type"]]
+        status["conditions"] = [*kept, condition]
+        return pod
+
+    entry = await rest.replace(
+        kind, namespace, name, marked, WriteOptions(), expected_uid=preconditions.get("uid") or ""
+    )
+    if not version:
+        return options
+    written = entry.object()["metadata"]["resourceVersion"]
+    return {**options, "preconditions": {**preconditions, "resourceVersion": written}}
 
 
 def _needs_no_budget(pod: Object) -> bool:

@@ -28,9 +28,11 @@ class Health:
     def __init__(self, cache: WatchCache) -> None:
         self._cache = cache
         self.bootstrapped = asyncio.Event()
+        self.stopping = False
         self._checks: Mapping[str, Callable[[], Awaitable[str]]] = {
             "ping": self._ping, "etcd": self._store, "informer-sync": self._informers,
             "poststarthook/bootstrap-objects": self._bootstrap,
+            "shutdown": self._shutdown,
         }  # fmt: skip
 
     async def handle(self, call: Call) -> web.StreamResponse:
@@ -65,6 +67,9 @@ class Health:
 
     async def _informers(self) -> str:
         return "" if self._cache.ready.is_set() else "the watch cache has not read the store yet"
+
+    async def _shutdown(self) -> str:
+        return "process is shutting down" if self.stopping else ""
 
     async def _bootstrap(self) -> str:
         return "" if self.bootstrapped.is_set() else "not finished"

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from apiserver.endpoints.spdy import (
+from machinery.spdy import (
     GOAWAY,
     PING,
     PROTOCOL_ERROR,

@@ -15,7 +15,8 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from apiserver.endpoints.spdy import (
+from apiserver.endpoints.takeover import Connection
+from machinery.spdy import (
     GOAWAY,
     PING,
     PROTOCOL_ERROR,
@@ -25,7 +26,6 @@ from apiserver.endpoints.spdy import (
     Frame,
     Framer,
 )
-from apiserver.endpoints.takeover import Connection
 
 STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 # Those that pass the agent's messages on as they are; those of WebSockets; those of SPDY, the newest first.

@@ -18,7 +18,7 @@ from apiserver.endpoints.port_forward import PROTOCOL, Tunnel
 from apiserver.endpoints.proxy import join
 from apiserver.endpoints.takeover import take_over
 from apiserver.registry.kind import Object
-from apiserver.request import Call
+from apiserver.request import Call, flag
 from apiserver.storage.object_storage import ObjectStorage
 from machinery import errors
 
@@ -105,7 +105,7 @@ class Streams:
 
     async def _command(self, call: Call, url: str) -> web.StreamResponse:
         """Run a command, or join a running one, for a client of any protocol."""
-        wanted = {name: _flag(call.query, name) for name in ("stdin", "stdout", "stderr", "tty")}
+        wanted = {name: flag(call.query, name) for name in ("stdin", "stdout", "stderr", "tty")}
         if not (wanted["stdin"] or wanted["stdout"] or wanted["stderr"]):
             raise errors.BadRequest("you must specify at least 1 of stdin, stdout, stderr")
         if wanted["tty"]:
@@ -220,16 +220,10 @@ def _spdy_protocol(call: Call, known: Sequence[str]) -> str:
     return found
 
 
-def _flag(query: Mapping[str, str], name: str) -> bool:
-    """Read a boolean parameter as the API does: anything but "false" and "0" means yes."""
-    value = query.get(name)
-    return value is not None and value.lower() not in ("false", "0")
-
-
 def _log_query(call: Call) -> dict[str, str]:
     """Return the parameters of a log request for the agent. Raises: BadRequest, Invalid."""
     query = call.query
-    found = {name: "true" for name in _LOG_FLAGS if _flag(query, name)}
+    found = {name: "true" for name in _LOG_FLAGS if flag(query, name)}
     found |= {name: query[name] for name in _LOG_TEXTS if query.get(name)}
     wrong = []
     for name, least in _LOG_LEAST.items():

@@ -56,9 +56,9 @@ class Subresources:
             case "get":
                 return await reading.get(call, self._rest.storage)
             case "update":
-                return await writing.update(call, self._rest, subresource="status")
+                return await writing.update(call, self._rest, subresource=call.info.subresource)
             case _:
-                return await writing.patch(call, self._rest, subresource="status")
+                return await writing.patch(call, self._rest, subresource=call.info.subresource)
 
     async def _part(self, call: Call) -> web.StreamResponse:
         """Read the object, or write the part of its spec that the subresource is about."""

@@ -15,7 +15,7 @@ from aiohttp import web
 from apiserver.endpoints import table
 from apiserver.endpoints.reading import Selection, parse_revision, reach, scope_prefix, wanted
 from apiserver.registry.kind import Kind
-from apiserver.request import Call
+from apiserver.request import Call, flag
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import Entry, Event, TooOld, Watcher, event_line
 from machinery import errors
@@ -34,7 +34,7 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
     kind, query = call.known, call.query
     selection = Selection(kind, query, call.info.name)
     render = _renderer(call)
-    initial = query.get("sendInitialEvents") == "true"
+    initial = flag(query, "sendInitialEvents")
     if initial and query.get("resourceVersionMatch") != "NotOlderThan":
         raise errors.Invalid(
             "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires "
@@ -58,7 +58,7 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
         ):
             session = _Session(call, storage, watcher, selection, render)
             present: Sequence[Entry] = ()
-            if from_now and query.get("sendInitialEvents") != "false":
+            if from_now and (initial or "sendInitialEvents" not in query):
                 present = collection.entries(scope_prefix(kind, namespace))
                 if kind.custom is not None:
                     present = await kind.custom.view(present)
@@ -103,7 +103,7 @@ class _Session:
         self._selection = selection
         self._render = render
         self._plain = wanted(call).as_kind == ""
-        self._bookmarks = call.query.get("allowWatchBookmarks") in ("true", "1")
+        self._bookmarks = flag(call.query, "allowWatchBookmarks")
         self._response = web.StreamResponse(headers={"Content-Type": "application/json"})
 
     async def run(self, present: Sequence[Entry], *, marks_end: bool) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from apiserver.endpoints.reading import Selection, listing, object_response, res
 from apiserver.registry.field_managers import MAX_MANAGER_BYTES
 from apiserver.registry.kind import Kind, Object, shape_for
 from apiserver.registry.rest import Rest, WriteOptions, conformed
-from apiserver.request import Call
+from apiserver.request import AUDIT, Call, flag
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
 from machinery.api.patch import PatchError, apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
@@ -42,7 +42,8 @@ def write_options(call: Call) -> WriteOptions:
         raise errors.BadRequest(f"fieldManager: Invalid value: {manager!r}: {rule}")
     if not manager:  # the program's name, as it introduces itself
         manager = call.http.headers.get("User-Agent", "").partition("/")[0][:MAX_MANAGER_BYTES] or "unknown"
-    return WriteOptions(dry_run == "All", validation, manager, call.user)
+    noted = call.http[AUDIT].annotations if AUDIT in call.http else None
+    return WriteOptions(dry_run == "All", validation, manager, call.user, annotations=noted)
 
 
 async def read_object(call: Call, kind: str, api_version: str, *, strict: bool) -> Object:
@@ -91,7 +92,8 @@ def with_warnings(response: web.Response, options: WriteOptions) -> web.Response
 
 def add_warning(response: web.Response, text: str) -> None:
     """Add a Warning header, which kubectl shows."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)  # a header holds no line breaks
+    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
     response.headers.add("Warning", f'299 - "{escaped}"')
 
 
@@ -165,7 +167,7 @@ async def _apply(call: Call, rest: Rest, options: WriteOptions, subresource: str
             f"({metadata['namespace']} != {info.namespace})"
         )
     conformed(kind, config, WriteOptions(field_validation="Strict"))  # who owns a field nobody knows?
-    force = call.query.get("force", "") in ("true", "1")
+    force = flag(call.query, "force")
     entry, created = await rest.apply(
         kind, info.namespace, info.name, config, options, subresource=subresource, force=force
     )
@@ -190,7 +192,7 @@ async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Cal
     content_type = call.http.headers.get("Content-Type", "")
     media = body.media_type(content_type)
     raw = await body.read(call.http)
-    if kind is not None and kind.custom is not None and media == STRATEGIC_PATCH:
+    if kind is not None and kind.user_defined and media == STRATEGIC_PATCH:
         raise errors.UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: "
             f"{JSON_PATCH}, {MERGE_PATCH}, {APPLY_PATCH}"
@@ -228,7 +230,7 @@ async def delete_options(call: Call) -> dict[str, Any]:
     if "propagationPolicy" in query:
         options["propagationPolicy"] = query["propagationPolicy"]
     if "orphanDependents" in query:
-        options["orphanDependents"] = query["orphanDependents"] == "true"
+        options["orphanDependents"] = flag(query, "orphanDependents")
     if "dryRun" in query:
         options["dryRun"] = [query["dryRun"]]
     _check_delete_options(options)

@@ -20,8 +20,10 @@ from apiserver.registry import (
     policy,
     rbac,
     replication,
+    reviews,
     scheduling,
     storage,
+    versions,
 )  # fmt: skip
 from apiserver.registry.kind import Kind
 from machinery.api.meta import Resource
@@ -36,7 +38,7 @@ _GROUP_ORDER = (
 _MODULES = (
     core, replication, limits, storage, apps, batch, autoscaling, policy, rbac, coordination, networking, scheduling,
     certificates, admission_registration, flowcontrol, devices,
-    apiextensions, apiregistration,
+    apiextensions, apiregistration, versions, reviews,
 )  # fmt: skip
 
 

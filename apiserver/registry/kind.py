@@ -74,7 +74,13 @@ def _unchanged(_: Object, __: Object) -> None:
 
 
 class CustomKind(Protocol):
-    """What a kind that users defined does in its own way; implemented in apiserver/customresources."""
+    """What a kind does in its own way.
+
+    Users defined it (apiserver/customresources), or it is shown in another version than it is stored in
+    (apiserver/registry/versions.py).
+    """
+
+    built_in: bool
 
     def conform(self, obj: Object) -> Findings:
         """Prune and default an object in place. Raises: SchemaMismatch for its metadata."""
@@ -147,6 +153,11 @@ class Kind:
     def built_in_kind(self) -> str:
         """The kind, empty for those that users define: they may name theirs Service or Pod."""
         return self.resource.kind if self.custom is None else ""
+
+    @property
+    def user_defined(self) -> bool:
+        """Whether a CustomResourceDefinition says what it is."""
+        return self.custom is not None and not self.custom.built_in
 
     @property
     def has_status(self) -> bool:

@@ -3,7 +3,7 @@
 Defaults and rules: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from apiserver.registry import names
@@ -159,11 +159,12 @@ def validate_pod(pod: Object) -> list[Cause]:
     return list(pod_spec_causes(pod.get("spec") or {}, "spec"))
 
 
-def pod_spec_causes(spec: Object, path: str) -> Iterator[Cause]:
-    """Yield what is wrong with a pod spec at `path`."""
+def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iterator[Cause]:
+    """Yield what is wrong with a pod spec at `path`; its pods will have volumes of the names `claims` too."""
     volumes: set[str] = set()
     for index, volume in enumerate(spec.get("volumes") or ()):
         yield from _volume_causes(volume, f"{path}.volumes[{index}]", volumes)
+    volumes.update(claims)
     taken: set[str] = set()
     for group in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(group) or ()):

@@ -40,6 +40,7 @@ class WriteOptions:
     through: str = ""  # the subresource by which the object itself is changed: scale
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] | None = None  # what admission has to say to the audit log
 
 
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
@@ -114,7 +115,7 @@ class Rest:
         name = ((obj or old or {}).get("metadata") or {}).get("name", "")
         return Attributes(
             operation, kind, namespace, name, subresource, options.user, options.dry_run, obj, old,
-            options.field_manager, options.warnings,
+            options.field_manager, options.warnings, options.annotations,
         )  # fmt: skip
 
     @staticmethod
@@ -170,10 +171,10 @@ class Rest:
             if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
                 raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
             return Entry(key, encode(obj), 0)
+        lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
         if kind.custom is not None:
             stored = await kind.custom.to_stored(obj)
-            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored)]))[0]
-        lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
+            return (await kind.custom.view([await self.storage.create(kind.resource, key, stored, lease=lease)]))[0]
         return await self.storage.create(kind.resource, key, obj, lease=lease)
 
     async def _lease(self, ttl_seconds: int) -> int:
@@ -259,7 +260,8 @@ class Rest:
             old = shown.object()
             made = await make(shown)
             going = bool(old["metadata"].get("deletionTimestamp")) and may_go(made)
-            if going or options.dry_run or (made == old and _is_current(kind, entry)):
+            same = made == old and _is_current(kind, entry) and not self.storage.is_stale(entry.key)
+            if going or options.dry_run or same:
                 return None
             return made if kind.custom is None else await kind.custom.to_stored(made)
 

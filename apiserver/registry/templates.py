@@ -1,6 +1,6 @@
 """What the kinds that make pods share: defaults and rules of their templates and selectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from apiserver.registry import names
@@ -35,20 +35,30 @@ def non_negative(spec: Object, *fields: str, path: str = "spec") -> Iterator[Cau
             yield invalid(f"{path}.{field}", value, "must be greater than or equal to 0")
 
 
-def template_causes(template: Object, path: str, policies: Sequence[str]) -> Iterator[Cause]:
-    """Yield what is wrong with a pod template whose pods may be restarted by these policies only."""
+def template_causes(
+    template: Object, path: str, policies: Sequence[str], claims: Iterable[str] = ()
+) -> Iterator[Cause]:
+    """Yield what is wrong with a pod template.
+
+    Args:
+        template: the template.
+        path: where it is.
+        policies: by which its pods may be restarted.
+        claims: names of volumes its pods will have besides.
+    """
     metadata = template.get("metadata") or {}
     yield from names.label_causes(metadata.get("labels") or {}, f"{path}.labels")
     yield from names.annotation_causes(metadata.get("annotations") or {}, f"{path}.annotations")
     pod_spec = template["spec"]
-    yield from pod_spec_causes(pod_spec, f"{path}.spec")
+    yield from pod_spec_causes(pod_spec, f"{path}.spec", claims)
     if pod_spec.get("restartPolicy") not in policies:
         yield unsupported(f"{path}.spec.restartPolicy", pod_spec.get("restartPolicy"), policies)
 
 
 def lasting_template_causes(spec: Object) -> Iterator[Cause]:
     """Yield what is wrong with the template of a workload whose pods never end by themselves."""
-    yield from template_causes(spec["template"], "spec.template", ("Always",))
+    claims = [(claim.get("metadata") or {}).get("name", "") for claim in spec.get("volumeClaimTemplates") or ()]
+    yield from template_causes(spec["template"], "spec.template", ("Always",), claims)
     if spec["template"]["spec"].get("activeDeadlineSeconds") is not None:
         why = "activeDeadlineSeconds in ReplicaSet is not Supported"
         yield forbidden("spec.template.spec.activeDeadlineSeconds", why)

@@ -26,7 +26,9 @@ MAX_TRIES = 50
 def encode(obj: Object) -> bytes:
     """Return the bytes an object is stored as: kind, apiVersion and metadata first, and no resourceVersion."""
     metadata = {name: value for name, value in obj["metadata"].items() if name != "resourceVersion"}
-    return orjson.dumps({"kind": obj["kind"], "apiVersion": obj["apiVersion"], **obj, "metadata": metadata})
+    # Named before the rest, so that it stands there whatever place it had: readers put the version into the first.
+    first = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], "metadata": metadata}
+    return orjson.dumps({**first, **obj, "metadata": metadata})
 
 
 class ObjectStorage:
@@ -34,6 +36,11 @@ class ObjectStorage:
 
     def __init__(self, cache: WatchCache) -> None:
         self.cache = cache
+        self._stale_in_store: Callable[[str], bool] | None = getattr(cache.store, "is_stale", None)
+
+    def is_stale(self, key: str) -> bool:
+        """Whether a value should be written anew though nothing of it changed: it was encrypted in an older way."""
+        return self._stale_in_store is not None and self._stale_in_store(key)
 
     async def get(self, resource: Resource, key: str) -> Entry:
         """Return the newest state of an object. Raises: NotFound, ServiceUnavailable."""

@@ -233,6 +233,11 @@ class Collection:
         for watcher in self._watchers:
             watcher.offer(event)
 
+    def end_watches(self) -> None:
+        """Let every watch end; its client goes on where it was, at another server."""
+        for watcher in self._watchers:
+            watcher.end()
+
     @contextlib.contextmanager
     def watch(self, namespace: str, *, after: int | None) -> Any:
         """Open a watcher; `after` None starts now, else behind that revision.

@@ -65,6 +65,8 @@ CERTIFICATE_SIGNING_REQUESTS = _cluster(
     "certificates.k8s.io", "v1", "certificatesigningrequests", "CertificateSigningRequest"
 )
 
+TOKEN_REVIEWS = _cluster("authentication.k8s.io", "v1", "tokenreviews", "TokenReview")
+SUBJECT_ACCESS_REVIEWS = _cluster("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview")
 CLUSTER_TRUST_BUNDLES = _cluster("certificates.k8s.io", "v1beta1", "clustertrustbundles", "ClusterTrustBundle")
 
 _ADMISSION = "admissionregistration.k8s.io"

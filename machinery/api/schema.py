@@ -7,8 +7,10 @@ Source: the package `kubernetes-validate`, which carries the definitions of each
 
 import functools
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ class SchemaMismatch(ValueError):
 class Shape:
     """One type: what it holds, and how lists and maps in it merge.
 
-    `form` is one of object, map, array, string, integer, number, boolean, int-or-string, quantity, any.
+    `form` is one of object, map, array, string, time, integer, number, boolean, int-or-string, quantity, any.
     """
 
     form: str
@@ -49,7 +51,7 @@ class Shape:
     list_type: str = ""
     map_keys: tuple[str, ...] = ()
     atomic: bool = False
-    demands: bool | None = None  # whether it or a type within has required fields; None until first asked
+    demanding: "dict[str, Shape] | None" = None  # its fields that have required ones within; None until first asked
     preserves: bool = False  # an object that keeps fields it does not know, of any form (custom resources)
 
     def go_type(self) -> str:
@@ -141,6 +143,8 @@ def _fill(shape: Shape, raw: Mapping[str, Any], definition: str = "") -> None:
         shape.items = _field_shape(raw["items"])
     elif kind == "integer":
         shape.form, shape.integer = "integer", _GO_INTEGER.get(raw.get("format"), "int")
+    elif kind == "string" and raw.get("format") == "date-time":
+        shape.form = "time"
     elif kind in ("string", "number", "boolean"):
         shape.form = kind
 
@@ -202,6 +206,9 @@ def conform(value: dict[str, Any], shape: Shape) -> Findings:
     return findings
 
 
+_EXACT = {"string": str, "integer": int, "boolean": bool}
+
+
 def _conform_object(value: dict[str, Any], shape: Shape, path: str, findings: Findings) -> None:
     fields = shape.fields
     dropped: list[str] = []
@@ -213,8 +220,8 @@ def _conform_object(value: dict[str, Any], shape: Shape, path: str, findings: Fi
         elif item is None:
             if child.form != "any":
                 dropped.append(name)
-        elif child.form == "string":  # most fields; the rest take the longer way
-            if type(item) is not str:
+        elif (exact := _EXACT.get(child.form)) is not None:  # most fields; the rest take the longer way
+            if type(item) is not exact:
                 raise _mismatch(item, child, shape.name, f"{path}.{name}" if path else name)
         else:
             at = f"{path}.{name}" if path else name
@@ -235,6 +242,8 @@ def _conform_value(item: Any, shape: Shape, owner: str, path: str, findings: Fin
         _conform_alternative(item, shape.items, path, findings)
     elif form == "quantity" and kind in (str, int, float):
         return _conform_quantity(item, path)
+    elif form == "time" and kind is str:
+        _check_time(item)
     elif not _is_scalar(form, kind):
         raise _mismatch(item, shape, owner, path)
     return item
@@ -301,6 +310,20 @@ def _conform_array(item: list[Any], shape: Shape, owner: str, path: str, finding
             item[index] = _conform_value(one, values, owner, f"{path}[{index}]", findings)
 
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
+
+
+def _check_time(text: str) -> None:
+    """Refuse what is no time of RFC 3339. Raises: SchemaMismatch."""
+    try:
+        if _TIME.fullmatch(text):
+            datetime.fromisoformat(text)
+            return
+    except ValueError:
+        pass
+    raise SchemaMismatch(f'parsing time "{text}" as "2006-01-02T15:04:05Z07:00": cannot parse "{text}"')
+
+
 def _conform_quantity(item: str | float, path: str) -> str:
     try:
         return canonical(item)
@@ -315,28 +338,60 @@ def _mismatch(item: Any, shape: Shape, owner: str, path: str) -> SchemaMismatch:
     return SchemaMismatch(f"json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {shape.go_type()}")
 
 
-def missing_required(value: Mapping[str, Any], shape: Shape, path: str = "") -> Iterator[str]:
-    """Yield the path of each field a type requires that `value` leaves out, outermost first."""
+def missing_required(value: Mapping[str, Any], shape: Shape) -> list[str]:
+    """Return the path of each field a type requires that `value` leaves out, outermost first."""
+    return [] if _is_complete(value, shape) else list(_missing(value, shape, ""))
+
+
+def _is_complete(value: Mapping[str, Any], shape: Shape) -> bool:
+    """Whether nothing is missing: the answer for nearly all objects, found without the paths."""
+    for name in shape.required:
+        if not value.get(name) and _is_missing(value, name, shape.fields[name].form):
+            return False
+    demanding = _demanding(shape)
+    if not demanding:
+        return True
+    for name, item in value.items():
+        if item and (child := demanding.get(name)) is not None and not _is_complete_in(item, child):
+            return False
+    return True
+
+
+def _is_complete_in(item: Any, shape: Shape) -> bool:
+    if shape.form == "object":
+        return not isinstance(item, dict) or _is_complete(item, shape)
+    items = shape.items
+    if items is None or items.form != "object":
+        return True
+    if isinstance(item, list):
+        return all(_is_complete(one, items) for one in item)
+    return not isinstance(item, dict) or all(_is_complete(one, items) for one in item.values())
+
+
+def _missing(value: Mapping[str, Any], shape: Shape, path: str) -> Iterator[str]:
     for name in shape.required:
         if _is_missing(value, name, shape.fields[name].form):
             yield f"{path}.{name}" if path else name
     for name, item in value.items():
         child = shape.fields.get(name)
-        if child is not None and item and isinstance(item, dict | list) and _demands(child):
+        if child is not None and item and isinstance(item, dict | list):
             yield from _missing_in(item, child, f"{path}.{name}" if path else name)
 
 
-def _demands(shape: Shape) -> bool:
-    """Whether a type or one within it has required fields; found once a type."""
-    if shape.demands is None:
-        seen, open_ = {id(shape)}, [shape]
-        while open_ and not open_[-1].required:
-            for below in (*(last := open_.pop()).fields.values(), *((last.items,) if last.items else ())):
-                if id(below) not in seen:
-                    seen.add(id(below))
-                    open_.append(below)
-        shape.demands = bool(open_)
-    return shape.demands
+def _demanding(shape: Shape) -> dict[str, Shape]:
+    """Return the fields of a type that have required fields or hold some that have; found once a type."""
+    if shape.demanding is None:
+        shape.demanding = {}  # first: types may hold themselves
+        shape.demanding = {name: child for name, child in shape.fields.items() if _demands(child, set())}
+    return shape.demanding
+
+
+def _demands(shape: Shape, seen: set[int]) -> bool:
+    if shape.required:
+        return True
+    seen.add(id(shape))
+    below = [*shape.fields.values(), *((shape.items,) if shape.items is not None else ())]
+    return any(_demands(one, seen) for one in below if id(one) not in seen)
 
 
 def _is_missing(value: Mapping[str, Any], name: str, form: str) -> bool:
@@ -347,10 +402,10 @@ def _is_missing(value: Mapping[str, Any], name: str, form: str) -> bool:
 
 def _missing_in(item: Any, shape: Shape, path: str) -> Iterator[str]:
     if shape.form == "object":
-        yield from missing_required(item, shape, path)
+        yield from _missing(item, shape, path)
     elif shape.form == "array" and shape.items is not None and shape.items.form == "object":
         for index, one in enumerate(item):
-            yield from missing_required(one, shape.items, f"{path}[{index}]")
+            yield from _missing(one, shape.items, f"{path}[{index}]")
     elif shape.form == "map" and shape.items is not None and shape.items.form == "object":
         for key, one in item.items():
-            yield from missing_required(one, shape.items, f"{path}.{key}")
+            yield from _missing(one, shape.items, f"{path}.{key}")

@@ -7,7 +7,7 @@ and figures are client-go's (tools/record).
 import asyncio
 import logging
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ BURST = 25
 SECONDS_PER_EVENT = 300.0
 """One object may have BURST events at once, then one each five minutes."""
 MAX_MESSAGE_LENGTH = 1024
+MAX_WAITING, WRITERS = 20_000, 4
 
 
 class EventRecorder:
@@ -36,6 +37,8 @@ class EventRecorder:
         self._host = host
         self._written: OrderedDict[tuple[str, ...], tuple[str, int]] = OrderedDict()  # -> (event name, count)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # uid -> (tokens, loop time)
+        self._waiting: deque[tuple[dict[str, str], EventType, str, str]] = deque()
+        self._writers: set[asyncio.Task[None]] = set()
 
     async def event(self, obj: Mapping[str, Any], type: EventType, reason: str, message: str) -> None:
         """Report something about `obj`: the object itself, or an ObjectReference to it (or to a field of it).
@@ -54,6 +57,28 @@ class EventRecorder:
         except (APIError, ConnectionFailed, OSError) as error:
             log.warning("event %s about %s was not written: %s", reason, involved["name"], error)
 
+    def later(self, obj: Mapping[str, Any], type: EventType, reason: str, message: str) -> None:
+        """Report as `event` does, without waiting: what is reported matters more than that it was.
+
+        When very many wait to be written, more are dropped.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            log.warning("event %s was not written: too many wait", reason)
+            return
+        self._waiting.append((object_reference(obj), type, reason, message))
+        if len(self._writers) < WRITERS:
+            writer = asyncio.create_task(self._write_waiting(), name=f"events of {self._component}")
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            obj, type, reason, message = self._waiting.popleft()
+            try:
+                await self.event(obj, type, reason, message)
+            except RuntimeError as error:  # the client was closed meanwhile
+                log.debug("event %s was not written: %s", reason, error)
+
     async def _write(self, involved: dict[str, str], type: EventType, reason: str, message: str) -> None:
         # The version is no part of it: the same thing said of a newer version is a repeat.
         identity = sorted(involved.items() - {("resourceVersion", involved.get("resourceVersion", ""))})
@@ -70,7 +95,8 @@ class EventRecorder:
                 self._remember(key, name, count + 1)
                 return
         name = f"{involved['name']}.{os.urandom(8).hex()}"
-        await self._client.create(EVENTS, self._body(name, namespace, involved, type, reason, message), namespace)
+        body = self._body(name, namespace, involved, type, reason, message)
+        await self._client.send("POST", EVENTS.path(namespace), body)
         self._remember(key, name, 1)
 
     def _body(

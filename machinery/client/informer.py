@@ -88,6 +88,11 @@ class Informer(Generic[T]):
         """Keep the copy fresh until cancelled."""
         await self._reflector.run()
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether the first list is here."""
+        return self._synced.is_set()
+
     async def synced(self) -> None:
         """Wait until the first list is here."""
         await self._synced.wait()

@@ -11,7 +11,7 @@ import os
 import random
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from machinery.api.meta import now_micro
 from machinery.api.resources import LEASES
@@ -20,10 +20,21 @@ from machinery.errors import APIError, Conflict, NotFound
 
 log = logging.getLogger(__name__)
 
+# How soon a server that could not be reached is asked again; doubled each time.
+_FIRST_PAUSE_SECONDS = 0.1
+
 
 def default_identity() -> str:
     """Return a name no other process has. One that is stable over restarts takes its own lease back without a wait."""
     return f"{socket.gethostname()}_{os.urandom(8).hex()}"
+
+
+class LeaseDurations(TypedDict, total=False):
+    """client-go's LeaseDuration, RenewDeadline and RetryPeriod, in seconds."""
+
+    lease_duration_seconds: float
+    renew_deadline_seconds: float
+    retry_period_seconds: float
 
 
 class LeaderElector:
@@ -49,6 +60,7 @@ class LeaderElector:
         self._lease_duration_seconds = lease_duration_seconds
         self._renew_deadline_seconds = renew_deadline_seconds
         self._retry_period_seconds = retry_period_seconds
+        self._was_answered = True
         self._lease: dict[str, Any] | None = None  # as last read or written
         self._seen_at = 0.0  # loop time when it last changed
 
@@ -77,9 +89,13 @@ class LeaderElector:
                     await self._release()
 
     async def _acquire(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
         while not await self._try():
             jitter = random.uniform(1.0, 2.2)  # noqa: S311  # spreads the candidates; client-go's factor
-            await asyncio.sleep(self._retry_period_seconds * jitter)
+            if self._was_answered:
+                pause = self._retry_period_seconds
+            await asyncio.sleep(pause * jitter)
+            pause = min(pause * 2, self._retry_period_seconds)  # a server that starts is found soon
 
     async def _renew_until_lost(self) -> None:
         renewed_at = asyncio.get_running_loop().time()
@@ -99,6 +115,7 @@ class LeaderElector:
 
     async def _try(self) -> bool:
         """Take or renew the lease if it is ours to take. Return whether we hold it; errors count as no."""
+        self._was_answered = True
         try:
             if self._lease is not None and not self._held_by_another() and await self._renew(self._lease):
                 return True
@@ -118,6 +135,7 @@ class LeaderElector:
                 return False
             return await self._renew(self._lease)
         except (APIError, ConnectionFailed, OSError) as error:
+            self._was_answered = isinstance(error, APIError)
             log.info("lease %s: %s", self._name, error)
             return False
 

@@ -58,6 +58,13 @@ class Sink(Protocol):
         """Take one change (never a bookmark)."""
 
 
+class PagedSink(Sink, Protocol):
+    """A sink that takes a long list piece by piece, so that it never lies in memory whole."""
+
+    def page(self, items: list[msgspec.Raw], *, first: bool) -> None:
+        """Take a piece of the whole state; `replace` comes with the last one."""
+
+
 _decode_list = msgspec.json.Decoder(_List).decode
 decode_partial = msgspec.json.Decoder(Partial).decode
 
@@ -74,10 +81,15 @@ class Reflector:
         namespace: str = "",
         label_selector: str = "",
         field_selector: str = "",
+        pages: PagedSink | None = None,
+        page_size: int = 500,
     ) -> None:
+        """Args: `pages` is the sink again, when it takes lists piece by piece, of `page_size` objects each."""
         self._client = client
         self._resource = resource
         self._sink = sink
+        self._pages = pages
+        self._page_size = page_size if pages is not None else 0
         self._namespace = namespace
         self._label_selector = label_selector
         self._field_selector = field_selector
@@ -110,16 +122,20 @@ class Reflector:
             "labelSelector": self._label_selector,
             "fieldSelector": self._field_selector,
             "resourceVersion": self._list_version,
+            "limit": str(self._page_size or ""),
         }
         params = {name: value for name, value in params.items() if value}
         path = self._resource.path(self._namespace)
         answer = _decode_list(await self._client.request("GET", path, params=params))
-        items = answer.items or []
+        items, first = answer.items or [], True
         while answer.metadata.next_page:
+            if self._pages is not None:
+                self._pages.page(items, first=first)
+                items, first = [], False
             page = {**params, "continue": answer.metadata.next_page}
             page.pop("resourceVersion", None)  # the token has it
             answer = _decode_list(await self._client.request("GET", path, params=page))
-            items.extend(answer.items or ())
+            items = [*items, *(answer.items or ())]
         self._sink.replace(items)
         self._version = answer.metadata.resourceVersion
 

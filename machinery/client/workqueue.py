@@ -4,6 +4,7 @@ The semantics are client-go's: a key added while it is worked on is queued again
 """
 
 import asyncio
+import bisect
 import heapq
 import itertools
 from collections import deque
@@ -17,8 +18,28 @@ class QueueShutDown(Exception):
     """The queue is shut down and empty: the worker's work is over."""
 
 
+class Durations:
+    """How long things took: counts by upper bound in seconds, as a Prometheus histogram has them."""
+
+    BOUNDS = tuple(10.0**power for power in range(-8, 2))
+    """client-go's buckets for work queues, from 10 nanoseconds to 10 seconds."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS) + 1)
+        self.sum_seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Note one duration."""
+        self.counts[bisect.bisect_left(self.BOUNDS, seconds)] += 1
+        self.sum_seconds += seconds
+
+
 class WorkQueue(Generic[K]):
-    """A deduplicating queue for the tasks of one event loop."""
+    """A deduplicating queue for the tasks of one event loop.
+
+    `adds` and `retries` count what was queued and what failed; `waits` and `works` tell how long keys waited and were
+    worked on.
+    """
 
     def __init__(self, *, base_delay_seconds: float = 0.005, max_delay_seconds: float = 60.0) -> None:
         """Args: the first retry of a key waits `base_delay_seconds`, each next one twice as long, up to the maximum."""
@@ -34,6 +55,10 @@ class WorkQueue(Generic[K]):
         self._serial = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._shut_down = False
+        self.adds = self.retries = 0
+        self.waits, self.works = Durations(), Durations()
+        self._added_at: dict[K, float] = {}
+        self._taken_at: dict[K, float] = {}
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -43,6 +68,8 @@ class WorkQueue(Generic[K]):
         if self._shut_down or key in self._dirty:
             return
         self._dirty.add(key)
+        self.adds += 1
+        self._added_at[key] = asyncio.get_running_loop().time()
         if key not in self._processing:
             self._ready.append(key)
             self._wake_one()
@@ -66,11 +93,20 @@ class WorkQueue(Generic[K]):
         key = self._ready.popleft()
         self._dirty.discard(key)
         self._processing.add(key)
+        time = self._taken_at[key] = asyncio.get_running_loop().time()
+        self.waits.add(time - self._added_at.pop(key, time))
         return key
+
+    def unfinished_seconds(self) -> list[float]:
+        """Return how long each key that is worked on has been."""
+        time = asyncio.get_running_loop().time()
+        return [time - since for since in self._taken_at.values()]
 
     def done(self, key: K) -> None:
         """Say that the worker is through with `key`; it is queued again if it was added meanwhile."""
         self._processing.discard(key)
+        if (since := self._taken_at.pop(key, None)) is not None:
+            self.works.add(asyncio.get_running_loop().time() - since)
         if key in self._dirty:
             self._ready.append(key)
             self._wake_one()
@@ -87,6 +123,7 @@ class WorkQueue(Generic[K]):
         """Queue `key` after its back-off, which doubles with each call until `forget`."""
         tries = self._requeues.get(key, 0)
         self._requeues[key] = tries + 1
+        self.retries += 1
         # The exponent is capped because 2.0**1024 does not exist.
         self.add_after(key, min(self._base_delay_seconds * 2.0 ** min(tries, 64), self._max_delay_seconds))
 

@@ -124,3 +124,62 @@ def test_an_operator_written_with_kopf_works(simulated: Cluster, tmp_path: Path)
     finally:
         operator.terminate()
         operator.wait(timeout=20)
+
+
+def test_a_simulated_pod_ends_as_its_annotations_say(simulated: Cluster) -> None:
+    manifest = """
+apiVersion: batch/v1
+kind: Job
+metadata: {name: done}
+spec:
+  completions: 3
+  parallelism: 3
+  template:
+    metadata: {annotations: {simulated.wherry/run-seconds: "0.2"}}
+    spec: {restartPolicy: Never, containers: [{name: c, image: none}]}
+"""
+    simulated.kubectl("apply", "-f", "-", stdin=manifest)
+    simulated.kubectl("wait", "job/done", "--for=condition=Complete", "--timeout=30s")
+    failing = manifest.replace("name: done", "name: fails").replace(
+        "run-seconds: ", 'exit-code: "4", simulated.wherry/run-seconds: '
+    )
+    simulated.kubectl("apply", "-f", "-", stdin=failing.replace("completions: 3", "backoffLimit: 0"))
+    simulated.kubectl("wait", "job/fails", "--for=condition=Failed", "--timeout=30s")
+    codes = "{.items[*].status.containerStatuses[0].state.terminated.exitCode}"
+    assert "4" in simulated.kubectl("get", "pods", "-l", "job-name=fails", "-o", f"jsonpath={codes}")
+
+
+def test_why_tells_what_would_help_and_simulate_how_many_nodes_are_missing(simulated: Cluster) -> None:
+    manifest = """
+apiVersion: v1
+kind: Pod
+metadata: {name: picky}
+spec:
+  nodeSelector: {disk: ssd}
+  containers: [{name: c, image: none}]
+"""
+    simulated.kubectl("apply", "-f", "-", stdin=manifest)
+    simulated.until(lambda: "FailedScheduling" in simulated.kubectl("get", "events"), "the scheduler to say no")
+    told = simulated.wherry("why", "pod/picky")
+    assert told.startswith("default/picky is on no node; 0 of 3 nodes would take it")
+    assert "drop nodeSelector disk=ssd, or label a node with it (3 nodes)" in told
+    simulated.kubectl("label", "node", "sim-1", "disk=ssd")
+    simulated.kubectl("wait", "pod/picky", "--for=condition=Ready", "--timeout=20s")
+    assert "default/picky is on sim-1; 1 of 3 nodes would take it" in simulated.wherry("why", "picky")
+    large = simulated.layout.root / "large.yaml"
+    room = simulated.kubectl("get", "node", "sim-0", "-o", "jsonpath={.status.allocatable.cpu}")
+    large.write_text(f"""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: large}}
+spec:
+  replicas: 5
+  selector: {{matchLabels: {{app: large}}}}
+  template:
+    metadata: {{labels: {{app: large}}}}
+    spec: {{containers: [{{name: c, image: none, resources: {{limits: {{cpu: {room}}}}}}}]}}
+""")
+    told = simulated.wherry("simulate", "-f", str(large), "--like", "sim-0")
+    assert told.startswith("5 of 5 pods would be placed")
+    assert "2 more nodes like sim-0 would be needed" in told
+    assert "large" not in simulated.kubectl("get", "deployments,pods")

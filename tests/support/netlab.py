@@ -6,6 +6,7 @@ A socket belongs to the namespace it was made in, whoever uses it later: so test
 import contextlib
 import ctypes
 import ctypes.util
+import errno
 import ipaddress
 import os
 import socket
@@ -104,7 +105,7 @@ class Machine:
                 server.sendto(f"{self.label} {client[0]}".encode(), client)
 
     def ask(self, address: str, port: int, *, udp: bool = False, source: str = "") -> str:
-        """Return "label client" of who answers there, "refused", or "lost" when nobody does."""
+        """Return "label client" of who answers there, "refused" or "unreachable", or "lost" when nobody does."""
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
         with self.open(kind, socket.AF_INET6 if ":" in address else socket.AF_INET) as client:
             try:
@@ -114,8 +115,8 @@ class Machine:
                 return exchange(client)
             except ConnectionRefusedError:
                 return "refused"
-            except (TimeoutError, OSError):
-                return "lost"
+            except OSError as error:
+                return "unreachable" if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "lost"
 
     def who(self, address: str, port: int, *, udp: bool = False, tries: int = 1) -> set[str]:
         """Return the labels of those who answer there."""
@@ -148,6 +149,8 @@ class Lab:
         subprocess.run(["ip", "netns", "add", made.name], check=True)
         self._machines.append(made)
         made.ip("link set lo up")
+        # Nobody else has our addresses: they need not be tried out for a second before they are used.
+        made.run("sh", "-c", "for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done")
         return made
 
     def link(self, one: Machine, one_name: str, other: Machine, other_name: str) -> None:
@@ -169,8 +172,10 @@ class Lab:
         bits = 64 if ":" in address else 24
         version = "-6" if ":" in address else "-4"
         pod.ip(f"{version} address add {address}/{bits} dev eth0" + (" nodad" if ":" in address else ""))
-        for half in (*ipaddress.ip_network(f"{address}/{bits}", strict=False).subnets(), "default"):
-            pod.ip(f"{version} route add {half} via {gateway}")
+        halves = list(ipaddress.ip_network(f"{address}/{bits}", strict=False).subnets())
+        # The half that has the gateway comes last: once it is there, IPv6 takes the gateway for one behind itself.
+        for destination in ("default", halves[1], halves[0]):
+            pod.ip(f"{version} route add {destination} via {gateway}")
         return pod
 
     def close(self) -> None:

@@ -200,3 +200,31 @@ async def test_a_rejected_pod_says_why(pods: Pods) -> None:
     done = await pods.ended(pod)
     assert done["status"]["reason"] == "SysctlForbidden"
     assert 'forbidden sysctl: "kernel.msgmax" not allowlisted' in done["status"]["message"]
+
+
+async def test_an_ephemeral_container_joins_a_running_pod_and_sees_its_target(pods: Pods) -> None:
+    pod = await pods.create(shell("sleep 7203"))
+    await pods.running(pod)
+    name = pod["metadata"]["name"]
+    arguments = [
+        "debug",
+        "-n",
+        pods.namespace,
+        name,
+        f"--image={IMAGE}",
+        "--image-pull-policy=IfNotPresent",
+        "--target=main",
+        "--container=dbg",
+        "--",
+        "sh",
+        "-c",
+        "ps; sleep 60",
+    ]
+    await asyncio.to_thread(pods.cluster.kubectl, *arguments)
+    seen = await pods.until(
+        pod,
+        lambda p: "running" in container_status(p, "dbg", "ephemeralContainerStatuses").get("state", {}),
+        "it to run",
+    )
+    assert condition(seen, "Ready") == "True"
+    assert "sleep 7203" in await pods.logs(pod, "dbg")

@@ -53,7 +53,8 @@ def sample(kind: str, **spec: Any) -> dict[str, Any]:
 
 
 def test_each_kind_has_a_sample() -> None:
-    assert {kind.resource.kind for kind in built_in()} - ELSEWHERE == set(BY_KIND)
+    kinds = {kind.resource.kind for kind in built_in() if "list" in kind.verbs and kind.custom is None}
+    assert kinds - ELSEWHERE == set(BY_KIND)
 
 
 @pytest.mark.parametrize("given", SAMPLES, ids=[one["kind"] for one in SAMPLES])

@@ -208,3 +208,17 @@ def deployment(name: str) -> dict[str, Any]:
     container = {"name": "c", "image": "web:1", "env": [{"name": "A", "value": "1"}]}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
     return {"metadata": {"name": name}, "spec": {"selector": {"matchLabels": labels}, "template": template}}
+
+
+async def test_the_order_of_a_body_s_fields_does_not_matter(client: Client) -> None:
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}
+    body = {
+        "spec": {"template": template, "selector": {"matchLabels": {"a": "b"}}}, "metadata": {"name": "backwards"},
+        "apiVersion": "apps/v1", "kind": "Deployment",
+    }  # fmt: skip
+    made = await client.create(DEPLOYMENTS, body, "default")
+    assert list(made)[:3] == ["kind", "apiVersion", "metadata"]
+    assert made["metadata"]["resourceVersion"]
+    assert made["spec"]["template"]["metadata"] == {"labels": {"a": "b"}}
+    made["metadata"]["labels"] = {"x": "y"}
+    assert (await client.update(DEPLOYMENTS, made))["metadata"]["labels"] == {"x": "y"}

@@ -7,6 +7,7 @@ from machinery.client import events
 from machinery.client.events import EventRecorder
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -76,3 +77,10 @@ async def test_failing_to_report_disturbs_nobody(caplog: pytest.LogCaptureFixtur
     async with Client(ClientConfig("http://127.0.0.1:9")) as client:
         await EventRecorder(client, "tester").event(about, "Normal", "Lost", "Nobody hears this.")
     assert "event Lost about p was not written" in caplog.text
+
+
+async def test_events_may_be_left_to_be_written_later(client: Client) -> None:
+    recorder = EventRecorder(client, "test")
+    for number in range(10):
+        recorder.later({"kind": "Pod", "name": f"p{number}", "namespace": "default"}, "Normal", "Made", "it is there")
+    await until(client, EVENTS, lambda found: len([e for e in found if e["reason"] == "Made"]) == 10)

@@ -126,7 +126,7 @@ async def test_without_metrics_nothing_is_scaled_and_it_is_said_why(client: Clie
         message = condition(found, "ScalingActive")["message"]
         assert message.startswith(
             "the HPA was unable to compute the replica count: failed to get memory resource metric value: "
-            "unable to get metrics for resource memory: unable to fetch metrics from resource metrics API: "
+            "unable to get metrics for resource memory: no metrics returned from resource metrics API"
         )
         assert found["status"]["currentReplicas"] == 2
         await until(

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from machinery import errors
+from machinery.api.meta import Resource
 from machinery.api.resources import (
     DEPLOYMENTS,
     POD_DISRUPTION_BUDGETS,
@@ -12,6 +13,7 @@ from machinery.api.resources import (
     REPLICATION_CONTROLLERS,
     RESOURCE_QUOTAS,
     SECRETS,
+    SERVICE_ACCOUNTS,
 )
 from machinery.client.rest import Client
 from tests.integration.controllers.test_deployment import deployment, template
@@ -91,3 +93,39 @@ async def test_a_replication_controller_keeps_its_pods(client: Client) -> None:
         )
         await client.patch(REPLICATION_CONTROLLERS, "old", {"spec": {"replicas": 0}}, "default", subresource="scale")
         await until(client, PODS, lambda pods: not pods, namespace="default")
+
+
+async def test_a_budget_counts_by_the_scale_of_a_kind_that_users_define(client: Client) -> None:
+    """Its plural is none that could be guessed."""
+    names = {"plural": "geese", "kind": "Goose", "listKind": "GooseList", "singular": "goose"}
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    scale = {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": {"scale": scale, "status": {}},
+    }
+    spec = {"group": "example.com", "names": names, "scope": "Namespaced", "versions": [version]}
+    crds = Resource(
+        "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+    )
+    await client.create(crds, {"metadata": {"name": "geese.example.com"}, "spec": spec})
+    await until_one(
+        client, crds, "geese.example.com",
+        lambda obj: any(c["type"] == "Established" and c["status"] == "True"
+                        for c in (obj.get("status") or {}).get("conditions") or ()),
+    )  # fmt: skip
+    await until_one(client, SERVICE_ACCOUNTS, "default", lambda _: True, namespace="default")
+    geese = Resource("example.com", "v1", "geese", "Goose")
+    goose = await client.create(geese, {"metadata": {"name": "flock"}, "spec": {"replicas": 4}}, "default")
+    owner = {"apiVersion": "example.com/v1", "kind": "Goose", "name": "flock", "controller": True}
+    labels = {"app": "goose"}
+    for name in ("a", "b"):
+        metadata = {"name": name, "labels": labels, "ownerReferences": [{**owner, "uid": goose["metadata"]["uid"]}]}
+        await client.create(PODS, {"metadata": metadata, "spec": template("one")["spec"]}, "default")
+    budget = {"metadata": {"name": "keep"}, "spec": {"selector": {"matchLabels": labels}, "maxUnavailable": "50%"}}
+    await client.create(POD_DISRUPTION_BUDGETS, budget, "default")
+    found = await until_one(client, POD_DISRUPTION_BUDGETS, "keep", lambda obj: obj["status"].get("expectedPods") == 4)
+    assert found["status"]["desiredHealthy"] == 2

@@ -7,6 +7,7 @@ import pytest
 from machinery.api.resources import DAEMON_SETS, NODES, PODS
 from machinery.client.rest import Client
 from tests.support.agent import pods_come_up
+from tests.support.nodes import create_node
 from tests.support.waiting import until, until_one
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("controllers")]
@@ -24,7 +25,7 @@ def daemon_set(image: str = "one", *, pod: dict[str, Any] | None = None, **spec:
 
 async def make_nodes(client: Client, *names: str, **labels: str) -> None:
     for name in names:
-        await client.create(NODES, {"metadata": {"name": name, "labels": labels}})
+        await create_node(client, {"metadata": {"name": name, "labels": labels}})
 
 
 def target(pod: dict[str, Any]) -> str:
@@ -72,7 +73,7 @@ async def test_only_nodes_that_are_selected_count(client: Client) -> None:
 
 async def test_a_tainted_node_is_left_out_unless_tolerated(client: Client) -> None:
     taint = {"key": "role", "value": "db", "effect": "NoSchedule"}
-    await client.create(NODES, {"metadata": {"name": "n1"}, "spec": {"taints": [taint]}})
+    await create_node(client, {"metadata": {"name": "n1"}, "spec": {"taints": [taint]}})
     await make_nodes(client, "n2")
     async with pods_come_up(client):
         await client.create(DAEMON_SETS, daemon_set())

@@ -148,3 +148,16 @@ async def test_pods_of_a_node_that_is_gone_are_deleted(config: ClientConfig, cli
     async with running_controllers(config, vanished_node_seconds=0.2):
         await make_pod(client, "left", "gone")
         await until_gone(client, PODS, "left", namespace="default")
+
+
+async def test_pods_of_a_machine_declared_off_go_at_once(config: ClientConfig, client: Client) -> None:
+    async with running_controllers(config):
+        await until_one(client, SERVICE_ACCOUNTS, "default", lambda _: True, namespace="default")
+        await client.create(NODES, {"metadata": {"name": "off"}})
+        spec = {"containers": [{"name": "m", "image": "i"}], "nodeName": "off"}
+        await client.create(PODS, {"metadata": {"name": "stuck"}, "spec": spec}, "default")
+        await client.delete(PODS, "stuck", "default")
+        assert (await client.get(PODS, "stuck", "default"))["metadata"]["deletionTimestamp"]
+        taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoSchedule"}
+        await client.patch(NODES, "off", {"spec": {"taints": [taint]}})
+        await until_gone(client, PODS, "stuck", namespace="default")

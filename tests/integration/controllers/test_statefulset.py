@@ -69,8 +69,10 @@ async def test_a_pod_keeps_its_name_labels_and_claim(client: Client) -> None:
         "metadata": {"name": "data"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
     }
+    mounted = template()
+    mounted["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
     async with pods_come_up(client):
-        await client.create(STATEFUL_SETS, stateful_set(2, volumeClaimTemplates=[claim]))
+        await client.create(STATEFUL_SETS, stateful_set(2, volumeClaimTemplates=[claim], template=mounted))
         await until_one(client, STATEFUL_SETS, "db", all_ready(2))
         first = await client.get(PODS, "db-0", "default")
         claims = (await client.list(PERSISTENT_VOLUME_CLAIMS, "default"))["items"]
@@ -140,3 +142,53 @@ async def test_a_failed_pod_is_made_anew(client: Client) -> None:
             PODS, "db-0", {"status": {"phase": "Failed", "reason": "Evicted"}}, "default", subresource="status"
         )
         await until_one(client, PODS, "db-0", lambda one: one["metadata"]["uid"] != pod["metadata"]["uid"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "after_scaling", "after_deletion"),
+    [
+        ({"whenScaled": "Retain", "whenDeleted": "Retain"}, {"data-db-0", "data-db-1"}, {"data-db-0", "data-db-1"}),
+        ({"whenScaled": "Delete", "whenDeleted": "Retain"}, {"data-db-0"}, {"data-db-0"}),
+        ({"whenScaled": "Retain", "whenDeleted": "Delete"}, {"data-db-0", "data-db-1"}, set()),
+        ({"whenScaled": "Delete", "whenDeleted": "Delete"}, {"data-db-0"}, set()),
+    ],
+    ids=["keep", "scaled", "deleted", "both"],
+)
+async def test_claims_stay_or_go_as_their_set_says(
+    client: Client, policy: dict[str, str], after_scaling: set[str], after_deletion: set[str]
+) -> None:
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+
+    def claims(names: set[str]) -> Any:
+        return lambda found: {one["metadata"]["name"] for one in found} == names
+
+    async with pods_come_up(client):
+        spec = {"volumeClaimTemplates": [claim], "persistentVolumeClaimRetentionPolicy": policy}
+        await client.create(STATEFUL_SETS, stateful_set(2, **spec))
+        await until_one(client, STATEFUL_SETS, "db", all_ready(2))
+        await client.patch(STATEFUL_SETS, "db", {"spec": {"replicas": 1}}, "default")
+        await until_one(client, STATEFUL_SETS, "db", all_ready(1))
+        await until(client, PERSISTENT_VOLUME_CLAIMS, claims(after_scaling), namespace="default")
+        await client.delete(STATEFUL_SETS, "db", "default")
+        await until(client, PODS, lambda pods: not pods, namespace="default")
+        await until(client, PERSISTENT_VOLUME_CLAIMS, claims(after_deletion), namespace="default")
+
+
+async def test_pods_bear_the_name_of_their_revision_and_a_claim_taken_away_is_made_again(client: Client) -> None:
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    await client.create(STATEFUL_SETS, stateful_set(1, volumeClaimTemplates=[claim]))
+    pod = await until_one(client, PODS, "db-0", lambda _: True)
+    found = await until_one(client, STATEFUL_SETS, "db", lambda obj: obj["status"].get("currentRevision"))
+    assert pod["metadata"]["labels"]["controller-revision-hash"] == found["status"]["currentRevision"]
+    [first] = await until(client, PERSISTENT_VOLUME_CLAIMS, lambda all: len(all) == 1, namespace="default")
+    await client.delete(PERSISTENT_VOLUME_CLAIMS, "data-db-0", "default")
+    await until_one(
+        client, PERSISTENT_VOLUME_CLAIMS, "data-db-0",
+        lambda obj: obj["metadata"]["uid"] != first["metadata"]["uid"], namespace="default",
+    )  # fmt: skip

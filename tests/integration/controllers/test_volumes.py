@@ -1,6 +1,7 @@
 """Claims and volumes: binding, protection, provisioning, growth and release, on a real API server."""
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,11 +17,13 @@ from machinery.api.resources import (
     SERVICE_ACCOUNTS,
     STATEFUL_SETS,
     STORAGE_CLASSES,
+    VOLUME_ATTACHMENTS,
 )
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
 from tests.integration.controllers.conftest import running_controllers
 from tests.support.agent import pods_come_up
+from tests.support.nodes import create_node
 from tests.support.waiting import until, until_gone, until_one
 
 pytestmark = pytest.mark.slow
@@ -61,7 +64,7 @@ def phase(name: str) -> Any:
 
 async def make_node(client: Client, name: str = "n1", **labels: str) -> None:
     metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, **labels}}
-    await client.create(NODES, {"metadata": metadata})
+    await create_node(client, {"metadata": metadata})
     ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": None, "lastTransitionTime": None}
     await client.patch(NODES, name, {"status": {"conditions": [ready]}}, subresource="status")
 
@@ -212,3 +215,34 @@ async def test_claims_of_a_stateful_set_and_of_a_pod_itself_are_served(client: C
 
 def all_bound(claims: list[dict[str, Any]]) -> bool:
     return all(one["status"]["phase"] == "Bound" for one in claims)
+
+
+async def test_a_volume_of_a_driver_is_attached_for_its_pod_and_detached_after_it(
+    client: Client, controllers: None
+) -> None:
+    await make_node(client)
+    csi = {"driver": "disk.example.com", "volumeHandle": "h1"}
+    made = volume("disk", csi=csi)
+    del made["spec"]["hostPath"]
+    await client.create(PERSISTENT_VOLUMES, made)
+    await client.create(PERSISTENT_VOLUME_CLAIMS, claim(), "default")
+    await client.create(PODS, user(node="n1"), "default")
+    [attachment] = await until(client, VOLUME_ATTACHMENTS, lambda all: len(all) == 1)
+    name = "csi-" + hashlib.sha256(b"h1disk.example.comn1").hexdigest()
+    assert attachment["metadata"]["name"] == name
+    assert attachment["spec"] == {
+        "attacher": "disk.example.com",
+        "nodeName": "n1",
+        "source": {"persistentVolumeName": "disk"},
+    }
+    await client.patch(VOLUME_ATTACHMENTS, name, {"status": {"attached": True}}, subresource="status")
+    unique = "kubernetes.io/csi/disk.example.com^h1"
+    attached = lambda node: [v["name"] for v in node["status"].get("volumesAttached") or ()]  # noqa: E731
+    await until_one(client, NODES, "n1", lambda node: attached(node) == [unique])
+    await client.patch(NODES, "n1", {"status": {"volumesInUse": [unique]}}, subresource="status")
+    await client.delete(PODS, "user", "default", options={"gracePeriodSeconds": 0})
+    await until_gone(client, PODS, "user", namespace="default")
+    assert not (await client.get(VOLUME_ATTACHMENTS, name))["metadata"].get("deletionTimestamp")
+    await client.patch(NODES, "n1", {"status": {"volumesInUse": None}}, subresource="status")
+    await until_gone(client, VOLUME_ATTACHMENTS, name)
+    await until_one(client, NODES, "n1", lambda node: not attached(node))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -103,7 +104,8 @@ class RuntimeProcess:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
         mounts = {line.split()[4] for line in lines if line.split()[4].startswith(f"{self.folder}/")}
         cgroups = {base for base, _, _ in os.walk("/sys/fs/cgroup") if f"{self.cgroup_root}/" in base}
-        links = {path.name for path in Path("/sys/class/net").glob("*") if self.bridge in _names(path)}
+        shown = subprocess.run(["ip", "-j", "link"], check=True, capture_output=True).stdout
+        links = {one["ifname"] for one in json.loads(shown) if self.bridge in (one["ifname"], one.get("master"))}
         return Traces(frozenset(mounts), frozenset(cgroups), frozenset(links), frozenset(self._processes()))
 
     def _processes(self) -> set[str]:
@@ -162,6 +164,7 @@ class CriClient:
             log_path="main/0.log",
         )
         config.linux.security_context.namespace_options.pid = cri.CONTAINER
+        config.linux.security_context.seccomp.profile_type = cri.SecurityProfile.RuntimeDefault
         return config
 
     async def create(self, sandbox: str, config: cri.ContainerConfig) -> str:
@@ -237,13 +240,6 @@ class Traces:
     cgroups: frozenset[str] = field(default=frozenset())
     links: frozenset[str] = field(default=frozenset())
     processes: frozenset[str] = field(default=frozenset())
-
-
-def _names(link: Path) -> set[str]:
-    """The name of a network link and that of the bridge it is in."""
-    with contextlib.suppress(OSError):
-        return {link.name, (link / "master").resolve(strict=True).name}
-    return {link.name}
 
 
 def _children(pid: int) -> list[int]:

@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 
 from agent.cri import api_pb2 as cri_pb
-from agent.runtime import capabilities, cgroups, host
+from agent.runtime import capabilities, cgroups, host, kernel
 from tests.integration.runtime.harness import BUSYBOX, CriClient
 
 
@@ -170,21 +170,100 @@ async def test_limits_are_cgroups_under_the_pod_s_and_change_while_it_runs(cri: 
     cgroups.remove(cri.process.cgroup_root)
 
 
-async def test_what_this_runtime_lacks_is_refused_and_not_left_out(cri: CriClient) -> None:
-    pod = cri.sandbox_config()
-    mapping = cri_pb.IDMapping(host_id=100000, container_id=0, length=65536)
-    options = pod.linux.security_context.namespace_options
+def in_user_namespace(options: cri_pb.NamespaceOption, first: int) -> None:
+    mapping = cri_pb.IDMapping(host_id=first, container_id=0, length=65536)
     options.userns_options.CopyFrom(cri_pb.UserNamespace(mode=cri_pb.POD, uids=[mapping], gids=[mapping]))
+
+
+async def test_a_pod_in_a_user_namespace_is_root_inside_and_nobody_outside(cri: CriClient) -> None:
+    cri.process.folder.chmod(0o711)
+    first = 655360
+    pod = cri.sandbox_config()
+    in_user_namespace(pod.linux.security_context.namespace_options, first)
+    sandbox = await cri.run_sandbox(pod)
+    volume = cri.process.folder / "of-root"
+    volume.mkdir(mode=0o700)
+    (volume / "f").write_text("mine")
+    config = cri.container_config("sleep", "1000")
+    in_user_namespace(config.linux.security_context.namespace_options, first)
+    mapping = config.linux.security_context.namespace_options.userns_options.uids
+    config.mounts.append(
+        cri_pb.Mount(container_path="/v", host_path=str(volume), uidMappings=mapping, gidMappings=mapping)
+    )
+    container = await cri.run(sandbox, config=config)
+    assert (
+        await cri.output(container, "sh", "-c", "id -u; cat /proc/self/uid_map | tr -s ' '") == f"0\n 0 {first} 65536\n"
+    )
+    assert await cri.output(container, "stat", "-c", "%u", "/bin/busybox") == "0\n"
+    assert (
+        await cri.output(container, "sh", "-c", "cat /v/f; touch /v/new /new; stat -c %u /v/new /new") == "mine0\n0\n"
+    )
+    assert (volume / "new").stat().st_uid == 0
+    pid = await cri.pid(container)
+    assert os.stat(f"/proc/{pid}").st_uid == first
+    other = cri.container_config("true")
+    with pytest.raises(grpc.aio.AioRpcError, match="must have the user namespace of its sandbox"):
+        await cri.create(sandbox, other)
+
+
+async def test_two_user_mappings_are_refused(cri: CriClient) -> None:
+    pod = cri.sandbox_config()
+    options = pod.linux.security_context.namespace_options
+    in_user_namespace(options, 655360)
+    options.userns_options.uids.add(host_id=1, container_id=65536, length=1)
+    with pytest.raises(grpc.aio.AioRpcError, match="one is supported"):
+        await cri.run_sandbox(pod)
+
+
+async def test_an_image_is_mounted_read_only_whole_or_in_part(cri: CriClient) -> None:
     sandbox = await cri.run_sandbox()
-    with_image = cri.container_config("true")
-    with_image.mounts.append(cri_pb.Mount(container_path="/x", image=cri_pb.ImageSpec(image=BUSYBOX)))
-    with_device = cri.container_config("true")
-    with_device.CDI_devices.add(name="vendor.com/gpu=0")
-    calls = (cri.run_sandbox(pod), cri.create(sandbox, with_image), cri.create(sandbox, with_device))
-    for call in calls:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    config = cri.container_config("sleep", "1000")
+    image = cri_pb.ImageSpec(image=BUSYBOX)
+    config.mounts.append(cri_pb.Mount(container_path="/whole", image=image, readonly=True))
+    config.mounts.append(cri_pb.Mount(container_path="/part", image=image, image_sub_path="bin", readonly=True))
+    container = await cri.run(sandbox, config=config)
+    assert (
+        await cri.output(container, "ls", "/whole/bin/busybox", "/part/busybox")
+        == "/part/busybox\n/whole/bin/busybox\n"
+    )
+    assert (await cri.exec(container, "touch", "/whole/x")).exit_code == 1
+    bad = cri.container_config("true")
+    bad.mounts.append(cri_pb.Mount(container_path="/x", image=image, image_sub_path="no/such"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await cri.create(sandbox, bad)
+    missing = cri.container_config("true")
+    missing.mounts.append(cri_pb.Mount(container_path="/x", image=cri_pb.ImageSpec(image="no/such:image")))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.create(sandbox, missing)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_device_by_cdi_that_nobody_describes_is_refused(cri: CriClient) -> None:
+    config = cri.container_config("true")
+    config.CDI_devices.add(name="vendor.com/gpu=0")
+    with pytest.raises(grpc.aio.AioRpcError, match=r"unresolvable CDI devices vendor\.com/gpu=0"):
+        await cri.create(await cri.run_sandbox(), config)
+
+
+async def test_a_volume_can_be_read_only_with_all_below_it(cri: CriClient) -> None:
+    folder = cri.process.folder / "tree"
+    (folder / "below").mkdir(parents=True)
+    kernel.mount("none", folder / "below", "tmpfs")
+    try:
+        sandbox = await cri.run_sandbox()
+        config = cri.container_config("sleep", "1000")
+        config.mounts.append(cri_pb.Mount(container_path="/flat", host_path=str(folder), readonly=True))
+        config.mounts.append(
+            cri_pb.Mount(container_path="/deep", host_path=str(folder), readonly=True, recursive_read_only=True)
+        )
+        container = await cri.run(sandbox, config=config)
+        assert (await cri.exec(container, "touch", "/flat/below/x")).exit_code == 0
+        assert (await cri.exec(container, "touch", "/deep/below/x")).exit_code == 1
+    finally:
+        kernel.unmount(folder / "below")
+    status = await cri.runtime.Status(cri_pb.StatusRequest(verbose=True))
+    assert all(one.features.recursive_read_only_mounts for one in status.runtime_handlers)
+    assert "config" in status.info
 
 
 async def test_an_oom_score_below_what_we_may_give_does_not_fail(cri: CriClient) -> None:

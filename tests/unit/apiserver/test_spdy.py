@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiserver.endpoints.spdy import DICTIONARY, FIN, PING, SYN_STREAM, BadFrame, Framer
+from machinery.spdy import DICTIONARY, FIN, PING, SYN_STREAM, BadFrame, Framer
 
 
 def new_stream(compressor: "zlib._Compress", number: int, headers: dict[str, str]) -> bytes:

@@ -49,7 +49,7 @@ def test_a_cost_that_is_no_number_counts_as_nothing() -> None:
 def test_a_pod_counts_as_available_when_it_was_ready_long_enough() -> None:
     rs = replica_set("rs", 3, spec={"minReadySeconds": 10})
     pods = [pod("a", ready_seconds=11), pod("b", ready_seconds=4), pod("c", ready=False)]
-    status = status_of(rs, pods, None, at=NOW)
+    status = status_of(rs, pods, 0, None, at=NOW)
     assert (status["replicas"], status["readyReplicas"], status["availableReplicas"]) == (3, 2, 1)
     assert seconds_until_available(rs, pods, at=NOW) == 6
     assert seconds_until_available(rs, pods[:1], at=NOW) is None
@@ -57,18 +57,18 @@ def test_a_pod_counts_as_available_when_it_was_ready_long_enough() -> None:
 
 def test_pods_that_lack_a_label_of_the_template_are_told_apart() -> None:
     rs = replica_set("rs", 2)
-    status = status_of(rs, [pod("a", labels={"app": "web", "x": "y"}), pod("b")], None, at=NOW)
+    status = status_of(rs, [pod("a", labels={"app": "web", "x": "y"}), pod("b")], 0, None, at=NOW)
     assert status["fullyLabeledReplicas"] == 1
 
 
 def test_a_failed_step_is_shown_until_one_succeeds() -> None:
     rs = replica_set("rs", 2)
-    failed = status_of(rs, [], Failure("FailedCreate", Forbidden("quota")), at=NOW)["conditions"]
+    failed = status_of(rs, [], 0, Failure("FailedCreate", Forbidden("quota")), at=NOW)["conditions"]
     assert [(one["type"], one["reason"], one["message"]) for one in failed] == [
         ("ReplicaFailure", "FailedCreate", "quota")
     ]
     rs = replica_set("rs", 2, status={"conditions": failed})
-    assert status_of(rs, [], None, at=NOW)["conditions"] == []
+    assert status_of(rs, [], 0, None, at=NOW)["conditions"] == []
 
 
 def test_a_new_pod_is_the_template_with_a_name_to_come_and_an_owner() -> None:

@@ -6,47 +6,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.queue import SchedulingQueue
-from scheduler.schedule_one import Chooser, Unschedulable
-from scheduler.table import NodeTable, PlacedPod, requests_of
-
-
-def node(
-    name: str, *, cpu: str = "4", pods: str = "10", labels: dict[str, str] | None = None, **spec: Any
-) -> dict[str, Any]:
-    room = {"cpu": cpu, "memory": "8Gi", "pods": pods}
-    return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec, "status": {"allocatable": room}}
-
-
-def pod(name: str = "p", cpu: str = "", ports: list[dict[str, Any]] | None = None, **given: Any) -> dict[str, Any]:
-    container: dict[str, Any] = {"name": "c", "ports": ports or []}
-    if cpu:
-        container["resources"] = {"requests": {"cpu": cpu}}
-    labels = given.pop("labels", {})
-    return {
-        "metadata": {"name": name, "namespace": "n", "uid": name, "labels": labels},
-        "spec": {"containers": [container], **given},
-    }
-
-
-def table(*nodes: dict[str, Any]) -> NodeTable:
-    found = NodeTable()
-    for one in nodes:
-        found.put_node(one)
-    return found
-
-
-def put(nodes: NodeTable, where: str, one: dict[str, Any]) -> None:
-    nodes.put_pod(PlacedPod(one, requests_of(one), where))
+from scheduler.cluster import Cluster
+from scheduler.pods import Pod
+from scheduler.schedule_one import Unschedulable
+from scheduler.table import NodeTable
+from tests.unit.scheduler.builders import ZONE, choose, chooser, node, pod, table
 
 
 def test_the_emptier_node_is_chosen() -> None:
     nodes = table(node("a"), node("b"))
-    put(nodes, "a", pod("busy", "3"))
-    assert Chooser(nodes).choose(pod(cpu="500m")) == "b"
+    nodes.put_pod(pod("busy", "3"), "a")
+    assert choose(nodes, pod(cpu="500m")) == "b"
 
 
 TAINT = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
+NAMED = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]},
+            ]
+        }
+    }
+}
+APP = {"labelSelector": {"matchLabels": {"app": "x"}}}
+BY_ZONE = {"maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule", **APP}
+
+
+def required(kind: str, **term: Any) -> dict[str, Any]:
+    return {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": ZONE, **APP, **term}]}}
 
 
 @pytest.mark.parametrize(
@@ -54,68 +42,143 @@ TAINT = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
     [
         ([node("a", cpu="1")], pod(cpu="2"), "1 Insufficient cpu"),
         ([node("a", pods="0")], pod(), "1 Too many pods"),
+        ([node("a", cpu="1", pods="0")], pod(cpu="2"), "1 Insufficient cpu, 1 Too many pods"),
         ([node("a", unschedulable=True)], pod(), "1 node(s) were unschedulable"),
         ([node("a", taints=[TAINT])], pod(), "1 node(s) had untolerated taint(s)"),
         ([node("a")], pod(nodeSelector={"x": "y"}), "1 node(s) didn't match Pod's node affinity/selector"),
         ([node("a", cpu="1"), node("b", taints=[TAINT]), node("c", cpu="1")], pod(cpu="2"),
          "1 node(s) had untolerated taint(s), 2 Insufficient cpu"),
+        ([node("a", cpu="1"), node("b")], pod(cpu="2", affinity=NAMED),
+         "1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]"),
+        ([node("a")], pod(labels={"app": "x"}, topologySpreadConstraints=[BY_ZONE]),
+         "1 node(s) didn't match pod topology spread constraints (missing required label)"),
+        ([node("a", labels={ZONE: "1"})], pod(affinity=required("podAffinity")),
+         "1 node(s) didn't match pod affinity rules"),
     ],
-    ids=["cpu", "pods", "cordon", "taint", "selector", "several"],
+    ids=["cpu", "pods", "both", "cordon", "taint", "selector", "several", "named", "zone", "affinity"],
 )  # fmt: skip
-def test_what_fits_nowhere_says_why_per_reason(nodes: list[Any], asked: dict[str, Any], reason: str) -> None:
+def test_what_fits_nowhere_says_why_per_reason(nodes: list[Any], asked: Pod, reason: str) -> None:
     count = len(nodes)
     with pytest.raises(Unschedulable) as caught:
-        Chooser(table(*nodes)).choose(asked)
+        choose(table(*nodes), asked)
     assert str(caught.value).startswith(f"0/{count} nodes are available: {reason}.")
 
 
 def test_without_nodes_that_is_said() -> None:
     with pytest.raises(Unschedulable, match="^no nodes available to schedule pods$"):
-        Chooser(NodeTable()).choose(pod())
+        choose(NodeTable(), pod())
+
+
+def test_terms_that_name_no_common_node_are_a_conflict() -> None:
+    fields = [{"key": "metadata.name", "operator": "In", "values": [name]} for name in ("a", "b")]
+    terms = {"nodeSelectorTerms": [{"matchFields": fields}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    with pytest.raises(Unschedulable, match="^0/2 nodes are available: pod affinity terms conflict.$"):
+        choose(table(node("a"), node("b")), pod(affinity=affinity))
 
 
 def test_a_toleration_or_a_matching_affinity_opens_a_node() -> None:
     nodes = table(
         node("a", taints=[TAINT]), node("b", labels={"zone": "1"}, unschedulable=True), node("c", labels={"zone": "2"})
     )
-    assert Chooser(nodes).choose(pod(tolerations=[{"key": "gpu", "operator": "Exists"}], nodeSelector={})) in ("a", "c")
+    assert choose(nodes, pod(tolerations=[{"key": "gpu", "operator": "Exists"}], nodeSelector={})) in ("a", "c")
     terms = [{"matchExpressions": [{"key": "zone", "operator": "Gt", "values": ["1"]}]}]
     affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
-    assert Chooser(nodes).choose(pod(affinity=affinity)) == "c"
+    assert choose(nodes, pod(affinity=affinity)) == "c"
 
 
 def test_a_host_port_is_given_once_a_node() -> None:
     nodes = table(node("a"))
     taken = [{"containerPort": 80, "hostPort": 80}]
-    put(nodes, "a", pod("other", ports=taken))
+    nodes.put_pod(pod("other", ports=taken), "a")
     with pytest.raises(Unschedulable, match="didn't have free ports for the requested pod ports"):
-        Chooser(nodes).choose(pod(ports=taken))
+        choose(nodes, pod(ports=taken))
+    assert choose(nodes, pod(ports=[{"containerPort": 80, "hostPort": 80, "protocol": "UDP"}])) == "a"
+
+
+def test_addresses_of_one_port_may_be_shared_out() -> None:
+    nodes = table(node("a"))
+    nodes.put_pod(pod("other", ports=[{"containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.1"}]), "a")
+    assert choose(nodes, pod(ports=[{"containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.2"}])) == "a"
+    with pytest.raises(Unschedulable):
+        choose(nodes, pod(ports=[{"containerPort": 80, "hostPort": 80}]))
 
 
 def test_spread_constraints_keep_domains_level() -> None:
-    nodes = table(*(node(f"n{zone}{at}", labels={"zone": zone}) for zone in "ab" for at in range(2)))
-    constraint = {
-        "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
-        "labelSelector": {"matchLabels": {"app": "x"}},
-    }  # fmt: skip
-    chooser, counts = Chooser(nodes), {"a": 0, "b": 0}
+    nodes = table(*(node(f"n{zone}{at}", labels={ZONE: zone}) for zone in "ab" for at in range(2)))
+    places, counts = chooser(nodes), {"a": 0, "b": 0}
     for number in range(6):
-        one = pod(f"p{number}", labels={"app": "x"}, topologySpreadConstraints=[constraint])
-        where = chooser.choose(one)
-        put(nodes, where, one)
+        one = pod(f"p{number}", labels={"app": "x"}, topologySpreadConstraints=[BY_ZONE])
+        where = nodes.nodes[places.choose(one)].name
+        nodes.put_pod(one, where)
         counts[where[1]] += 1
         assert abs(counts["a"] - counts["b"]) <= 1
 
 
-def test_pods_of_one_owner_are_kept_apart() -> None:
+def test_min_domains_count_what_is_not_there_as_empty() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}))
+    constraint = {**BY_ZONE, "minDomains": 2}
+    nodes.put_pod(pod("there", labels={"app": "x"}), "a")
+    with pytest.raises(Unschedulable, match="1 node.s. didn't match pod topology spread constraints[.]"):
+        choose(nodes, pod(labels={"app": "x"}, topologySpreadConstraints=[constraint]))
+    assert choose(nodes, pod(labels={"app": "x"}, topologySpreadConstraints=[BY_ZONE])) == "a"
+
+
+def test_pods_of_one_workload_are_kept_apart_by_default() -> None:
+    from machinery.api.selectors import from_labels
+
+    cluster = Cluster(workload=lambda kind, namespace, name: from_labels({"app": "x"}))
     nodes = table(*(node(f"n{at}") for at in range(4)))
-    chooser, used = Chooser(nodes), []
+    places, used = chooser(nodes, cluster), []
+    owner = [{"uid": "rs", "kind": "ReplicaSet", "name": "rs", "controller": True}]
     for number in range(4):
-        one = pod(f"p{number}", "100m")
-        one["metadata"]["ownerReferences"] = [{"uid": "rs", "controller": True}]
-        used.append(chooser.choose(one))
-        put(nodes, used[-1], one)
+        one = pod(f"p{number}", "100m", labels={"app": "x"}, ownerReferences=owner)
+        used.append(nodes.nodes[places.choose(one)].name)
+        nodes.put_pod(one, used[-1])
     assert len(set(used)) == 4
+
+
+def test_the_first_of_a_group_that_wants_to_be_together_may_go_anywhere_and_the_others_follow() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}), node("b", labels={ZONE: "2"}), node("c"))
+    together = {"labels": {"app": "x"}, "affinity": required("podAffinity")}
+    first = choose(nodes, pod("p0", **together))
+    assert first in ("a", "b")  # c has no zone at all
+    nodes.put_pod(pod("p0", **together), first)
+    assert choose(nodes, pod("p1", **together)) == first
+
+
+def test_anti_affinity_works_both_ways() -> None:
+    apart = {"affinity": required("podAntiAffinity")}
+    nodes = table(node("a", labels={ZONE: "1"}), node("b", labels={ZONE: "2"}))
+    nodes.put_pod(pod("web", labels={"app": "x"}), "a")
+    assert choose(nodes, pod("apart", **apart)) == "b"
+    nodes.put_pod(pod("apart", **apart), "b")
+    with pytest.raises(Unschedulable) as caught:
+        choose(nodes, pod("apart-2", labels={"app": "x"}, **apart))
+    assert "1 node(s) didn't match pod anti-affinity rules" in str(caught.value)
+    assert "1 node(s) didn't satisfy existing pods anti-affinity rules" in str(caught.value)
+
+
+def test_affinity_reaches_other_namespaces_by_name_and_by_their_labels() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}), node("b", labels={ZONE: "2"}))
+    nodes.put_pod(pod("web", labels={"app": "x"}, namespace="other"), "b")
+    with pytest.raises(Unschedulable):
+        choose(nodes, pod(affinity=required("podAffinity")))
+    assert choose(nodes, pod(affinity=required("podAffinity", namespaces=["other"]))) == "b"
+    by_label = {"matchLabels": {"kubernetes.io/metadata.name": "other"}}
+    assert choose(nodes, pod(affinity=required("podAffinity", namespaceSelector=by_label))) == "b"
+    assert choose(nodes, pod(affinity=required("podAffinity", namespaceSelector={}))) == "b"
+
+
+def test_match_label_keys_narrow_a_term_to_the_pods_own_value() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}), node("b", labels={ZONE: "2"}))
+    nodes.put_pod(pod("old", labels={"app": "x", "hash": "1"}), "a")
+    apart = required("podAntiAffinity", matchLabelKeys=["hash"])
+    same = pod("same", labels={"app": "x", "hash": "1"}, affinity=apart)
+    assert choose(nodes, same) == "b"
+    nodes.put_pod(pod("busy", "3500m"), "b")
+    other = pod("other", "1", labels={"app": "x", "hash": "2"}, affinity=apart)
+    assert choose(nodes, other) == "a"
 
 
 @given(
@@ -125,42 +188,54 @@ def test_pods_of_one_owner_are_kept_apart() -> None:
 )
 def test_the_table_always_sums_what_is_on_its_nodes(steps: list[tuple[str, int, int]]) -> None:
     nodes = table(*(node(f"n{at}") for at in range(4)))
+    counts = nodes.tallies.matching_all(())
     for what, at, number in steps:
         name = f"n{at}"
-        if what == "put" and name in nodes.rows:
-            put(nodes, name, pod(f"p{number}", f"{number + 1}00m"))
+        if what == "put":
+            nodes.put_pod(pod(f"p{number}", f"{number + 1}00m"), name)
         elif what == "remove":
             nodes.remove_pod(name, f"p{number}")
         elif what == "node":
             nodes.put_node(node(name, cpu=str(number + 1)))
         elif what == "drop":
             nodes.remove_node(name)
-        for row_name, row in nodes.rows.items():
-            assert nodes.names[row.index] == row_name
-            assert nodes.requested[row.index][0] == sum(one.requests.get("cpu", 0) for one in row.pods.values())
+        for row_name, row in nodes.by_name.items():
+            assert nodes.nodes[row.row] is row
+            assert row.name == row_name
+            asked = [one.shape.needs.requests.get("cpu", 0) for one in row.pods.values()]
+            assert nodes.requested("cpu")[row.row] == sum(asked)
+            assert counts[row.row] == len(asked)
+        assert nodes.count == sum(row.object is not None for row in nodes.by_name.values())
 
 
-def test_the_queue_puts_priority_first_then_order() -> None:
-    queue = SchedulingQueue()
-    for name, priority in (("a", 0), ("b", 10), ("c", 0)):
-        queue.put(pod(name, priority=priority))
-    order = [found["metadata"]["name"] for _ in range(3) if (found := queue.pop(0.0)) is not None]
-    assert order == ["b", "a", "c"]
-    queue.validate_state()
+def test_a_pod_that_waits_for_others_is_woken_only_by_those_it_is_about() -> None:
+    from scheduler.framework.plugin import Happening
+
+    nodes = table(node("a", labels={ZONE: "1"}))
+    plugin = next(one for one in chooser(nodes).profile.cluster_plugins if one.name == "InterPodAffinity")
+    near = pod("near", affinity=required("podAffinity"))
+    away = pod("away", labels={"app": "y"}, affinity=required("podAntiAffinity"))
+    like, unlike = pod("like", labels={"app": "x"}), pod("unlike", labels={"app": "z"})
+
+    def helps(waiting: Pod, action: str, other: Pod) -> bool:
+        old, new = (other, None) if action == "delete" else (None, other)
+        return plugin.helped_by(Happening("AssignedPod", action, old, new, 0), waiting, nodes)
+
+    assert helps(near, "add", like)
+    assert not helps(near, "add", unlike)
+    assert not helps(near, "delete", like)
+    assert helps(away, "delete", like)
+    assert not helps(away, "delete", unlike)
+    assert helps(like, "delete", away)  # it is that pod's own term that kept it away
 
 
-def test_what_was_put_aside_comes_back_after_a_change_and_its_back_off() -> None:
-    queue = SchedulingQueue()
-    queue.put(pod("a"))
-    first = queue.pop(0.0)
-    assert first is not None
-    from machinery.api.meta import key_of
-
-    queue.put_aside(key_of(first), 0.0)
-    assert queue.pop(50.0) is None
-    queue.something_changed(50.0)
-    assert queue.pop(50.0) is not None
-    queue.back_off(key_of(first), 50.0)
-    assert queue.pop(51.0) is None
-    assert queue.pop(52.0) is not None  # the second attempt waits two seconds
-    queue.validate_state()
+def test_pods_no_question_is_about_cost_nothing() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}))
+    spread = pod("new", labels={"app": "x"}, topologySpreadConstraints=[BY_ZONE])
+    choose(nodes, spread)  # from now on pods of app=x are counted
+    like, unlike = pod("like", labels={"app": "x"}), pod("unlike", labels={"app": "y"})
+    for one in (like, unlike):
+        nodes.put_pod(one, "a")
+    classes = {one.labels["app"]: one for one in nodes.tallies.classes()}
+    assert len(classes["x"].tallies) == 1
+    assert not classes["y"].tallies

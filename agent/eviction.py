@@ -1,0 +1,195 @@
+"""Ends pods when this node runs short, or when a pod takes more of its disk than it may.
+
+Sources: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/,
+https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#local-ephemeral-storage
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.admission import requested
+from agent.container_config import log_folder
+from agent.cri.client import CONTAINER_NAME, POD_UID, RuntimeFailure
+from agent.node_services import NodeServices
+from agent.pod_manager import PodManager
+from agent.pod_state import Pod, is_critical, is_over, specs
+from agent.statistics import disk_usage
+from machinery.api.quantity import to_bytes
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one pod uses, in bytes: memory, and disk beside that of its claims."""
+
+    pod: Pod
+    memory: int = 0
+    disk: int = 0
+
+
+def rank(usages: Sequence[Usage], resource: str) -> list[Usage]:
+    """Return pods as they are to go: those over their requests first, then by priority, then by how far over."""
+
+    def key(one: Usage) -> tuple[bool, int, int]:
+        asked = requested(one.pod, "memory" if resource == "memory" else "ephemeral-storage")
+        over = (one.memory if resource == "memory" else one.disk) - asked
+        return over <= 0, int(one.pod["spec"].get("priority") or 0), -over
+
+    return sorted((one for one in usages if not is_critical(one.pod)), key=key)
+
+
+def has_storage_limits(pod: Pod) -> bool:
+    """Whether a pod may use only so much of the node's disk."""
+    volumes, containers = pod["spec"].get("volumes") or (), specs(pod, "containers")
+    return any((one.get("emptyDir") or {}).get("sizeLimit") for one in volumes) or any(
+        "ephemeral-storage" in ((one.get("resources") or {}).get("limits") or {}) for one in containers
+    )
+
+
+def storage_excess(pod: Pod, layers: Mapping[str, int], logs: Mapping[str, int], volumes: Mapping[str, int]) -> str:
+    """Return why a pod takes more of the node's disk than it may, "" when it doesn't.
+
+    Args: bytes of each container's own layer and of its logs, and of each emptyDir, by their names.
+    """
+    for volume in pod["spec"].get("volumes") or ():
+        limit = (volume.get("emptyDir") or {}).get("sizeLimit")
+        if limit and to_bytes(limit) and volumes.get(volume["name"], 0) > to_bytes(limit):
+            return f'Usage of EmptyDir volume "{volume["name"]}" exceeds the limit "{limit}". '
+    total = 0
+    limits = []
+    for spec in specs(pod, "containers"):
+        used = layers.get(spec["name"], 0) + logs.get(spec["name"], 0)
+        total += used
+        limit = ((spec.get("resources") or {}).get("limits") or {}).get("ephemeral-storage")
+        if limit is None:
+            continue
+        limits.append(to_bytes(limit))
+        if used > to_bytes(limit):
+            return f'Container {spec["name"]} exceeded its local ephemeral storage limit "{limit}". '
+    total += sum(volumes.values())
+    if len(limits) == len(specs(pod, "containers")) and limits and total > sum(limits):
+        return f"Pod ephemeral local storage usage exceeds the total limit of containers {sum(limits)}. "
+    return ""
+
+
+class Evictor:
+    """Looks after the node's memory and disk."""
+
+    def __init__(
+        self, services: NodeServices, pods: PodManager, pressures: Callable[[], Mapping[str, str]]
+    ) -> None:  # fmt: skip
+        """Args: `pressures` returns what the node is short of: memory or ephemeral-storage, and how that is told."""
+        self._services = services
+        self._pods = pods
+        self._pressures = pressures
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self.look()
+            except RuntimeFailure as error:
+                log.info("nothing can be evicted now: %s", error)
+
+    async def look(self) -> None:
+        """Look once: end pods that exceed their own limits, and one of all when the node is short."""
+        if not self._pressures() and not any(has_storage_limits(pod) for pod in self._pods.pods()):
+            return  # looking costs, and nothing could follow from it
+        layers = await self._layers()
+        usages = []
+        for runtime in list(self._pods.runtimes()):
+            pod = runtime.pod
+            if is_over(pod) or pod["metadata"].get("deletionTimestamp"):
+                continue
+            uid = pod["metadata"]["uid"]
+            own = {name: disk for (owner, name), (_, disk) in layers.items() if owner == uid}
+            logs, volumes = await asyncio.to_thread(self._files, pod)
+            if excess := storage_excess(pod, own, logs, volumes):
+                runtime.evict("Evicted", excess)
+                continue
+            memory = sum(used for (owner, _), (used, _) in layers.items() if owner == uid)
+            disk = sum(own.values()) + sum(logs.values()) + sum(volumes.values())
+            usages.append(Usage(pod, memory, disk))
+        for resource, text in self._pressures().items():
+            for one in rank(usages, resource)[:1]:
+                self._evict(one, resource, text)
+                return  # one at a time: what it gives back shows at the next look
+
+    def _evict(self, one: Usage, resource: str, text: str) -> None:
+        found = self._pods.find(one.pod["metadata"]["namespace"], one.pod["metadata"]["name"])
+        if found is not None:
+            found.evict("Evicted", f"The node was low on resource: {resource}. {text}")
+
+    async def _layers(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return memory and layer size of each container, by the uid of its pod and its name."""
+        found = {}
+        for one in await self._services.runtime.stats():
+            labels = one.attributes.labels
+            key = (labels.get(POD_UID, ""), labels.get(CONTAINER_NAME, ""))
+            found[key] = (one.memory.working_set_bytes.value, one.writable_layer.used_bytes.value)
+        return found
+
+    def _files(self, pod: Pod) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the sizes of containers' logs and of emptyDirs. Blocks."""
+        folder = log_folder(self._services.config.logs_dir, pod)
+        logs = {spec["name"]: disk_usage(folder / spec["name"]) for spec in specs(pod, "containers")}
+        volumes = {
+            one["name"]: disk_usage(self._services.volumes.path(pod, one))
+            for one in pod["spec"].get("volumes") or ()
+            if "emptyDir" in one and not (one["emptyDir"] or {}).get("medium")
+        }
+        # A container may write to its /etc/hosts as well (CVE-2020-8557).
+        volumes["/etc/hosts"] = disk_usage(self._services.volumes.folder(pod["metadata"]["uid"]), below=False)
+        return logs, volumes
+
+
+class ImageCollector:
+    """Removes images that nothing uses when the disk gets full, those longest out of use first.
+
+    Source: https://kubernetes.io/docs/concepts/architecture/garbage-collection/#container-image-lifecycle
+    """
+
+    def __init__(
+        self, services: NodeServices, disk_percent: Callable[[], float], *, high: int = 85, low: int = 80
+    ) -> None:
+        """Args: `disk_percent` tells how full the disk is; above `high` images go until it is below `low`."""
+        self._services = services
+        self._disk_percent = disk_percent
+        self._high, self._low = high, low
+        self._used_at: dict[str, float] = {}
+
+    async def run(self, seconds: float = 300.0) -> None:
+        """Look for ever."""
+        while True:
+            try:
+                await self.look()
+            except RuntimeFailure as error:
+                log.info("images are not collected now: %s", error)
+            await asyncio.sleep(seconds)
+
+    async def look(self) -> list[str]:
+        """Look once; returns the images that were removed."""
+        runtime, now = self._services.runtime, asyncio.get_running_loop().time()
+        images = await runtime.images()
+        in_use = {name for one in await runtime.containers() for name in (one.image.image, one.image_ref, one.image_id)}
+        for image in images:
+            if in_use & {image.id, *image.repo_tags, *image.repo_digests}:
+                self._used_at[image.id] = now
+            self._used_at.setdefault(image.id, now)
+        removed: list[str] = []
+        if self._disk_percent() <= self._high:
+            return removed
+        for image in sorted(images, key=lambda one: self._used_at[one.id]):
+            if self._disk_percent() <= self._low:
+                break
+            if image.pinned or in_use & {image.id, *image.repo_tags, *image.repo_digests}:
+                continue
+            await runtime.remove_image(image.id)
+            removed.append(image.id)
+        return removed

@@ -1,0 +1,77 @@
+"""The node's network, put together: reads top to bottom as what happens when a node starts."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any
+
+from agent.config import AgentConfig
+from agent.cri.client import Runtime, RuntimeFailure
+from agent.network.announcer import Announcer
+from agent.network.enforcer import PolicyEnforcer
+from agent.network.links import Links, Me
+from agent.network.proxy import ServiceProxy
+from agent.network.views import Node
+from agent.node_services import NodeServices
+from agent.pod_manager import PodManager
+from machinery.api.meta import ObjectKey
+from machinery.api.resources import ENDPOINT_SLICES, NODES
+from machinery.client.informer import Informer
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+_RETRY_SECONDS = 0.5
+
+
+async def run(node: NodeServices, services: Informer[Object], pods: PodManager) -> None:
+    """Keep this node's network until cancelled."""
+    config, client, runtime = node.config, node.client, node.runtime
+    nodes: Informer[Node] = Informer(client, NODES, Node)
+    slices: Informer[Object] = Informer(client, ENDPOINT_SLICES, dict)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(nodes.run())
+        group.create_task(slices.run())
+        policies = PolicyEnforcer(client, config.bridge, pods, slices)
+        node.network_gate = policies.wait_for
+        config = replace(config, pod_cidr=await pod_cidr(config, nodes, runtime))
+        proxy = ServiceProxy(config, services, slices, nodes, pods)
+
+        def changed() -> None:
+            proxy.note()
+            policies.note()
+
+        pods.on_network_change = changed
+        group.create_task(proxy.run())
+        group.create_task(policies.run())
+        cidrs = tuple(part.strip() for part in config.pod_cidr.split(","))
+        me = Me(config.node_name, config.node_ip, cidrs, f"{config.bridge}-vx", config.node_network)
+        if config.load_balancer:
+            group.create_task(Announcer(config, services, slices, nodes).run())
+        if config.node_network != "none":
+            group.create_task(Links(me, nodes).run())
+
+
+async def pod_cidr(config: AgentConfig, nodes: Informer[Node], runtime: Runtime) -> str:
+    """Return the ranges of this node's pods: those given at the start, else those the cluster gives the node."""
+    if config.pod_cidr:
+        return config.pod_cidr
+    given = asyncio.Event()
+
+    def look(_: Node | None, new: Node | None) -> None:
+        if new is not None and new.metadata.name == config.node_name and new.pod_cidrs:
+            given.set()
+
+    nodes.add_handler(look)
+    await given.wait()
+    node = nodes.get(ObjectKey("", config.node_name))
+    found = ",".join(node.pod_cidrs) if node is not None else ""
+    log.info("this node's pods are given addresses of %s", found)
+    while True:
+        try:
+            await runtime.set_pod_cidr(found)
+        except RuntimeFailure as error:
+            log.warning("the runtime was not told the pods' range: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return found

@@ -1,0 +1,1 @@
+"""API priority and fairness: who waits when requests are too many. Start in apiserver/flowcontrol/controller.py."""

@@ -1,0 +1,167 @@
+"""Several machines: joining, pods that reach each other and services from everywhere, node loss, agent restarts."""
+
+import json
+import socket
+import subprocess
+
+import pytest
+
+from tests.e2e.nodes.conftest import ADDRESSES, Nodes, pod
+from tests.support.netlab import exchange
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def pods(nodes: Nodes) -> Nodes:
+    manifest = "".join(pod(f"on-{name}", name, labels="app: everywhere") for name in ADDRESSES)
+    manifest += """
+apiVersion: v1
+kind: Service
+metadata: {name: everywhere}
+spec: {type: NodePort, selector: {app: everywhere}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: local}
+spec:
+  type: LoadBalancer
+  selector: {app: near}
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 30999
+  ports: [{port: 80, targetPort: 8080, nodePort: 30081}]
+---""" + pod("near-only", "near", labels="app: near")
+    nodes.kubectl("apply", "-f", "-", given=manifest)
+    nodes.kubectl("wait", "pod", "-l", "test=nodes", "--for=condition=Ready", "--timeout=60s")
+    return nodes
+
+
+def test_each_node_has_a_range_of_its_own(nodes: Nodes) -> None:
+    found = json.loads(nodes.kubectl("get", "nodes", "-o", "json"))["items"]
+    assert {one["metadata"]["name"] for one in found} == set(ADDRESSES)
+    assert len({one["spec"]["podCIDR"] for one in found}) == 3
+    addresses = {one["metadata"]["name"]: one["status"]["addresses"][0]["address"] for one in found}
+    assert addresses == ADDRESSES
+
+
+def test_a_machine_does_not_join_a_cluster_of_another_ca_or_with_a_wrong_token(nodes: Nodes) -> None:
+    words = nodes.wherry("control", "token", "create", "--ttl", "5m").split()
+    url, token, ca_hash = words[2], words[4], words[6]
+    out = nodes.wherry("near", "join", url, "--token", token, "--ca-hash", "sha256:00", "--node-name", "x", check=False)
+    assert "runs in" in out  # a node does not join twice
+    nodes.machines["outsider"] = nodes.outside
+    try:
+        out = nodes.wherry("outsider", "join", url, "--token", token, "--ca-hash", "sha256:00", check=False)
+        assert f"shows a CA of the hash {ca_hash}, not sha256:00" in out
+        out = nodes.wherry(
+            "outsider", "join", url, "--token", "aaaaaa.bbbbbbbbbbbbbbbb", "--ca-hash", ca_hash, check=False
+        )
+        assert "Unauthorized" in out
+        nodes.wherry("control", "token", "delete", token)
+        assert token.partition(".")[0] not in nodes.wherry("control", "token", "list")
+    finally:
+        del nodes.machines["outsider"]
+
+
+def test_every_pod_reaches_every_pod_and_the_service(pods: Nodes) -> None:
+    for client in ADDRESSES:
+        for server in ADDRESSES:
+            pods.until(
+                lambda c=client, s=server: pods.get(f"on-{c}", pods.ip(f"on-{s}")) == f"on-{s}", f"{client} to {server}"
+            )
+        found = {pods.get(f"on-{client}", "everywhere", 80) for _ in range(16)}
+        assert found == {f"on-{name}" for name in ADDRESSES}, client
+
+
+def test_node_ports_answer_on_every_node(pods: Nodes) -> None:
+    for address in ("192.0.2.1", "192.0.2.2", "198.51.100.3"):
+        assert _http(pods, address, 30080).startswith("on-")
+
+
+def _http(nodes: Nodes, address: str, port: int, path: str = "/") -> str:
+    with nodes.outside.open(socket.SOCK_STREAM) as client:
+        client.settimeout(3)
+        client.connect((address, port))
+        client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        received = b""
+        while data := client.recv(4096):
+            received += data
+    return received.decode().partition("\r\n\r\n")[2].strip()
+
+
+def test_policy_local_answers_only_where_an_endpoint_is(pods: Nodes) -> None:
+    assert _http(pods, "192.0.2.2", 30081) == "near-only"
+    ingress = "jsonpath={.status.loadBalancer.ingress[*].ip}"
+    assert set(pods.kubectl("get", "service", "local", "-o", ingress).split()) == set(ADDRESSES.values())
+    assert _http(pods, "192.0.2.2", 80) == "near-only"
+    with pytest.raises(OSError, match="timed out"):
+        _http(pods, "192.0.2.1", 30081)
+    expected = {"service": {"namespace": "default", "name": "local"}, "localEndpoints": 1, "serviceProxyHealthy": True}
+    assert json.loads(_http(pods, "192.0.2.2", 30999)) == expected
+    assert json.loads(_http(pods, "192.0.2.1", 30999))["localEndpoints"] == 0
+
+
+def test_the_network_is_checked_and_a_way_is_told(pods: Nodes) -> None:
+    out = pods.wherry("control", "net", "check")
+    assert out.endswith("All is well.\n")
+    for expected in (
+        "from pod default/on-control: pod default/on-far",
+        "cluster DNS at 10.96.0.10",
+        "the pods of near",
+    ):
+        assert expected in out
+    assert pods.wherry("near", "net", "check").endswith("All is well.\n")
+    pods.machines["control"].ip("route delete 10.244.1.0/24")
+    told = pods.wherry("control", "net", "trace", "on-control", "everywhere")
+    assert "tcp/80 -> chain services-3" in told
+    assert "every address of the node tcp/30080 -> chain nodeports-3" in told
+
+
+def test_logs_and_exec_reach_agents_that_joined(pods: Nodes) -> None:
+    assert pods.sh("on-far", "hostname") == "on-far"
+    assert pods.sh("on-near", "hostname") == "on-near"
+
+
+def test_an_agent_s_restart_drops_no_connection(pods: Nodes) -> None:
+    server = pod("echo", "far", "while true; do nc -l -p 9000 -e cat; done", labels="app: echo")
+    service = """
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {type: NodePort, selector: {app: echo}, ports: [{port: 9000, nodePort: 30090}]}
+"""
+    pods.kubectl("apply", "-f", "-", given=server + service)
+    pods.kubectl("wait", "pod/echo", "--for=condition=Ready", "--timeout=30s")
+    client = pods.outside.open(socket.SOCK_STREAM)
+    client.settimeout(5)
+    pods.until(lambda: client.connect_ex(("192.0.2.1", 30090)) == 0, "the echo server")
+    assert exchange(client) == "hello"
+    for name in ("control", "far"):
+        for component in ("agent", "runtime"):
+            killed = pods.pid(name, component)
+            subprocess.run(["kill", "-KILL", str(killed)], check=True)
+            pods.until(lambda n=name, c=component, k=killed: _is_back(pods, n, c, k), f"{component} on {name}")
+            assert exchange(client) == "hello"
+    client.close()
+    pods.kubectl("delete", "pod/echo", "service/echo", "--now")
+
+
+def _is_back(nodes: Nodes, name: str, component: str, killed: int) -> bool:
+    try:
+        return nodes.pid(name, component) != killed
+    except AssertionError:
+        return False
+
+
+def test_a_lost_node_s_endpoints_and_routes_go(pods: Nodes) -> None:
+    """The last test of this file: `near` leaves the cluster."""
+    pods.wherry("near", "down")
+    pods.kubectl("delete", "node", "near")
+    pods.until(lambda: "192.0.2.2" not in pods.machines["control"].ip("route show proto 87"), "the route to go")
+    # Left alone, they would go after the time that a node may take to come back.
+    pods.kubectl("delete", "pod", "on-near", "near-only", "--force", "--grace-period=0")
+    expected = {"on-control", "on-far"}
+    pods.until(lambda: {pods.get("on-far", "everywhere", 80) for _ in range(8)} == expected, "endpoints to go")
+    left = pods.machines["near"].run("nft", "list", "tables")
+    assert left == ""
+    assert "wherry" not in pods.machines["near"].ip("-o link")

@@ -1,0 +1,1 @@
+"""Programs that use the client libraries people use; test_clients.py runs each against a server."""

@@ -1,0 +1,155 @@
+"""The audit log: who asked what, as a policy says.
+
+https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from apiserver.app import serving
+from apiserver.audit.auditor import AuditSettings
+from apiserver.audit.policy import AuditPolicy, PolicyError
+from apiserver.audit.sinks import LogFile
+from apiserver.storage.sqlite import SQLiteStore
+from machinery import errors
+from machinery.api.resources import CONFIG_MAPS, PODS, SECRETS
+from machinery.client.rest import Client
+from tests.support.server import client_config, server_config
+
+RULES: list[dict[str, Any]] = [
+    {"level": "None", "users": ["nobody"]},
+    {"level": "Metadata", "resources": [{"group": "", "resources": ["secrets"]}]},
+    {"level": "RequestResponse", "verbs": ["create"], "omitManagedFields": True, "resources": [{"group": "", "resources": ["configmaps"]}]},
+    {"level": "Request", "verbs": ["patch"], "resources": [{"group": "", "resources": ["configmaps"], "resourceNames": ["a"]}]},
+    {"level": "Metadata", "verbs": ["watch"], "resources": [{"group": ""}]},
+    {"level": "Metadata", "verbs": ["list"], "namespaces": ["kube-public"]},
+    {"level": "Metadata", "nonResourceURLs": ["/version*"]},
+]  # fmt: skip
+
+
+def policy(rules: list[dict[str, Any]] = RULES, **more: Any) -> AuditPolicy:
+    return AuditPolicy({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules, **more})
+
+
+@contextlib.asynccontextmanager
+async def audited(folder: Path, **settings: Any) -> AsyncIterator[tuple[Client, Any]]:
+    audit = AuditSettings(
+        **{"policy": policy(omitStages=["RequestReceived"]), "log_path": str(folder / "audit.log"), **settings}
+    )
+    config = dataclasses.replace(server_config(folder), audit=audit)
+    store = SQLiteStore(folder / "store.sqlite")
+    try:
+        async with serving(store, config, sole_writer=True) as server, Client(client_config(folder, config)) as client:
+            await server.health.bootstrapped.wait()
+            yield client, config
+    finally:
+        await store.close()
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """Return what was noted; the server has ended."""
+    return [json.loads(line) for line in (folder / "audit.log").read_text().splitlines()]
+
+
+async def test_each_level_notes_what_it_should(tmp_path: Path) -> None:
+    async with audited(tmp_path) as (client, config):
+        await client.create(SECRETS, {"metadata": {"name": "s"}, "stringData": {"k": "hidden"}}, "default")
+        await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"k": "v"}}, "default")
+        await client.patch(CONFIG_MAPS, "a", {"data": {"k": "w"}}, "default")
+        await client.list(PODS, "default")
+        await client.request("GET", "/version")
+        async with Client(client_config(tmp_path, config, user="bob", groups=())) as bob:
+            with pytest.raises(errors.Forbidden):
+                await bob.list(PODS, "kube-public")
+        async with Client(client_config(tmp_path, config, user="nobody", groups=())) as nobody:
+            with pytest.raises(errors.Forbidden):
+                await nobody.list(SECRETS)
+        await client.request(
+            "GET",
+            "/api/v1/namespaces/kube-public/pods",
+            headers={"Impersonate-User": "ann", "Impersonate-Group": "system:masters"},
+        )
+    secret, made, patched, version, refused, other = events(tmp_path)
+    assert "hidden" not in (tmp_path / "audit.log").read_text()
+    assert (secret["level"], secret["stage"], secret["verb"]) == ("Metadata", "ResponseComplete", "create")
+    assert secret["objectRef"] == {"resource": "secrets", "namespace": "default", "name": "s", "apiVersion": "v1"}
+    assert (secret["user"]["username"], secret["sourceIPs"]) == ("admin", ["127.0.0.1"])
+    assert secret["responseStatus"]["code"] == 201
+    assert secret["annotations"]["authorization.k8s.io/decision"] == "allow"
+    assert made["requestObject"]["data"] == {"k": "v"}
+    assert made["responseObject"]["metadata"]["name"] == "a"
+    assert "managedFields" not in made["responseObject"]["metadata"]
+    assert patched["requestObject"] == {"data": {"k": "w"}}
+    assert "responseObject" not in patched
+    assert (version["requestURI"], version["verb"]) == ("/version", "get")
+    assert refused["responseStatus"]["reason"] == "Forbidden"
+    assert refused["annotations"]["authorization.k8s.io/decision"] == "forbid"
+    assert (other["user"]["username"], other["impersonatedUser"]["username"]) == ("admin", "ann")
+
+
+async def test_stages_tell_when_a_watch_begins_and_ends(tmp_path: Path) -> None:
+    async with audited(tmp_path, policy=policy()) as (client, _):
+        await client.request("GET", "/api/v1/namespaces/default/pods", params={"watch": "1", "timeoutSeconds": "1"})
+    stages = [(one["stage"], one["auditID"]) for one in events(tmp_path) if one["verb"] == "watch"]
+    assert [stage for stage, _ in stages] == ["RequestReceived", "ResponseStarted", "ResponseComplete"]
+    assert len({audit_id for _, audit_id in stages}) == 1
+
+
+def test_a_full_file_is_put_aside_and_old_ones_go(tmp_path: Path) -> None:
+    file = LogFile(str(tmp_path / "audit.log"), max_megabytes=1, max_backups=2)
+    for _ in range(5):
+        file.write(b"x" * 700_000 + b"\n")
+    backups = sorted(tmp_path.glob("audit-*.log"))
+    assert len(backups) <= 2
+    assert (tmp_path / "audit.log").stat().st_size == 700_001
+    assert (tmp_path / "audit.log").stat().st_mode & 0o77 == 0
+
+
+async def test_a_webhook_gets_events_in_batches(tmp_path: Path) -> None:
+    got: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def take(request: web.BaseRequest) -> web.Response:
+        got.put_nowait(orjson.loads(await request.read()))
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(take))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        path = tmp_path / "webhook.yaml"
+        path.write_text(json.dumps({
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}/"}}], "users": [],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": ""}}], "current-context": "x",
+        }))  # fmt: skip
+        settings = {"log_path": "", "webhook_file": path, "webhook_max_batch": 2, "webhook_max_wait_seconds": 60}
+        async with audited(tmp_path, **settings) as (client, _):
+            for _ in range(2):
+                await client.request("GET", "/version")
+            async with asyncio.timeout(5):
+                batch = await got.get()
+    finally:
+        await runner.cleanup()
+    assert (batch["kind"], batch["apiVersion"], len(batch["items"])) == ("EventList", "audit.k8s.io/v1", 2)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        [{"level": "Some"}],
+        [{"level": "None", "nonResourceURLs": ["/a*b"]}],
+        [{"level": "None", "omitStages": ["End"]}],
+    ],
+)
+def test_a_policy_without_sense_is_refused(rules: list[dict[str, Any]]) -> None:
+    with pytest.raises(PolicyError):
+        policy(rules)
