@@ -5,6 +5,7 @@ from typing import Any
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, UNKNOWN, labels_text
+from apiserver.registry.event_rules import event_causes
 from apiserver.registry.kind import (
     STATUS,
     Column,
@@ -343,7 +344,8 @@ KINDS = (
     ),
     Kind(
         resources.EVENTS, CORE + "Event", "event", ("ev",),
-        columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event, creates_on_update=True,
+        columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event,
+        validate=lambda event: list(event_causes(event)), creates_on_update=True,
         ttl_seconds=EVENT_TTL_SECONDS,
     ),
 )  # fmt: skip
