@@ -18,6 +18,7 @@ class AgentConfig:
         ca_file: signs the API server's certificate and its clients'.
         reserved_cpu_millis, reserved_memory_bytes: kept from pods for the system.
         proxy: whether this agent routes services on this node.
+        cpu_manager_policy: static gives whole CPUs to those who ask for them; none does not.
     """
 
     client: ClientConfig
@@ -32,6 +33,7 @@ class AgentConfig:
     port: int = 10250
     pod_cidr: str = "10.244.0.0/24"
     node_network: str = "auto"  # how other nodes' pods are reached: auto, direct, vxlan, or none of ours
+    load_balancer: str = ""  # load balancers' addresses that nodes announce by ARP: a range, "" for none
     cluster_cidr: str = ""  # all nodes' pods; this node's alone when left out
     service_cidr: str = "10.96.0.0/16"
     bridge: str = "wherry0"
@@ -44,11 +46,17 @@ class AgentConfig:
     reserved_cpu_millis: int = 0
     reserved_memory_bytes: int = 0
     proxy: bool = True
+    cpu_manager_policy: str = "none"
 
     @property
     def pods_dir(self) -> Path:
         """Volumes and files of each pod, by uid."""
         return self.data_dir / "pods"
+
+    @property
+    def device_plugin_dir(self) -> Path:
+        """Where device plugins register, and put their sockets."""
+        return self.data_dir / "device-plugins"
 
     @property
     def seccomp_dir(self) -> Path:

@@ -5,6 +5,7 @@ from typing import Any
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, UNKNOWN, labels_text
+from apiserver.registry.event_rules import event_causes
 from apiserver.registry.kind import (
     STATUS,
     Column,
@@ -44,7 +45,8 @@ def _field(*path: str) -> Any:
 def _prepare_namespace(namespace: Object) -> None:
     namespace.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
     namespace["status"] = {"phase": "Active"}
-    namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = namespace["metadata"]["name"]
+    if name := namespace["metadata"].get("name"):  # validation tells of one that is missing
+        namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
 
 
 def _keep_namespace_label(namespace: Object, old: Object) -> None:
@@ -98,6 +100,8 @@ def _default_service(service: Object) -> None:
     spec.setdefault("sessionAffinity", "None")
     if spec["sessionAffinity"] == "ClientIP":
         spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}).setdefault("timeoutSeconds", 10800)
+    else:
+        spec.pop("sessionAffinityConfig", None)  # one that is switched off leaves no settings
     for port in spec.get("ports") or ():
         port.setdefault("protocol", "TCP")
         if port.get("targetPort") in (None, 0, ""):
@@ -340,7 +344,8 @@ KINDS = (
     ),
     Kind(
         resources.EVENTS, CORE + "Event", "event", ("ev",),
-        columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event, creates_on_update=True,
+        columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event,
+        validate=lambda event: list(event_causes(event)), creates_on_update=True,
         ttl_seconds=EVENT_TTL_SECONDS,
     ),
 )  # fmt: skip

@@ -136,6 +136,7 @@ class Kind:
     validate_name: Callable[[str], str | None] = names.dns_subdomain
     default: Callable[[Object], None] = _nothing
     validate: Callable[[Object], list[Cause]] = _no_causes
+    validate_create: Callable[[Object], list[Cause]] = _no_causes  # beside `validate`
     validate_update: Callable[[Object, Object], list[Cause]] = _no_update_causes
     prepare_create: Callable[[Object], None] = _nothing
     prepare_update: Callable[[Object, Object], None] = _unchanged
@@ -158,6 +159,11 @@ class Kind:
     def user_defined(self) -> bool:
         """Whether a CustomResourceDefinition says what it is."""
         return self.custom is not None and not self.custom.built_in
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there are objects of it: others are answered, and that is all of them."""
+        return "list" in self.verbs
 
     @property
     def has_status(self) -> bool:

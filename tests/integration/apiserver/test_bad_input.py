@@ -5,12 +5,16 @@ import json
 import time
 from typing import Any
 
+import aiohttp
 import pytest
 
 from cli.connection import Connection
 from machinery import errors
+from machinery.api import resources
+from machinery.api.resources import EVENTS, NAMESPACES
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
+from machinery.client.tls import ssl_context
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 PODS = "/api/v1/namespaces/default/pods"
@@ -62,7 +66,7 @@ async def test_unknown_fields_are_refused_warned_of_or_dropped_as_asked(client: 
 
 
 async def test_duplicate_fields_are_refused_under_strict(client: Client) -> None:
-    with pytest.raises(errors.BadRequest, match='strict decoding error: duplicate field "k"'):
+    with pytest.raises(errors.BadRequest, match='strict decoding error: duplicate field "data.k"'):
         await post(client, MAPS, b'{"metadata":{"name":"a"},"data":{"k":"1","k":"2"}}', fieldValidation="Strict")
 
 
@@ -138,3 +142,71 @@ async def test_a_version_of_the_future_is_waited_for_and_then_refused(client: Cl
     with pytest.raises(errors.Timeout, match="Too large resource version: 99999999"):
         await asyncio.to_thread(connection.request, "GET", PODS, params={"resourceVersion": "99999999"})
     await asyncio.to_thread(connection.close)
+
+
+async def test_a_namespace_without_a_name_is_told(client: Client) -> None:
+    with pytest.raises(errors.Invalid, match="metadata.name: Required value"):
+        await client.create(NAMESPACES, {"metadata": {"labels": {"a": "b"}}})
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2020-13-01T00:00:00Z", "2020-01-01", ""])
+async def test_what_is_no_time_is_refused_where_one_belongs(client: Client, time: str) -> None:
+    about = {"involvedObject": {"kind": "Pod", "name": "x", "namespace": "default"}, "reason": "r", "message": "m"}
+    with pytest.raises(errors.BadRequest, match='parsing time "'):
+        await client.create(EVENTS, {"metadata": {"name": "e"}, **about, "lastTimestamp": time}, "default")
+    await client.create(EVENTS, {"metadata": {"name": "e"}, **about, "lastTimestamp": "2020-01-01T00:00:00.5+02:00"}, "default")  # fmt: skip
+
+
+async def test_a_warning_stays_within_its_header(client: Client, config: ClientConfig) -> None:
+    body = b'{"metadata":{"name":"c"},"un\\r\\nknown\\u0000":1}'
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=ssl_context(config))) as session,
+        session.post(config.server + "/api/v1/namespaces/default/configmaps", data=body) as answer,
+    ):
+        assert answer.status == 201
+        assert answer.headers["Warning"] == '299 - "unknown field \\"un  known \\""'
+
+
+DEPLOYMENT = (
+    b'{"metadata":{"name":"a"},"spec":{"unknownField":"x","replicas":2,"replicas":3,"selector":{"matchLabels":{"a":"b"}},'
+    b'"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"web:1"}]}}}}'
+)
+DOUBLE_YAML = b"\napiVersion: v1\nkind: ConfigMap\ndata:\n  k: '1'\n  k: '2'\n"
+APPLY = {"Content-Type": "application/apply-patch+yaml"}
+
+
+async def test_unknown_fields_and_those_given_twice_are_told_with_their_paths(client: Client) -> None:
+    told = 'strict decoding error: unknown field "spec.unknownField", duplicate field "spec.replicas"'
+    with pytest.raises(
+        errors.BadRequest, match=f'Deployment in version "v1" cannot be handled as a Deployment: {told}'
+    ):
+        await post(client, DEPLOYMENTS, DEPLOYMENT, fieldValidation="Strict")
+    await post(client, DEPLOYMENTS, DEPLOYMENT)
+    assert (await client.get(resources.DEPLOYMENTS, "a", "default"))["spec"]["replicas"] == 3  # the last one holds
+
+
+async def test_yaml_tells_the_line_of_a_key_given_twice(client: Client) -> None:
+    path = f"{MAPS}/a"
+    strict = {"fieldManager": "m", "fieldValidation": "Strict"}
+    with pytest.raises(errors.BadRequest, match='(?s)error strict decoding YAML: .*line 6: key "k" already set in map'):
+        await client.request("PATCH", path, body=DOUBLE_YAML, params=strict, headers=APPLY)
+    await client.request("PATCH", path, body=DOUBLE_YAML, params={"fieldManager": "m"}, headers=APPLY)
+    assert (await client.get(resources.CONFIG_MAPS, "a", "default"))["data"] == {"k": "2"}
+
+
+async def test_a_field_that_is_not_declared_can_not_be_applied(client: Client) -> None:
+    body = b'{"apiVersion":"v1","kind":"ConfigMap","wrong":1,"metadata":{"odd":2}}'
+    with pytest.raises(errors.BadRequest) as caught:
+        await client.request("PATCH", f"{MAPS}/a", body=body, params={"fieldManager": "m"}, headers=APPLY)
+    assert "failed to create typed patch object (default/a; v1, Kind=ConfigMap)" in str(caught.value)
+    assert ".wrong: field not declared in schema" in str(caught.value)
+    assert ".metadata.odd: field not declared in schema" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/apis/authorization.k8s.io/v1/subjectaccessreviews", "/apis/authentication.k8s.io/v1/tokenreviews"],
+)
+async def test_reviews_of_wrong_types_are_bad_requests(client: Client, path: str) -> None:
+    with pytest.raises(errors.BadRequest, match="cannot unmarshal array into Go struct field"):
+        await post(client, path, b'{"spec":[1]}')
