@@ -5,6 +5,7 @@ Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/
 """
 
 import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,10 @@ def _hierarchies() -> list[Path]:
 def remove(path: str) -> None:
     """Remove a cgroup and those below it, in each hierarchy; one in use stays."""
     for hierarchy in _hierarchies():
-        folder = hierarchy / path.lstrip("/")
-        if not folder.is_dir():
-            continue
-        below = sorted((one for one in folder.rglob("*") if one.is_dir()), key=lambda one: len(one.parts), reverse=True)
-        for one in (*below, folder):
+        # Others may remove theirs at the same time: what is gone is passed over.
+        for folder, _, _ in os.walk(hierarchy / path.lstrip("/"), topdown=False):
             with contextlib.suppress(OSError):
-                one.rmdir()
+                os.rmdir(folder)
 
 
 def make_pod(pod: Mapping[str, Any]) -> None:

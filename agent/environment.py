@@ -35,6 +35,14 @@ def expand(text: str, known: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
+def expand_strictly(text: str, known: Mapping[str, str]) -> str:
+    """Expand a text whose references must all be known. Raises: ConfigError."""
+    missing = [match[2] for match in _REFERENCE.finditer(text) if match[1] != "$" and match[2] not in known]
+    if missing:
+        raise ConfigError(f"missing value for {', '.join(repr(name) for name in missing)}")
+    return expand(text, known)
+
+
 def service_variables(services: Sequence[Mapping[str, Any]], namespace: str, *, links: bool) -> dict[str, str]:
     """Return the variables that tell of services: those of the namespace with `links`, and `kubernetes` always."""
     found: dict[str, str] = {}

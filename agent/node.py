@@ -192,10 +192,10 @@ class NodeReporter:
             await self._client.patch(LEASES, name, {"spec": {"renewTime": at}}, LEASE_NAMESPACE)
         except NotFound:
             spec = {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": at}
-            lease = {
-                "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
-                "metadata": {"name": name, "namespace": LEASE_NAMESPACE}, "spec": spec,
-            }  # fmt: skip
+            node = await self._client.get(NODES, name)  # whose it is; it goes with it
+            owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}
+            metadata = {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]}
+            lease = {"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": metadata, "spec": spec}
             await self._client.create(LEASES, lease, LEASE_NAMESPACE)
 
 

@@ -27,9 +27,21 @@ class PodContext:
 
     def update(self, pod: Pod) -> None:
         """Take a newer version of the pod from the API."""
+        images = {spec["name"]: spec.get("image") for _, spec in all_specs(self.desired)}
+        for _, spec in all_specs(pod):
+            if images.get(spec["name"]) != spec.get("image"):
+                self._begin_anew(spec["name"])
         self.desired = pod
         self.pod = self.node.resizes.as_granted(pod)
         self.changed.set()
+
+    def _begin_anew(self, name: str) -> None:
+        """A container got another image: what went wrong with the old one counts no more."""
+        memory, last = self.memory, self.seen.newest(name)
+        for known in (memory.waiting, memory.not_before, memory.failures):
+            known.pop(name, None)
+        if last is not None:
+            memory.crashes[name] = (last.attempt, 0)
 
     @property
     def name(self) -> str:

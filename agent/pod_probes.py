@@ -1,7 +1,7 @@
 """Probes the containers of one pod that run, and nothing else."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agent.pod_context import PodContext
 from agent.pod_state import Seen, Spec, all_specs
@@ -17,8 +17,10 @@ class PodProbes:
         self._context = context
         self._probers: dict[str, Prober] = {}
 
-    def keep(self, seen: Seen) -> None:
-        """Begin to probe what runs now; stop where it doesn't."""
+    def keep(self, seen: Seen, kinds: Sequence[str] = KINDS) -> None:
+        """Begin to probe what runs now; stop where it doesn't, and all that is not of these kinds."""
+        for prober in self._probers.values():
+            prober.keep(kinds)
         wanted: dict[str, Spec] = {}
         for _, spec in all_specs(self._context.pod):
             last = seen.newest(spec["name"])

@@ -330,7 +330,7 @@ class PodRuntime:
     async def _terminate(self) -> bool:
         """End the pod; returns True when nothing of it is left, here or in the API."""
         seen = await self._look()
-        self._probes.keep(Seen())
+        self._probes.keep(seen, ("readinessProbe",))  # traffic may still come
         grace = self._grace_seconds()
         stops = asyncio.create_task(self._ender.stop_all(grace))
         await self._stop_or_hurry(stops, grace)
@@ -363,8 +363,13 @@ class PodRuntime:
                 await asyncio.gather(stops, return_exceptions=True)
                 await self._look()
                 await self._ender.stop_all(shorter)
-                return
-        await stops
+                break
+            if not stops.done() and not self.deleted:
+                await self._look()
+                await self._reporter.report(self._end)
+        self._probes.keep(Seen())
+        if not stops.cancelled():
+            await stops
 
     def _grace_seconds(self) -> int:
         metadata = self.pod["metadata"]
@@ -389,7 +394,9 @@ class PodRuntime:
 
     async def _reject(self, reason: str, message: str) -> None:
         self._context.event("Warning", reason, message)
-        status = {"phase": "Failed", "reason": reason, "message": f"Pod was rejected: {message}"}
+        status: dict[str, Any] = {"phase": "Failed", "reason": reason, "message": f"Pod was rejected: {message}"}
+        generation = self.pod["metadata"].get("generation")
+        status |= {"observedGeneration": generation} if generation else {}
         await self._reporter.write({**status, "startTime": self._reporter.now(), "qosClass": self._reporter.quality()})
 
     async def _tidy(self, seen: Seen) -> None:

@@ -6,9 +6,10 @@ Source: https://kubernetes.io/docs/concepts/configuration/liveness-readiness-sta
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import grpc
 
@@ -17,6 +18,7 @@ from agent.cri.client import Runtime, RuntimeFailure
 KINDS = ("startupProbe", "readinessProbe", "livenessProbe")
 _NAMES = {"startupProbe": "Startup", "readinessProbe": "Readiness", "livenessProbe": "Liveness"}
 _MAX_BODY = 10 * 1024
+_MAX_REDIRECTS = 10
 _USER_AGENT = "kube-probe/1.36"
 
 
@@ -53,13 +55,18 @@ class Prober:
         self._started = asyncio.Event()
         if "startupProbe" not in target.container:
             self._started.set()
-        self._tasks = [asyncio.create_task(self._run(kind)) for kind in KINDS if target.container.get(kind)]
+        self._tasks = {kind: asyncio.create_task(self._run(kind)) for kind in KINDS if target.container.get(kind)}
+
+    def keep(self, kinds: Sequence[str]) -> None:
+        """Stop all probes but those of these kinds."""
+        for kind, task in self._tasks.items():
+            if kind not in kinds:
+                task.cancel()
 
     async def close(self) -> None:
         """Stop probing."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.keep(())
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _run(self, kind: str) -> None:
         probe = self._target.container[kind]
@@ -133,6 +140,19 @@ class Prober:
         return True, ""
 
     async def _http(self, probe: Mapping[str, Any]) -> tuple[bool, str]:
+        """Ask; an answer that leads elsewhere on the same host is followed, one that leads away is good."""
+        path = _path(probe.get("path", "/"))
+        for _ in range(_MAX_REDIRECTS):
+            code, location = await self._ask_http(probe, path)
+            target = urlsplit(location)
+            asked = probe.get("host") or self._target.host
+            if not 300 <= code < 400 or not location or (target.hostname or asked) != asked:
+                return 200 <= code < 400, f"HTTP probe failed with statuscode: {code}"
+            path = _path(urlunsplit(("", "", target.path, target.query, "")) or "/")
+        return False, f"stopped after {_MAX_REDIRECTS} redirects"
+
+    async def _ask_http(self, probe: Mapping[str, Any], path: str) -> tuple[int, str]:
+        """Make one request; returns the status code and where it leads. Raises: OSError, ValueError."""
         host, port = probe.get("host") or self._target.host, self.port(probe["port"])
         context: ssl.SSLContext | None = None
         if probe.get("scheme", "HTTP") == "HTTPS":
@@ -143,18 +163,22 @@ class Prober:
             headers = {"Host": f"{host}:{port}", "User-Agent": _USER_AGENT, "Accept": "*/*", "Connection": "close"}
             headers.update({one["name"]: one["value"] for one in probe.get("httpHeaders") or ()})
             lines = [
-                f"GET {_path(probe.get('path', '/'))} HTTP/1.1",
+                f"GET {path} HTTP/1.1",
                 *(f"{name}: {value}" for name, value in headers.items()),
             ]
             writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
             await writer.drain()
             status = (await reader.readuntil(b"\r\n")).decode(errors="replace").split()
+            location = ""
+            while (line := await reader.readline()) not in (b"\r\n", b"\n", b""):
+                name, _, value = line.decode(errors="replace").partition(":")
+                if name.lower() == "location":
+                    location = value.strip()
         finally:
             writer.close()
         if len(status) < 2 or not status[1].isdigit():
             raise ValueError(f"malformed HTTP response {' '.join(status)!r}")
-        code = int(status[1])
-        return 200 <= code < 400, f"HTTP probe failed with statuscode: {code}"
+        return int(status[1]), location
 
     async def _grpc(self, probe: Mapping[str, Any]) -> tuple[bool, str]:
         """Ask grpc.health.v1.Health: a request holds the service as field 1, an answer the status as field 1."""

@@ -25,6 +25,7 @@ _data_dir = click.option(
 @click.option("--bind-address", default="", help="Where the API server listens.")
 @click.option("--simulated-nodes", default=0, help="Nodes that only say they run what they are given.")
 @click.option("--no-agent", is_flag=True, help="Run no containers on this machine.")
+@click.option("--node-ip", default="", help="The address others reach this machine at; its default route's by default.")
 @click.option("--node-name", default="", help="This machine's name in the cluster; its host name by default.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)

@@ -41,6 +41,8 @@ def _config_file(context: click.Context, _: click.Parameter, path: Path | None) 
     if not isinstance(values, Mapping):
         raise click.BadParameter(f"{path} holds no mapping of option names to values")
     known = {parameter.name for parameter in context.command.params}
+    if values.get("kind") == "KubeSchedulerConfiguration" and "scheduler_config" in known:
+        values = {"scheduler_config": str(path)}  # kube-scheduler's --config is this file
     given = {str(name).replace("-", "_"): value for name, value in values.items()}
     if unknown := sorted(set(given) - known):
         raise click.BadParameter(f"unknown options in {path}: {', '.join(unknown)}")

@@ -46,7 +46,7 @@ def token_create(data_dir: Path, ttl: str, description: str, server: str) -> Non
     if settings is None or settings.join:
         raise click.ClickException(f"no control plane in {layout.root}")
     connection = Connection(load_config(str(layout.kubeconfig)))
-    server = server or f"https://{node_address()}:{settings.api_port}"
+    server = server or f"https://{settings.node_ip or node_address()}:{settings.api_port}"
     ca_file = layout.pki / "ca.crt"
     tokens.make_joinable(connection, server, ca_file, cluster.shared_settings(settings))
     made = tokens.new_token()
@@ -88,6 +88,7 @@ def token_delete(data_dir: Path, identity: str) -> None:
 @click.option("--ca-hash", required=True, help="What the cluster's CA must have: sha256:…")
 @_data_dir
 @click.option("--node-name", default="", help="This machine's name in the cluster; its host name by default.")
+@click.option("--node-ip", default="", help="The address others reach this machine at; its default route's by default.")
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
 @click.option("--node-network", default="auto", show_default=True, help="auto, direct, vxlan, or none of ours.")

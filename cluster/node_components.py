@@ -66,6 +66,7 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
     "--node-network", type=click.Choice(["auto", "direct", "vxlan", "none"]), default="auto",
     help="How pods of other nodes are reached: by plain routes, through a tunnel, or by means that are not ours.",
 )  # fmt: skip
+@click.option("--load-balancer", default="", help="Announce load balancers' addresses of this range on this link.")
 @click.option("--cluster-cidr", default="", help="The range of all nodes' pods.")
 @click.option("--service-cidr", default=SERVICE_CIDR, show_default=True)
 @click.option("--bridge", default="wherry0", show_default=True)
@@ -97,7 +98,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
         data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
         cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
-        node_network=given["node_network"], cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
+        node_network=given["node_network"], load_balancer=given["load_balancer"],
+        cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"],

@@ -15,7 +15,7 @@ import click
 from cli import options
 from cli.connection import Connection, connect
 from machinery.api.meta import Resource
-from machinery.errors import Forbidden, NotFound
+from machinery.errors import AlreadyExists, Forbidden, NotFound
 
 scheduler_config = click.option(
     "--scheduler-config", type=click.Path(exists=True, path_type=Path),
@@ -72,7 +72,10 @@ def simulate(filenames: Sequence[str], recursive: bool, like: str, nodes: int, o
     namespace = given["namespace"] or connection.config.namespace
     try:
         objects = manifests.read(filenames, recursive=recursive)
-        pods = [pod for obj in objects for pod in pods_of(obj, namespace, given["replicas"])]
+        pods = []
+        for obj in objects:
+            made = list(pods_of(obj, namespace, given["replicas"]))
+            pods += _as_admitted(connection, made) if made else []
         profile = next(iter(_profiles(given["scheduler_config"]).values()))
         answer = simulate(snapshot, profile, pods, like=like, more=nodes)
     except NotUnderstood as error:
@@ -81,6 +84,22 @@ def simulate(filenames: Sequence[str], recursive: bool, like: str, nodes: int, o
         raise NotFound(f'nodes "{like}" not found') from error
     click.echo(json.dumps(answer, indent=2) if output == "json" else "\n".join(_simulated(answer, like)))
     sys.exit(1 if answer["failed"] else 0)
+
+
+def _as_admitted(connection: Connection, pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return pods as the server would store them: with defaults, priorities, and what admission adds.
+
+    It is asked about the first in a dry run; who may not create pods has to do with what the manifest says.
+    """
+    first = pods[0]
+    metadata = {name: value for name, value in first["metadata"].items() if name not in ("uid", "ownerReferences")}
+    path = f"/api/v1/namespaces/{metadata['namespace']}/pods"
+    body = json.dumps({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": first["spec"]}).encode()
+    try:
+        spec = json.loads(connection.request("POST", path, params={"dryRun": "All"}, body=body))["spec"]
+    except (Forbidden, NotFound, AlreadyExists):
+        return pods
+    return [{**pod, "spec": spec} for pod in pods]
 
 
 def _profiles(path: Path | None) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def leave_cgroups() -> None:
     remove("wherry")
 
 
-def leave_network(bridge: str, service_cidr: str) -> None:
+def leave_network(bridge: str, service_cidr: str, load_balancer: str = "") -> None:
     """Remove our nftables tables and the pods' bridge; absent ones are no error."""
     from agent.network.cleanup import cleanup
 
-    cleanup(bridge, service_cidr)
+    cleanup(bridge, service_cidr, load_balancer)
     subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
 
 

@@ -51,6 +51,7 @@ class Settings:
     cluster_cidr: str = ""  # all nodes' pods; worked out from pod_cidr when left out
     node_network: str = "auto"
     ingress: bool = False
+    node_ip: str = ""  # the address others reach this machine at; that of its default route when left out
     load_balancer: str = "nodes"  # nodes, a range of addresses, or none
     join: str = ""  # the API server of the cluster this machine has joined; "" for a control plane
     cluster_dns: str = ""  # only for a machine that has joined
@@ -107,6 +108,8 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     ]  # fmt: skip
     if settings.etcd_servers:
         server += ["--etcd-servers", settings.etcd_servers]
+    if settings.node_ip:
+        server += ["--advertise-address", settings.node_ip]
     found.append(_wherry(layout, "apiserver", *server))
     if settings.agent:
         found += _node(layout, settings, dns_address(settings.service_cidr) if settings.dns else "")
@@ -119,7 +122,7 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
         dns = ["--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr]
         found.append(_wherry(layout, "dns", *dns, "--node-name", settings.node_name or node_name()))
     if settings.ingress:
-        found.append(_wherry(layout, "ingress"))
+        found.append(_wherry(layout, "ingress", *(["--address", settings.node_ip] if settings.node_ip else [])))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
@@ -132,8 +135,12 @@ def _node(layout: Layout, settings: Settings, cluster_dns: str) -> list[Componen
         "--port", str(settings.agent_port), "--cluster-cidr", cluster_cidr(settings),
         "--node-network", settings.node_network,
     ]  # fmt: skip
+    if settings.load_balancer not in ("nodes", "none"):
+        agent += ["--load-balancer", settings.load_balancer]
     if settings.node_name:
         agent += ["--node-name", settings.node_name]
+    if settings.node_ip:
+        agent += ["--node-ip", settings.node_ip]
     if cluster_dns:
         agent += ["--cluster-dns", cluster_dns]
     if settings.cri_endpoint:
@@ -157,12 +164,15 @@ def shared_settings(settings: Settings) -> dict[str, str]:
     return {
         "service_cidr": settings.service_cidr, "cluster_cidr": cluster_cidr(settings),
         "cluster_dns": dns_address(settings.service_cidr) if settings.dns else "",
+        "load_balancer": settings.load_balancer,
     }  # fmt: skip
 
 
 def node_settings(server: str, name: str, shared: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
     """Return the settings of a machine that has joined: what the cluster says, and what was asked for here."""
-    known = {key: shared[key] for key in ("service_cidr", "cluster_cidr", "cluster_dns") if key in shared}
+    known = {
+        key: shared[key] for key in ("service_cidr", "cluster_cidr", "cluster_dns", "load_balancer") if key in shared
+    }
     return Settings(join=server, pod_cidr="", dns=False, **{**given, **known, "node_name": name})
 
 
@@ -191,7 +201,8 @@ def write_credentials(layout: Layout, settings: Settings) -> None:
         path = layout.component_kubeconfig(component)
         write_kubeconfig(path, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user=user)
     name = settings.node_name or node_name()
-    cert, key = pki.server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
+    hosts = [*agent_hosts(name), *([settings.node_ip] if settings.node_ip else [])]
+    cert, key = pki.server("agent", f"system:node:{name}", hosts, ["system:nodes"])
     write_kubeconfig(
         layout.component_kubeconfig("agent"), server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key,
         user=f"system:node:{name}",
@@ -340,7 +351,8 @@ def _leave_network(layout: Layout) -> None:
 
         leave_cgroups()
 
-        leave_network(settings.bridge, settings.service_cidr)
+        announced = "" if settings.load_balancer in ("nodes", "none") else settings.load_balancer
+        leave_network(settings.bridge, settings.service_cidr, announced)
 
 
 def wipe(layout: Layout) -> None:

@@ -255,7 +255,7 @@ class GarbageCollector(Controller[str]):
             "propagationPolicy": policy,
         }
         try:
-            await self._client.delete(found.resource, found.key.name, found.key.namespace, options=options)
+            await self._client.send("DELETE", found.resource.path(found.key.namespace, found.key.name), options)
         except NotFound:
             return
 

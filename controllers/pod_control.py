@@ -9,6 +9,7 @@ from controllers.views import ObjectMeta, Pod
 from machinery.api.meta import Resource
 from machinery.api.resources import PODS
 from machinery.client.events import EventRecorder
+from machinery.client.reflector import decode_partial
 from machinery.client.rest import Client
 from machinery.errors import APIError, Forbidden, NotFound
 
@@ -23,24 +24,25 @@ class PodControl:
         self._recorder = recorder
         self._owners = owners
 
-    async def create(self, owner: ObjectMeta, body: dict[str, Any]) -> dict[str, Any]:
+    async def create(self, owner: ObjectMeta, body: dict[str, Any]) -> None:
         """Create a pod. Raises: APIError, after an event that says why."""
         involved = reference(self._owners, owner)
         try:
-            pod = await self._client.create(PODS, body, owner.namespace)
+            made = await self._client.send("POST", PODS.path(owner.namespace), body)
         except APIError as error:
             if not namespace_is_terminating(error):
                 self._recorder.later(involved, "Warning", "FailedCreate", f"Error creating: {error}")
             raise
-        self._recorder.later(involved, "Normal", "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
-        return pod
+        self._recorder.later(
+            involved, "Normal", "SuccessfulCreate", f"Created pod: {decode_partial(made).metadata.name}"
+        )
 
     async def delete(self, owner: ObjectMeta, pod: Pod) -> None:
         """Delete a pod. Raises: NotFound when it is gone; APIError, after an event that says why."""
         options = {"preconditions": {"uid": pod.metadata.uid}}
         involved, name = reference(self._owners, owner), pod.metadata.name
         try:
-            await self._client.delete(PODS, name, pod.metadata.namespace, options=options)
+            await self._client.send("DELETE", PODS.path(pod.metadata.namespace, name), options)
         except NotFound:
             raise
         except APIError as error:

@@ -25,7 +25,7 @@ from machinery.api.meta import ObjectKey, parse_time
 from machinery.api.resources import PODS, REPLICA_SETS, REPLICATION_CONTROLLERS
 from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.events import EventRecorder
-from machinery.client.rest import Client
+from machinery.client.rest import Client, PatchType
 from machinery.errors import NotFound
 
 BURST_REPLICAS = 500
@@ -170,8 +170,8 @@ class ReplicaSetController(Controller[ObjectKey]):
         # No resourceVersion: nobody else writes this status, and a stale one is followed by the event that mends it.
         patch = {"metadata": {"uid": rs.metadata.uid}, "status": {**status, "conditions": status["conditions"] or None}}
         try:
-            name, namespace = rs.metadata.key.name, rs.metadata.namespace
-            await self._client.patch(self.resource, name, patch, namespace, subresource="status")
+            path = self.resource.path(rs.metadata.namespace, rs.metadata.name, "status")
+            await self._client.send("PATCH", path, patch, content_type=PatchType.MERGE)
         except NotFound:
             return
 

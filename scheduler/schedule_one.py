@@ -4,6 +4,7 @@ Pods that need the same share the work: for each needs, which nodes pass and how
 again for the rows of the table's journal only. Choosing among 1,000 nodes is then a maximum over one array.
 """
 
+import contextlib
 import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
@@ -100,8 +101,7 @@ class Chooser:
         try:
             mask = self.passing(cycle)
         except Rejected as error:
-            plugins = {str(cycle.memo.get("rejected_by", ""))}
-            raise Unschedulable(Diagnosis(table.count, str(error), plugins=plugins)) from error
+            raise Unschedulable(self._rejected_by_all(cycle, error)) from error
         if mask is None:
             kept = self._keep(pod.shape.needs)
             if not kept.raws and not self.profile.scores_of_cluster(cycle):
@@ -119,7 +119,7 @@ class Chooser:
         try:
             mask = self.passing(cycle)
         except Rejected as error:
-            raise Unschedulable(Diagnosis(self._table.count, str(error))) from error
+            raise Unschedulable(self._rejected_by_all(cycle, error)) from error
         rows = np.flatnonzero(self.kept_mask(cycle) if mask is None else mask)
         if not len(rows):
             raise Unschedulable(self.diagnose(cycle))
@@ -127,7 +127,14 @@ class Chooser:
 
     def diagnosis_of(self, failed: Mapping[str, str]) -> Diagnosis:
         """Return what an extender's refusals come to: a text for each node."""
-        return Diagnosis(self._table.count, reasons=Counter(failed.values()))
+        resolvable = np.zeros(self._table.size, dtype=bool)
+        return Diagnosis(self._table.count, reasons=Counter(failed.values()), resolvable=resolvable)
+
+    def _rejected_by_all(self, cycle: Cycle, error: Rejected) -> Diagnosis:
+        table = self._table
+        resolvable = table.alive.copy() if error.resolvable else np.zeros(table.size, dtype=bool)
+        plugins = {str(cycle.memo.get("rejected_by", ""))}
+        return Diagnosis(table.count, str(error), plugins=plugins, resolvable=resolvable)
 
     def _best(self, kept: _Kept, cycle: Cycle) -> int:
         ranked = kept.ranked
@@ -158,12 +165,45 @@ class Chooser:
             if codes is not None:
                 passed = codes == 0
                 mask = passed if mask is None else mask & passed
+        mask = self._beside_nominated(cycle, mask)
         if mask is not None:
             mask = mask & self._keep(cycle.needs).mask
         nominated = self._table.nominated.get(cycle.pod.uid)
         if nominated is not None:
             return self._with_own_nomination(cycle, nominated[1], mask)
         return mask
+
+    def _beside_nominated(self, cycle: Cycle, mask: Mask | None) -> Mask | None:
+        """Nodes must also pass as if the pods nominated for them, and no less important, were there already."""
+        others = self._nominated_besides(cycle)
+        if not others:
+            return mask
+        with self._counted(others):
+            for plugin in self.profile.cluster_plugins:
+                codes = plugin.filter(cycle) if plugin.looks_at_pods else None
+                if codes is not None:
+                    mask = codes == 0 if mask is None else mask & (codes == 0)
+        return mask
+
+    def _nominated_besides(self, cycle: Cycle) -> list[tuple[Pod, int]]:
+        """Return the nominated pods that could bear on where a pod may go, by what one of them asks about pods."""
+        pod, known = cycle.pod, self._table.nominated
+        asks = pod.shape.affinity is not None or bool(pod.shape.constraints)
+        if not asks and not self._table.nominated_terms:
+            return []
+        return [one for one in known.values() if one[0].priority >= pod.priority and one[0].uid != pod.uid]
+
+    @contextlib.contextmanager
+    def _counted(self, others: list[tuple[Pod, int]]) -> Iterator[None]:
+        """Count pods as if they were on some rows, for questions about pods; their room is kept for them anyway."""
+        tallies = self._table.tallies
+        for pod, row in others:
+            tallies.add(pod, row)
+        try:
+            yield
+        finally:
+            for pod, row in others:
+                tallies.remove(pod, row)
 
     def _with_own_nomination(self, cycle: Cycle, row: int, mask: Mask | None) -> Mask | None:
         """The node a pod was nominated for comes first, if it takes the pod; its own place there is not in its way."""
@@ -275,6 +315,10 @@ class Chooser:
 
     def diagnose(self, cycle: Cycle) -> Diagnosis:
         """Count for each reason how many nodes it holds for; a node counts for the first plugin that rejects it."""
+        with self._counted(self._nominated_besides(cycle)):
+            return self._diagnose(cycle)
+
+    def _diagnose(self, cycle: Cycle) -> Diagnosis:
         table = self._table
         found = Diagnosis(table.count, resolvable=np.zeros(table.size, dtype=bool))
         open_rows: Mask = table.alive.copy()

@@ -102,6 +102,8 @@ class NodeTable:
         self.journal: list[int] = []
         self.journal_start = 0
         self.nominated: dict[str, tuple[Pod, int]] = {}  # uid: pod and row
+        self.nominated_terms = 0
+        """How many of them have affinity to other pods."""
         self.nominated_on: dict[int, dict[str, Pod]] = {}  # row: pods by uid
 
     # ---- arrays; each as long as `size`
@@ -373,6 +375,7 @@ class NodeTable:
         """Keep room for a pod on a node; an empty name takes that back."""
         before = self.nominated.pop(pod.uid, None)
         if before is not None:
+            self.nominated_terms -= before[0].shape.affinity is not None
             there = self.nominated_on[before[1]]
             del there[pod.uid]
             if not there:
@@ -380,6 +383,7 @@ class NodeTable:
             self._changed(before[1])
         node = self.by_name.get(name) if name else None
         if node is not None:
+            self.nominated_terms += pod.shape.affinity is not None
             self.nominated[pod.uid] = (pod, node.row)
             self.nominated_on.setdefault(node.row, {})[pod.uid] = pod
             self._changed(node.row)

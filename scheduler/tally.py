@@ -110,6 +110,10 @@ class Tallies:
                     found.tallies.append((tally, weight))
         return found
 
+    def classes(self) -> Iterable[PodClass]:
+        """Return the classes of pods that are there."""
+        return self._classes.values()
+
     def grow(self, capacity: int) -> None:
         """Make room for more rows."""
         self._capacity = capacity

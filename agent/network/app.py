@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.config import AgentConfig
 from agent.cri.client import Runtime, RuntimeFailure
+from agent.network.announcer import Announcer
 from agent.network.enforcer import PolicyEnforcer
 from agent.network.links import Links, Me
 from agent.network.proxy import ServiceProxy
@@ -45,6 +46,8 @@ async def run(node: NodeServices, services: Informer[Object], pods: PodManager) 
         group.create_task(policies.run())
         cidrs = tuple(part.strip() for part in config.pod_cidr.split(","))
         me = Me(config.node_name, config.node_ip, cidrs, f"{config.bridge}-vx", config.node_network)
+        if config.load_balancer:
+            group.create_task(Announcer(config, services, slices, nodes).run())
         if config.node_network != "none":
             group.create_task(Links(me, nodes).run())
 

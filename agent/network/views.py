@@ -27,9 +27,17 @@ class NodeAddress(msgspec.Struct, frozen=True):
     address: str = ""
 
 
-class NodeStatus(msgspec.Struct, frozen=True):
-    """The addresses of a node."""
+class NodeCondition(msgspec.Struct, frozen=True):
+    """One thing said of a node."""
 
+    type: str = ""
+    status: str = ""
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """The addresses of a node, and how it is."""
+
+    conditions: list[NodeCondition] = msgspec.field(default_factory=list)
     addresses: list[NodeAddress] = msgspec.field(default_factory=list)
 
 
@@ -44,6 +52,11 @@ class Node(msgspec.Struct, frozen=True):
     def pod_cidrs(self) -> Sequence[str]:
         """The ranges of its pods, one of each IP version."""
         return self.spec.podCIDRs or [one for one in (self.spec.podCIDR,) if one]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its agent says that it takes pods."""
+        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions)
 
     def address(self, version: int) -> str:
         """Return the address at which other nodes reach it, "" when it has none of the IP version."""

@@ -11,19 +11,24 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent.runtime.errors import InvalidArgument, RuntimeFailure
 from agent.runtime.state import write_atomically
+from machinery.api.quantity import to_bytes
 
 INTERFACE = "eth0"
 OWN_FILE = "99-wherry.conflist"
+SYSTEM_DIR = Path("/etc/cni/net.d")
 _VERSION = "1.0.0"
 _PLUGIN_SECONDS = 60
 _SIOCGIFMTU = 0x8921
+_BURST_BITS = 2**31 - 1
+# Lists that container engines put into the system's folder for their own containers.
+_OTHER_ENGINES = ("podman", "crio-bridge", "docker")
 
 
 class NetworkError(RuntimeFailure):
@@ -39,6 +44,8 @@ class Attachment:
     pod_name: str = ""
     pod_namespace: str = ""
     pod_uid: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[Mapping[str, Any], ...] = ()  # as the capability portMappings has them
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,12 @@ class NetworkList:
 class Network:
     """The network list of a folder, and the plugins that carry it out."""
 
-    def __init__(self, folder: Path, bin_dirs: tuple[Path, ...], bridge: str, ipam_dir: Path) -> None:
+    def __init__(
+        self, folder: Path, bin_dirs: tuple[Path, ...], bridge: str, ipam_dir: Path, system_dir: Path | None = None
+    ) -> None:  # fmt: skip
+        """Args: `system_dir` is where administrators and other networks put lists; one there wins over our own."""
         self._folder = folder
+        self._system_dir = system_dir
         self._bin_dirs = bin_dirs
         self._bridge = bridge
         self._ipam_dir = ipam_dir
@@ -85,7 +96,8 @@ class Network:
                 "routes": [route for part in ranges for route in _routes(part)],
             },
         }
-        content = {"cniVersion": _VERSION, "name": "wherry", "plugins": [plugin]}
+        limits = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+        content = {"cniVersion": _VERSION, "name": "wherry", "plugins": [plugin, limits]}
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / OWN_FILE, json.dumps(content, indent=2).encode(), mode=0o644)
 
@@ -94,7 +106,7 @@ class Network:
 
         Raises: NetworkError if there is none, or a plugin it names isn't installed.
         """
-        names = sorted(path for path in self._folder.glob("*") if path.suffix in (".conflist", ".conf", ".json"))
+        names = self._lists()
         if not names:
             raise NetworkError("cni plugin not initialized")
         try:
@@ -102,12 +114,33 @@ class Network:
             plugins = content.get("plugins", [content])
             found = NetworkList(content["name"], content.get("cniVersion", _VERSION), tuple(plugins))
             for plugin in found.plugins:
-                self._find(plugin["type"])
+                if plugin["type"] != "bandwidth":  # looked for when a pod asks for limits
+                    self._find(plugin["type"])
                 if "type" in plugin.get("ipam", {}):
                     self._find(plugin["ipam"]["type"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NetworkError(f"{names[0].name}: {error!r}") from error
         return found
+
+    def _lists(self) -> list[Path]:
+        """The network lists there are, the one that counts first."""
+        for folder in filter(None, (self._system_dir, self._folder)):
+            found = sorted(path for path in folder.glob("*") if path.suffix in (".conflist", ".conf", ".json"))
+            found = [path for path in found if not any(name in path.name for name in _OTHER_ENGINES)]
+            if found:
+                return found
+        return []
+
+    def forget_leaked(self, known: Collection[str]) -> list[str]:
+        """Give back the addresses of sandboxes that are no more, and return them: a crash may have left some."""
+        leaked = []
+        for lease in (self._ipam_dir / "wherry").glob("*"):
+            with contextlib.suppress(ValueError, OSError):
+                ipaddress.ip_address(lease.name)
+                if lease.read_text().split()[0] not in known:
+                    lease.unlink()
+                    leaked.append(lease.name)
+        return leaked
 
     def _find(self, kind: str) -> str:
         for folder in self._bin_dirs:
@@ -124,7 +157,7 @@ class Network:
         network = await asyncio.to_thread(self.load)
         result: dict[str, Any] | None = None
         try:
-            for plugin in network.plugins:
+            for plugin in _asked(network.plugins, attachment):
                 result = await self._call("ADD", network, plugin, attachment, result)
         except NetworkError:
             await self.remove(attachment, result, forgiving=True)
@@ -145,7 +178,7 @@ class Network:
             if forgiving:
                 return
             raise
-        for plugin in reversed(network.plugins):
+        for plugin in reversed(_asked(network.plugins, attachment)):
             try:
                 await self._call("DEL", network, plugin, attachment, result)
             except NetworkError:
@@ -163,6 +196,8 @@ class Network:
         config = {**plugin, "cniVersion": network.version, "name": network.name}
         if previous:
             config["prevResult"] = previous
+        if runtime_config := _runtime_config(plugin, attachment):
+            config["runtimeConfig"] = runtime_config
         program = await asyncio.to_thread(self._find, plugin["type"])
         process = await asyncio.create_subprocess_exec(
             program,
@@ -200,6 +235,35 @@ class Network:
             "CNI_ARGS": ";".join(f"{key}={value}" for key, value in args.items()),
             "CNI_PATH": ":".join(map(str, self._bin_dirs)),
         }
+
+
+def _runtime_config(plugin: Mapping[str, Any], attachment: Attachment) -> dict[str, Any]:
+    """What a plugin is told beside its list, by the capabilities it says it has.
+
+    Source: https://github.com/containernetworking/cni/blob/main/CONVENTIONS.md
+    """
+    capabilities = plugin.get("capabilities") or {}
+    found: dict[str, Any] = {}
+    if capabilities.get("portMappings") and attachment.ports:
+        found["portMappings"] = list(attachment.ports)
+    if capabilities.get("bandwidth") and (limits := _bandwidth(attachment.annotations)):
+        found["bandwidth"] = limits
+    return found
+
+
+def _bandwidth(annotations: Mapping[str, str]) -> dict[str, int]:
+    """The limits of a pod, in bits a second; one that is no quantity is none."""
+    found: dict[str, int] = {}
+    for side in ("ingress", "egress"):
+        with contextlib.suppress(ValueError):
+            if text := annotations.get(f"kubernetes.io/{side}-bandwidth"):
+                found |= {f"{side}Rate": to_bytes(text), f"{side}Burst": _BURST_BITS}
+    return found
+
+
+def _asked(plugins: Sequence[Mapping[str, Any]], attachment: Attachment) -> list[Mapping[str, Any]]:
+    """The plugins a pod needs: without limits it is spared the one for limits."""
+    return [one for one in plugins if one["type"] != "bandwidth" or _runtime_config(one, attachment)]
 
 
 def _routes(pod_cidr: str) -> list[dict[str, str]]:

@@ -163,7 +163,15 @@ class SandboxManager:
         path = self.folder(record.id) / "net"
         alive = record.boot_id == kernel.boot_id() and path.exists()
         metadata = config.metadata
-        return cni.Attachment(record.id, str(path) if alive else "", metadata.name, metadata.namespace, metadata.uid)
+        ports = tuple(
+            {"hostPort": one.host_port, "containerPort": one.container_port, "hostIP": one.host_ip,
+             "protocol": cri.Protocol.Name(one.protocol).lower()}
+            for one in config.port_mappings if one.host_port
+        )  # fmt: skip
+        return cni.Attachment(
+            record.id, str(path) if alive else "", metadata.name, metadata.namespace, metadata.uid,
+            dict(config.annotations), ports,
+        )  # fmt: skip
 
     async def stop(self, sandbox_id: str) -> None:
         """Kill a sandbox's containers and give back its network; may be called again, and for an unknown one.

@@ -117,13 +117,16 @@ async def _assemble(config: RuntimeConfig, root: Path, state: Path, warnings: li
     filesystems.folder.mkdir(mode=0o700, exist_ok=True)
     monitor = Monitor(_program(config.conmon), runtime)
     container_manager = ContainerManager(containers, sandboxes, images, filesystems, runtime, monitor, host.probe())
-    network = cni.Network(config.network_dir, config.cni_bin_dirs, config.bridge, state / "cni")
+    system = None if config.cni_conf_dir else cni.SYSTEM_DIR
+    network = cni.Network(config.network_dir, config.cni_bin_dirs, config.bridge, state / "cni", system)
     if config.pod_cidr and not (config.network_dir / cni.OWN_FILE).exists():
         network.write_bridge_list(config.pod_cidr)
     sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox, config.cgroup_root)
     (state / "tty").mkdir(mode=0o700, exist_ok=True)
     await container_manager.recover()
     await sandbox_manager.recover()
+    leaked = await asyncio.to_thread(network.forget_leaked, {record.id for record in sandboxes.all()})
+    warnings.extend(f"{address} was the address of a sandbox that is no more: it is free again" for address in leaked)
     if config.import_busybox:
         await import_busybox(images)
     parts = Parts(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.container_config import image_mount, mount
-from agent.environment import ConfigError, expand
+from agent.environment import ConfigError, expand_strictly
 from agent.volumes import subpath
 from agent.volumes.claims import Claims, Source
 from agent.volumes.files import write_files
@@ -112,7 +112,7 @@ class VolumeManager:
         found = []
         for index, wanted in enumerate(container.get("volumeMounts") or ()):
             volume = volumes[wanted["name"]]
-            sub = wanted.get("subPath") or expand(wanted.get("subPathExpr") or "", environment)
+            sub = wanted.get("subPath") or expand_strictly(wanted.get("subPathExpr") or "", environment)
             if "image" in volume:
                 found.append(image_mount(wanted["mountPath"], volume["image"], sub))
                 continue

@@ -42,14 +42,24 @@ class ServiceAllocator:
         self._refresh()
         spec, before = new["spec"], old["spec"]
         if spec["type"] == "ExternalName":
-            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
+            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"):
                 spec.pop(field, None)
+            self._keep_ports(new, before)
+            self._let_go(before, spec)
             return
         self._keep_address(new, before)
         self._keep_ports(new, before)
         if not new["spec"].get("healthCheckNodePort") and before.get("healthCheckNodePort"):
             new["spec"]["healthCheckNodePort"] = before["healthCheckNodePort"]
         self._give_health_port(new, own=before.get("healthCheckNodePort"))
+        self._let_go(before, spec)
+
+    def _let_go(self, before: Object, after: Object) -> None:
+        """Free what an update gives up. Should the update fail, the next look at the services takes it again."""
+        self._taken_ports -= set(_node_ports(before)) - set(_node_ports(after))
+        if before.get("clusterIP") != after.get("clusterIP"):
+            self._taken_addresses.discard(before.get("clusterIP", ""))
+        self._seen_generation = -1
 
     def _keep_address(self, new: Object, before: Object) -> None:
         spec = new["spec"]
@@ -126,17 +136,21 @@ class ServiceAllocator:
     def _give_ports(self, service: Object, own: set[int] | None = None) -> None:
         if service["spec"].get("allocateLoadBalancerNodePorts") is False:
             return
+        held: dict[int, set[str]] = {}  # one number may serve several protocols of a service
         for index, port in enumerate(service["spec"].get("ports") or ()):
-            number = port.get("nodePort")
+            number, protocol = port.get("nodePort"), port.get("protocol", "TCP")
             path = f"spec.ports[{index}].nodePort"
             if number and number not in NODE_PORTS:
                 valid = f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}"
                 why = f"provided port is not in the valid range. The range of valid ports is {valid}"
                 raise _invalid(service, path, number, why)
-            if number and number in self._taken_ports and number not in (own or ()):
+            is_shared = bool(number) and number in held and protocol not in held[number]
+            is_own = bool(number) and number not in held and number in (own or ())
+            if number and number in self._taken_ports and not (is_shared or is_own):
                 raise _invalid(service, path, number, "provided port is already allocated")
             if not number:
                 number = port["nodePort"] = self._free_port(service, path)
+            held.setdefault(number, set()).add(protocol)
             self._taken_ports.add(number)
 
     def _give_health_port(self, service: Object, own: int | None = None) -> None:

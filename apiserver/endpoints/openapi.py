@@ -254,35 +254,52 @@ def _plain(value: Any, reference: str) -> Any:
     return result
 
 
+# HTTP method -> what is done by it: to a collection, and to an object; and the verb it needs.
+_COLLECTION = {"get": ("list", "list"), "post": ("post", "create"), "delete": ("deletecollection", "deletecollection")}
+_OBJECT = {
+    "get": ("get", "get"), "put": ("put", "update"), "patch": ("patch", "patch"), "delete": ("delete", "delete"),
+}  # fmt: skip
+
+
 def _paths(kinds: list[Kind], reference: str, *, v3: bool) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for kind in kinds:
         resource = kind.resource
         scope = "{namespace}" if resource.namespaced else ""
-        collection, one = resource.path(scope), resource.path(scope, "{name}")
-        paths[collection] = _operations(
-            kind, reference, {"get": "list", "post": "post", "delete": "deletecollection"}, v3=v3
-        )
-        paths[one] = _operations(
-            kind, reference, {"get": "get", "put": "put", "patch": "patch", "delete": "delete"}, v3=v3
-        )
+        within = ["namespace"] if resource.namespaced else []
+        places = [
+            (resource.path(scope), _COLLECTION, within, ""),
+            (resource.path(scope, "{name}"), _OBJECT, [*within, "name"], ""),
+        ]
         if resource.namespaced:
-            paths[resource.path()] = _operations(kind, reference, {"get": "list"}, v3=v3)
+            places.append((resource.path(), {"get": _COLLECTION["get"]}, [], "ForAllNamespaces"))
+        for path, methods, names, suffix in places:
+            actions = {method: action for method, (action, verb) in methods.items() if verb in kind.verbs}
+            if actions:
+                paths[path] = _operations(kind, reference, actions, suffix, v3=v3)
+                if names:
+                    paths[path]["parameters"] = [_path_parameter(name, v3=v3) for name in names]
     return paths
+
+
+def _path_parameter(name: str, *, v3: bool) -> dict[str, Any]:
+    kind = {"schema": {"type": "string", "uniqueItems": True}} if v3 else {"type": "string", "uniqueItems": True}
+    return {"name": name, "in": "path", "required": True, **kind}
 
 
 _QUERY = ("dryRun", "fieldManager", "fieldValidation")
 
 
-def _operations(kind: Kind, reference: str, actions: dict[str, str], *, v3: bool) -> dict[str, Any]:
+def _operations(kind: Kind, reference: str, actions: dict[str, str], suffix: str, *, v3: bool) -> dict[str, Any]:
     resource = kind.resource
     gvk = {"group": resource.group, "version": resource.version, "kind": resource.kind}
     schema = {"$ref": reference + kind.definition}
     found: dict[str, Any] = {}
     group = (resource.group or "core").title().replace(".", "")
+    scope = "Namespaced" if resource.namespaced and not suffix else ""
     for method, action in actions.items():
         operation: dict[str, Any] = {
-            "operationId": f"{action}{group}{resource.version.title()}{resource.kind}",
+            "operationId": f"{action}{group}{resource.version.title()}{scope}{resource.kind}{suffix}",
             "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
             "responses": {"200": {"description": "OK", **({} if v3 else {"schema": schema})}},
         }  # fmt: skip

@@ -52,7 +52,8 @@ def _extensions(number: int, values: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 def _path(item: Mapping[str, Any]) -> bytes:
-    return b"".join(part(number, _operation(item[method])) for method, number in _METHODS.items() if method in item)
+    operations = [part(number, _operation(item[method])) for method, number in _METHODS.items() if method in item]
+    return b"".join([*operations, *(part(9, part(1, _parameter(one))) for one in item.get("parameters") or ())])
 
 
 def _operation(operation: Mapping[str, Any]) -> bytes:
@@ -73,8 +74,10 @@ def _parameter(parameter: Mapping[str, Any]) -> bytes:
     name = parameter["name"]
     if parameter["in"] == "body":
         return part(1, text(2, name) + text(3, "body") + truth(4, True) + part(5, _schema(parameter["schema"])))
-    query = text(2, parameter["in"]) + text(4, name) + text(6, parameter["type"])
-    return part(2, part(3, query + (truth(20, True) if parameter.get("uniqueItems") else b"")))
+    unique, told = bool(parameter.get("uniqueItems")), text(2, parameter["in"]) + text(4, name)
+    if parameter["in"] == "path":
+        return part(2, part(4, truth(1, True) + told + text(5, parameter["type"]) + truth(19, unique)))
+    return part(2, part(3, told + text(6, parameter["type"]) + truth(20, unique)))
 
 
 def _schema(schema: Mapping[str, Any]) -> bytes:

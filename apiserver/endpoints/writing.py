@@ -105,7 +105,7 @@ def with_warnings(response: web.Response, options: WriteOptions) -> web.Response
 
 def add_warning(response: web.Response, text: str) -> None:
     """Add a Warning header, which kubectl shows."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)  # a header is one line
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)  # a header holds no line breaks
     escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
     response.headers.add("Warning", f'299 - "{escaped}"')
 

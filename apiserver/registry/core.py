@@ -45,7 +45,8 @@ def _field(*path: str) -> Any:
 def _prepare_namespace(namespace: Object) -> None:
     namespace.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
     namespace["status"] = {"phase": "Active"}
-    namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = namespace["metadata"]["name"]
+    if name := namespace["metadata"].get("name"):  # validation tells of one that is missing
+        namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
 
 
 def _keep_namespace_label(namespace: Object, old: Object) -> None:
@@ -102,6 +103,8 @@ def _default_service(service: Object) -> None:
     spec.setdefault("sessionAffinity", "None")
     if spec["sessionAffinity"] == "ClientIP":
         spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}).setdefault("timeoutSeconds", 10800)
+    else:
+        spec.pop("sessionAffinityConfig", None)  # one that is switched off leaves no settings
     for port in spec.get("ports") or ():
         port.setdefault("protocol", "TCP")
         if port.get("targetPort") in (None, 0, ""):

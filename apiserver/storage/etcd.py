@@ -37,6 +37,7 @@ Answer = TypeVar("Answer", covariant=True)
 CALL_SECONDS = 3.5
 _PAGE = 5000
 _RETRY_SECONDS = 0.1
+_TOO_LITTLE_SECONDS = 0.5
 # A watch that brings nothing is asked for its progress this often, so that a dead connection is noticed.
 _PROGRESS_SECONDS = 1.0
 _SILENCE_SECONDS = 15.0
@@ -91,7 +92,7 @@ class EtcdStore:
                 now = asyncio.get_running_loop().time()
                 began = began or now
                 left = CALL_SECONDS - _RETRY_SECONDS - (now - began)
-                if left <= 0:
+                if left < _TOO_LITTLE_SECONDS:  # another try would only hide why this one failed
                     raise failure from error
                 await asyncio.sleep(_RETRY_SECONDS)
 

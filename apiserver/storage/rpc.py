@@ -146,7 +146,7 @@ class Channel:
                 else:
                     _, made = await loop.create_connection(Connection, self._host, int(self._port), ssl=self._tls)
         except (OSError, TimeoutError, ValueError) as error:
-            raise RpcError(UNAVAILABLE, f"failed to connect: {error or 'no answer'}", never_sent=True) from error
+            raise RpcError(UNAVAILABLE, f"failed to connect: {str(error) or repr(error)}", never_sent=True) from error
         self._connection = made
         return made
 

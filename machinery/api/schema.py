@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ MAX_DEPTH = 200
 
 # Stands around keys of maps in paths; Go tells of fields alone, and neither of keys nor of places in lists.
 _KEY = "\0"
+_MARKED_KEY = re.compile(r"\.\0([^\0]*)\0")
 _NO_FIELD = re.compile(r"\.\0[^\0]*\0|\[\d+\]")
 _QUANTITY_RULE = "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 _QUANTITY = re.compile(_QUANTITY_RULE[1:-1])
@@ -40,7 +42,7 @@ class SchemaMismatch(ValueError):
 class Shape:
     """One type: what it holds, and how lists and maps in it merge.
 
-    `form` is one of object, map, array, string, integer, number, boolean, int-or-string, quantity, any.
+    `form` is one of object, map, array, string, time, integer, number, boolean, int-or-string, quantity, any.
     """
 
     form: str
@@ -147,6 +149,8 @@ def _fill(shape: Shape, raw: Mapping[str, Any], definition: str = "") -> None:
         shape.items = _field_shape(raw["items"])
     elif kind == "integer":
         shape.form, shape.integer = "integer", _GO_INTEGER.get(raw.get("format"), "int")
+    elif kind == "string" and raw.get("format") == "date-time":
+        shape.form = "time"
     elif kind in ("string", "number", "boolean"):
         shape.form = kind
 
@@ -205,7 +209,7 @@ def conform(value: dict[str, Any], shape: Shape) -> Findings:
     """
     findings = Findings()
     _conform_object(value, shape, "", findings)
-    findings.unknown = [path.replace(_KEY, "") for path in findings.unknown]
+    findings.unknown = [_MARKED_KEY.sub(r".\1", path) for path in findings.unknown]
     return findings
 
 
@@ -245,6 +249,8 @@ def _conform_value(item: Any, shape: Shape, owner: str, path: str, findings: Fin
         _conform_alternative(item, shape.items, path, findings)
     elif form == "quantity" and kind in (str, int, float):
         return _conform_quantity(item)
+    elif form == "time" and kind is str:
+        _check_time(item)
     elif not _is_scalar(form, kind):
         raise _mismatch(item, shape, owner, path)
     return item
@@ -309,6 +315,20 @@ def _conform_array(item: list[Any], shape: Shape, owner: str, path: str, finding
             item[index] = _zero(values)
         else:
             item[index] = _conform_value(one, values, owner, f"{path}[{index}]", findings)
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
+
+
+def _check_time(text: str) -> None:
+    """Refuse what is no time of RFC 3339. Raises: SchemaMismatch."""
+    try:
+        if _TIME.fullmatch(text):
+            datetime.fromisoformat(text)
+            return
+    except ValueError:
+        pass
+    raise SchemaMismatch(f'parsing time "{text}" as "2006-01-02T15:04:05Z07:00": cannot parse "{text}"')
 
 
 def _conform_quantity(item: str | float) -> str:

@@ -95,7 +95,8 @@ class EventRecorder:
                 self._remember(key, name, count + 1)
                 return
         name = f"{involved['name']}.{os.urandom(8).hex()}"
-        await self._client.create(EVENTS, self._body(name, namespace, involved, type, reason, message), namespace)
+        body = self._body(name, namespace, involved, type, reason, message)
+        await self._client.send("POST", EVENTS.path(namespace), body)
         self._remember(key, name, 1)
 
     def _body(

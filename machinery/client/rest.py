@@ -315,9 +315,24 @@ class Client:
         body: Mapping[str, Any] | Sequence[Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
+        return orjson.loads(await self.send(method, path, body, params=params, content_type=content_type))  # type: ignore[no-any-return]  # the API answers objects
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | Sequence[Any] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        """Send an object; return the bytes of the answer, for writers that need little or nothing of it.
+
+        Raises: as `request`.
+        """
         payload = None if body is None else orjson.dumps(body)
         headers = None if body is None else {"Content-Type": content_type}
-        return orjson.loads(await self.request(method, path, params=params, body=payload, headers=headers))  # type: ignore[no-any-return]  # the API answers objects
+        return await self.request(method, path, params=params, body=payload, headers=headers)
 
     @contextlib.asynccontextmanager
     async def _exchange(

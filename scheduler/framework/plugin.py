@@ -224,6 +224,9 @@ class PerNodePlugin(NodePlugin):
 class ClusterPlugin(Plugin):
     """A rule over anything."""
 
+    looks_at_pods: ClassVar[bool] = False
+    """Whether it judges by pods on other nodes, so that pods nominated for a node bear on it."""
+
     def pre_filter(self, cycle: Cycle) -> None:
         """Look once before the nodes are judged. Raises: Rejected."""
 

@@ -86,10 +86,17 @@ class DefaultPreemption(PostFilterPlugin):
         wanted = min(max(len(rows) * self._percentage // 100, self._absolute), len(rows))
         start = self._random.randrange(len(rows))
         budgets = list(cycle.cluster.budgets())
-        beyond = cycle.looks_beyond(cycle)
-        without_harm = 0
+        simple = not cycle.needs.ports and not budgets and not cycle.looks_beyond(cycle)
+        # What a pod nominated itself would find is not what others of its needs would: its own place is not in its way.
+        keeps = simple and cycle.pod.uid not in table.nominated
+        kept = self._kept.setdefault(cycle.needs, {}) if keeps else {}
+        versions, without_harm = table.versions, 0
         for row in (*rows[start:].tolist(), *rows[:start].tolist()):
-            one = self._on_row(cycle, row, budgets, beyond=beyond)
+            version = versions.get(row, 0)
+            known = kept.get(row)
+            if known is None or known[0] != version:
+                known = kept[row] = (version, self._on_row(cycle, row, budgets, simple=simple))
+            one = known[1]
             if isinstance(one, str):
                 reasons[one] += 1
                 continue
@@ -99,15 +106,10 @@ class DefaultPreemption(PostFilterPlugin):
                 break
         return found, reasons
 
-    def _on_row(self, cycle: Cycle, row: int, budgets: Sequence[Object], *, beyond: bool) -> Candidate | str:
+    @staticmethod
+    def _on_row(cycle: Cycle, row: int, budgets: Sequence[Object], *, simple: bool) -> Candidate | str:
         """Return who would have to go from a node, or why that would not help."""
-        needs, node = cycle.needs, cycle.table.nodes[row]
-        # Nobody's room but the pod's own is kept: a pod nominated here and of its own priority is asked anew each time.
-        simple = not beyond and not needs.ports and not budgets
-        kept = self._kept.setdefault(needs, {}) if simple and cycle.pod.uid not in cycle.table.nominated else None
-        version = cycle.table.versions.get(row, 0)
-        if kept is not None and row in kept and kept[row][0] == version:
-            return kept[row][1]
+        node = cycle.table.nodes[row]
         lower = sorted((one for one in node.pods.values() if one.priority < cycle.pod.priority), key=_importance)
         if not lower:
             found: Candidate | str = _NO_VICTIMS
@@ -115,11 +117,7 @@ class DefaultPreemption(PostFilterPlugin):
             found = _by_room(cycle, node, lower)
         else:
             found = _by_trial(cycle, node, lower, budgets)
-        if isinstance(found, Candidate):
-            found = found._replace(harm=_harm(found))
-        if kept is not None:
-            kept[row] = (version, found)
-        return found
+        return found._replace(harm=_harm(found)) if isinstance(found, Candidate) else found
 
 
 def _importance(pod: Pod) -> tuple[int, str, str]:

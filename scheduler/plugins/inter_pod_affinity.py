@@ -25,6 +25,7 @@ class InterPodAffinity(ClusterPlugin):
     """Rejects nodes by required terms, the pod's own and those of pods that are there; scores by preferred ones."""
 
     name = "InterPodAffinity"
+    looks_at_pods = True
 
     def __init__(self, hard_weight: int = 1, *, ignore_preferred_of_existing: bool = False) -> None:
         """Take the weights.

@@ -54,16 +54,15 @@ class NodeResourcesFit(NodePlugin):
         pods = table.requested("pods")[rows]
         if waiting:
             pods = pods.copy()
-            for at, _ in waiting:
-                pods[at] += 1
+            np.add.at(pods, [at for at, _ in waiting], 1)
         codes: Ints = (pods >= table.allocatable("pods")[rows]).astype(np.int64)
         for bit, (name, number) in enumerate(self._asked(needs), 1):
             holds = table.allocatable(name)[rows]
             used = table.requested(name)[rows]
             if waiting:
                 used = used.copy()
-                for at, pod in waiting:
-                    used[at] += pod.shape.needs.requests.get(name, 0)
+                held = [pod.shape.needs.requests.get(name, 0) for _, pod in waiting]
+                np.add.at(used, [at for at, _ in waiting], held)
             short = holds - used < number
             if short.any():
                 codes |= short.astype(np.int64) << bit

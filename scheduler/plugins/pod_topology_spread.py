@@ -43,6 +43,7 @@ class PodTopologySpread(ClusterPlugin):
     """Rejects nodes whose domain would hold too many of the pod's like; scores the emptier domains higher."""
 
     name = "PodTopologySpread"
+    looks_at_pods = True
 
     def __init__(self, defaults: Sequence[SpreadConstraint] = SYSTEM_DEFAULTS, *, system: bool = True) -> None:
         """Args: constraints for pods that have none, and whether these are the built-in ones."""

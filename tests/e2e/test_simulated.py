@@ -177,7 +177,7 @@ spec:
   selector: {{matchLabels: {{app: large}}}}
   template:
     metadata: {{labels: {{app: large}}}}
-    spec: {{containers: [{{name: c, image: none, resources: {{requests: {{cpu: {room}}}}}}}]}}
+    spec: {{containers: [{{name: c, image: none, resources: {{limits: {{cpu: {room}}}}}}}]}}
 """)
     told = simulated.wherry("simulate", "-f", str(large), "--like", "sim-0")
     assert told.startswith("5 of 5 pods would be placed")

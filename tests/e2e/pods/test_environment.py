@@ -107,3 +107,18 @@ async def test_what_cannot_be_started_says_why(pods: Pods, container: dict[str, 
         return any(state.get(kind, {}).get("reason") == reason for kind in ("waiting", "terminated"))
 
     await pods.until(pod, told, reason)
+
+
+async def test_a_path_by_variables_waits_until_they_can_be_told(pods: Pods) -> None:
+    env = [{"name": "WHERE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.annotations['where']"}}}]
+    mounts = [{"name": "v", "mountPath": "/v", "subPathExpr": "$(WHERE)/$(NONE)"}]
+    pod = await pods.create(shell("true", env=env, volumeMounts=mounts), volumes=[{"name": "v", "emptyDir": {}}])
+    held = await pods.until(pod, lambda one: waiting(one) == "CreateContainerConfigError", "to be held back")
+    assert "missing value for 'NONE'" in container_status(held)["state"]["waiting"]["message"]
+    mounts[0]["subPathExpr"] = "$(WHERE)"
+    late = await pods.create(
+        shell("true", env=env, volumeMounts=mounts), volumes=[{"name": "v", "emptyDir": {}}], annotations={"where": ".."}
+    )  # fmt: skip
+    await pods.until(late, lambda one: waiting(one) == "CreateContainerConfigError", "to be held back")
+    await pods.patch(late, {"metadata": {"annotations": {"where": "inside"}}})
+    assert (await pods.ended(late, 40))["status"]["phase"] == "Succeeded"

@@ -5,9 +5,13 @@ Source: https://kubernetes.io/docs/concepts/configuration/liveness-readiness-sta
 
 from typing import Any
 
+import grpc
 import pytest
+from aiohttp import web
 
+from machinery.api.resources import PODS
 from tests.e2e.pods.conftest import Pods, condition, container_status, shell, terminated
+from tests.support.server import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -87,9 +91,6 @@ async def test_a_probe_that_takes_too_long_failed(pods: Pods) -> None:
 
 async def test_a_grpc_probe_asks_the_health_service(pods: Pods) -> None:
     """The pod shares the host's network, where this process serves health."""
-    import grpc
-
-    from tests.support.server import free_port
 
     async def check(_: bytes, context: Any) -> bytes:
         return b"\x08\x01"
@@ -105,3 +106,44 @@ async def test_a_grpc_probe_asks_the_health_service(pods: Pods) -> None:
         await pods.running(pod)
     finally:
         await server.stop(None)
+
+
+async def test_an_answer_that_leads_elsewhere_is_followed_on_the_same_host_only(pods: Pods) -> None:
+    """The probes look at this process, which the agent reaches on loopback."""
+
+    async def leads_to(request: web.Request) -> web.Response:
+        places = {"/away": "http://192.0.2.1/", "/here": "/bad"}
+        if request.path in places:
+            return web.Response(status=302, headers={"Location": places[request.path]})
+        return web.Response(status=500)
+
+    app = web.Application()
+    app.router.add_get("/{path}", leads_to)
+    runner, port = web.AppRunner(app), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        gets = [{"host": "127.0.0.1", "path": path, "port": port} for path in ("/away", "/here")]
+        away, here = [
+            await pods.create(shell("sleep 60", readinessProbe={"httpGet": get, "periodSeconds": 1})) for get in gets
+        ]
+        await pods.running(away)
+        await pods.told(here, "Readiness probe failed: HTTP probe failed with statuscode: 500")
+        assert condition(await pods.get(here), "Ready") == "False"
+    finally:
+        await runner.cleanup()
+
+
+async def test_readiness_is_told_while_a_pod_ends(pods: Pods) -> None:
+    probe = {"exec": {"command": ["cat", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
+    liveness = {"exec": {"command": ["cat", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
+    command = "touch /tmp/ready; trap 'rm /tmp/ready; sleep 6; exit 0' TERM; while true; do sleep 0.05; done"
+    pod = await pods.create(
+        shell(command, readinessProbe=probe, livenessProbe=liveness), terminationGracePeriodSeconds=30
+    )  # fmt: skip
+    await pods.running(pod)
+    await pods.client.delete(PODS, pod["metadata"]["name"], pods.namespace)
+    ending = await pods.until(pod, lambda one: condition(one, "Ready") == "False", "to be unready", 10)
+    assert ending["metadata"]["deletionTimestamp"]
+    assert "running" in container_status(ending)["state"]
+    assert container_status(ending)["restartCount"] == 0

@@ -5,13 +5,16 @@ import json
 import time
 from typing import Any
 
+import aiohttp
 import pytest
 
 from cli.connection import Connection
 from machinery import errors
 from machinery.api import resources
+from machinery.api.resources import EVENTS, NAMESPACES
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
+from machinery.client.tls import ssl_context
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 PODS = "/api/v1/namespaces/default/pods"
@@ -139,6 +142,29 @@ async def test_a_version_of_the_future_is_waited_for_and_then_refused(client: Cl
     with pytest.raises(errors.Timeout, match="Too large resource version: 99999999"):
         await asyncio.to_thread(connection.request, "GET", PODS, params={"resourceVersion": "99999999"})
     await asyncio.to_thread(connection.close)
+
+
+async def test_a_namespace_without_a_name_is_told(client: Client) -> None:
+    with pytest.raises(errors.Invalid, match="metadata.name: Required value"):
+        await client.create(NAMESPACES, {"metadata": {"labels": {"a": "b"}}})
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2020-13-01T00:00:00Z", "2020-01-01", ""])
+async def test_what_is_no_time_is_refused_where_one_belongs(client: Client, time: str) -> None:
+    about = {"involvedObject": {"kind": "Pod", "name": "x", "namespace": "default"}, "reason": "r", "message": "m"}
+    with pytest.raises(errors.BadRequest, match='parsing time "'):
+        await client.create(EVENTS, {"metadata": {"name": "e"}, **about, "lastTimestamp": time}, "default")
+    await client.create(EVENTS, {"metadata": {"name": "e"}, **about, "lastTimestamp": "2020-01-01T00:00:00.5+02:00"}, "default")  # fmt: skip
+
+
+async def test_a_warning_stays_within_its_header(client: Client, config: ClientConfig) -> None:
+    body = b'{"metadata":{"name":"c"},"un\\r\\nknown\\u0000":1}'
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=ssl_context(config))) as session,
+        session.post(config.server + "/api/v1/namespaces/default/configmaps", data=body) as answer,
+    ):
+        assert answer.status == 201
+        assert answer.headers["Warning"] == '299 - "unknown field \\"un  known \\""'
 
 
 DEPLOYMENT = (

@@ -54,7 +54,9 @@ def site() -> Iterator[Site]:
             pods[-1].serve(8080)
             addresses = [NodeAddress("InternalIP", ADDRESSES[number])]
             nodes.append(
-                Node(NodeMetadata(f"n{number}"), NodeSpec("", [f"10.244.{number}.0/24"]), NodeStatus(addresses))
+                Node(
+                    NodeMetadata(f"n{number}"), NodeSpec("", [f"10.244.{number}.0/24"]), NodeStatus(addresses=addresses)
+                )
             )
         yield Site(hosts, pods, nodes)
     finally:

@@ -1,5 +1,8 @@
 """Pod networks."""
 
+import asyncio
+import subprocess
+
 import grpc
 import grpc.aio
 import pytest
@@ -68,3 +71,18 @@ async def test_the_runtime_says_when_it_has_no_network(cri: CriClient) -> None:
     await cri.runtime.UpdateRuntimeConfig(request)
     assert conf.exists()
     await cri.run_sandbox()
+
+
+async def test_a_pod_s_limits_hold_on_its_link(cri: CriClient) -> None:
+    config = cri.sandbox_config("limited")
+    config.annotations["kubernetes.io/ingress-bandwidth"] = "10M"
+    await cri.run_sandbox(config)
+    await cri.run_sandbox()  # one without
+    shown = await asyncio.to_thread(subprocess.check_output, ["tc", "qdisc", "show"], text=True)
+    bridged = await asyncio.to_thread(
+        subprocess.check_output, ["ip", "-o", "link", "show", "master", cri.process.bridge], text=True
+    )
+    links = {line.split()[1].partition("@")[0] for line in bridged.splitlines()}
+    limited = {line.split()[4] for line in shown.splitlines() if line.startswith("qdisc tbf") and "rate 10Mbit" in line}
+    assert len(links) == 2
+    assert len(limited & links) == 1

@@ -119,7 +119,9 @@ async def test_attach_joins_the_streams_of_a_container(cri: CriClient) -> None:
 @pytest.mark.parametrize("port", [8080, 8081], ids=["listening", "closed"])
 async def test_ports_are_forwarded(cri: CriClient, port: int) -> None:
     sandbox = await cri.run_sandbox()
-    await cri.run(sandbox, "sh", "-c", "echo page > /tmp/index.html; httpd -p 8080 -h /tmp; echo up; sleep 60")
+    serves = "echo page > /tmp/index.html; httpd -p 8080 -h /tmp; touch /tmp/up; sleep 60"
+    container = await cri.run(sandbox, "sh", "-c", serves)
+    await cri.output(container, "sh", "-c", "until [ -e /tmp/up ]; do sleep 0.02; done")
     url = (await cri.runtime.PortForward(api.PortForwardRequest(pod_sandbox_id=sandbox))).url
     client = await SpdyClient.connect(url, "portforward.k8s.io")
     headers = {"port": str(port), "requestid": "0"}

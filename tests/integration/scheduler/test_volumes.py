@@ -42,6 +42,10 @@ async def test_a_pod_goes_where_a_volume_is_and_its_claim_is_bound_before_it(
         assert placed(pods) == {"db": "b"}
         claim = await client.get(PERSISTENT_VOLUME_CLAIMS, "data", "default")
         assert (claim["spec"]["volumeName"], claim["status"]["phase"]) == ("on-b", "Bound")
+        await make_pod(client, "lost", volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "none"}}])
+        text = '0/3 nodes are available: persistentvolumeclaim "none" not found. preemption: 0/3 nodes are available: '
+        text += "3 Preemption is not helpful for scheduling."
+        await until_one(client, PODS, "lost", lambda pod: text in str(pod["status"]), namespace="default")
         await client.create(PERSISTENT_VOLUME_CLAIMS, {"metadata": {"name": "more"}, "spec": spec}, "default")
         await make_pod(client, "late", volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "more"}}])
         text = "3 node(s) didn't find available persistent volumes to bind"

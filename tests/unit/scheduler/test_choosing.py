@@ -227,3 +227,15 @@ def test_a_pod_that_waits_for_others_is_woken_only_by_those_it_is_about() -> Non
     assert helps(away, "delete", like)
     assert not helps(away, "delete", unlike)
     assert helps(like, "delete", away)  # it is that pod's own term that kept it away
+
+
+def test_pods_no_question_is_about_cost_nothing() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}))
+    spread = pod("new", labels={"app": "x"}, topologySpreadConstraints=[BY_ZONE])
+    choose(nodes, spread)  # from now on pods of app=x are counted
+    like, unlike = pod("like", labels={"app": "x"}), pod("unlike", labels={"app": "y"})
+    for one in (like, unlike):
+        nodes.put_pod(one, "a")
+    classes = {one.labels["app"]: one for one in nodes.tallies.classes()}
+    assert len(classes["x"].tallies) == 1
+    assert not classes["y"].tallies

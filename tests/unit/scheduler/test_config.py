@@ -39,6 +39,17 @@ profiles:
     assert "NodePorts" not in [one.name for one in found.profiles[1].filters]
 
 
+def test_kube_schedulers_own_flag_takes_the_file(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from cluster.components import scheduler
+
+    path = tmp_path / "config.yaml"
+    path.write_text("apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\nprofile: []\n")
+    found = CliRunner().invoke(scheduler, ["--config", str(path)])
+    assert 'strict decoding error: unknown field "profile"' in found.output
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

@@ -121,6 +121,24 @@ def test_pods_in_the_way_of_anti_affinity_are_victims_too_and_the_table_is_left_
     assert nodes.requested("cpu")[0] == 2000
 
 
+def test_pods_nominated_for_a_node_are_kept_away_from_as_if_they_were_there() -> None:
+    nodes = table(node("a", labels={ZONE: "1"}), node("b", labels={ZONE: "2"}))
+    term = {"topologyKey": ZONE, "labelSelector": {"matchLabels": {"app": "x"}}}
+    apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    nodes.nominate(pod("waiting", priority=10, labels={"app": "x"}), "a")
+    one = pod("one", priority=10, affinity=apart)
+    assert chooser(nodes).choose(one) == 1
+    nodes.nominate(pod("other", priority=10, labels={"app": "x"}), "b")
+    with pytest.raises(Unschedulable, match="2 node.s. didn't match pod anti-affinity rules"):
+        chooser(nodes).choose(one)
+    assert nodes.nodes[chooser(nodes).choose(pod("better", priority=11, affinity=apart))].name in ("a", "b")
+    # It works both ways: a pod that waits may be the one with the term.
+    nodes = table(node("a", labels={ZONE: "1"}), node("b", labels={ZONE: "2"}))
+    nodes.nominate(pod("waiting", priority=10, affinity=apart), "a")
+    assert chooser(nodes).choose(pod("x", labels={"app": "x"})) == 1
+    assert not nodes.tallies.matching_all(()).any()
+
+
 PODS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(0, 3)), max_size=12)
 
 

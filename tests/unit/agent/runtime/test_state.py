@@ -99,7 +99,8 @@ def test_addresses_of_a_network_come_with_the_old_kind_first() -> None:
 def test_the_bridge_s_network_list_has_a_range_for_each_cidr(tmp_path: Path) -> None:
     network = cni.Network(tmp_path, (Path("/usr/lib/cni"),), "br0", tmp_path / "ipam")
     network.write_bridge_list("10.1.0.0/24, fd00::/64")
-    (plugin,) = json.loads((tmp_path / cni.OWN_FILE).read_bytes())["plugins"]
+    plugin, limits = json.loads((tmp_path / cni.OWN_FILE).read_bytes())["plugins"]
+    assert limits == {"type": "bandwidth", "capabilities": {"bandwidth": True}}
     assert plugin["bridge"] == "br0"
     assert plugin["ipam"]["ranges"] == [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]
     assert plugin["ipam"]["routes"] == [  # pods of this node are reached through the node, where rules hold
@@ -123,6 +124,28 @@ def test_a_network_that_cannot_be_made_says_why(tmp_path: Path, conflist: str | 
         (tmp_path / "net.conflist").write_text(conflist)
     with pytest.raises(cni.NetworkError, match=complaint):
         cni.Network(tmp_path, (Path("/usr/lib/cni"),), "br0", tmp_path / "ipam").load()
+
+
+def test_a_list_of_the_system_wins_unless_it_is_another_engine_s(tmp_path: Path) -> None:
+    own, system = tmp_path / "own", tmp_path / "system"
+    system.mkdir()
+    network = cni.Network(own, (Path("/usr/lib/cni"),), "br0", tmp_path / "ipam", system)
+    network.write_bridge_list("10.1.0.0/24")
+    conflist = '{"name": "%s", "cniVersion": "1.0.0", "plugins": [{"type": "loopback"}]}'
+    (system / "87-podman-bridge.conflist").write_text(conflist % "podman")
+    assert network.load().name == "wherry"
+    (system / "10-calico.conflist").write_text(conflist % "calico")
+    assert network.load().name == "calico"
+
+
+def test_addresses_of_sandboxes_that_are_no_more_are_given_back(tmp_path: Path) -> None:
+    leases = tmp_path / "ipam" / "wherry"
+    leases.mkdir(parents=True)
+    for name, owner in (("10.1.0.2", "alive"), ("10.1.0.3", "dead"), ("last_reserved_ip.0", "10.1.0.3"), ("lock", "")):
+        (leases / name).write_text(f"{owner}\neth0")
+    network = cni.Network(tmp_path, (Path("/usr/lib/cni"),), "br0", tmp_path / "ipam")
+    assert network.forget_leaked({"alive"}) == ["10.1.0.3"]
+    assert sorted(path.name for path in leases.iterdir()) == ["10.1.0.2", "last_reserved_ip.0", "lock"]
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"Width":"x","Height":1}', b"\xff"])
