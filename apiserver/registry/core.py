@@ -67,7 +67,10 @@ def _config_causes(obj: Object, *fields: str) -> Iterator[Cause]:
     for field in fields:
         for key, value in (obj.get(field) or {}).items():
             if not key or len(key) > 253 or not all(c.isalnum() or c in "-._" for c in key) or key in (".", ".."):
-                rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
+                rule = (
+                    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  "
+                    "or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+                )
                 yield invalid(f"{field}[{key}]", key, rule)
             if key in seen:
                 yield invalid(f"{field}[{key}]", key, f"duplicate of key present in {fields[0]}")

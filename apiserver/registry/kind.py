@@ -50,6 +50,9 @@ class Subresource:
     group: str = ""
     version: str = ""
     merge: Callable[[Object, Object], Object] | None = None
+    prepare: Callable[[Object, Object], None] | None = (
+        None  # puts what may not change back into a new status (new, old)
+    )
     validate_update: Callable[[Object, Object], list[Cause]] | None = None
 
 

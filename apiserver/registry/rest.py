@@ -409,6 +409,8 @@ def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, appli
     """Return an object with what the request may write from `new`, and the rest from `old`."""
     if subresource in ("status", "approval"):
         found = _with_status(kind, old, new)
+        if (prepare := kind.subresources[subresource].prepare) is not None:
+            prepare(found, old)
         if applies and (managed := new["metadata"].get("managedFields")):
             found["metadata"]["managedFields"] = managed
         return found

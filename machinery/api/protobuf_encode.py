@@ -23,13 +23,13 @@ def encode(obj: Mapping[str, Any]) -> bytes:
     name = message_name(version, kind)
     if not name:
         raise ValueError(f"{kind} in {version} has no protobuf form")
-    about = _text(1, version) + _text(2, kind)
-    return MAGIC + _part(1, about) + _part(2, _message(obj, name)) + _text(3, "") + _text(4, "")
+    about = text(1, version) + text(2, kind)
+    return MAGIC + part(1, about) + part(2, _message(obj, name)) + text(3, "") + text(4, "")
 
 
 def watch_frame(type_: str, obj: Mapping[str, Any]) -> bytes:
     """Return one event of a watch: its length in four bytes, then a meta/v1 WatchEvent."""
-    event = _text(1, type_) + _part(2, _part(1, encode(obj)))
+    event = text(1, type_) + part(2, part(1, encode(obj)))
     return struct.pack(">I", len(event)) + event
 
 
@@ -40,7 +40,7 @@ def _message(obj: Any, name: str) -> bytes:
     found = bytearray()
     for number, field in messages()[name].items():
         if field.inline:
-            found += _part(number, _message(obj, field.kind))
+            found += part(number, _message(obj, field.kind))
         elif (value := obj.get(field.name)) is not None:
             found += _field(number, field, value)
     return bytes(found)
@@ -50,23 +50,23 @@ def _field(number: int, field: Field, value: Any) -> bytes:
     if field.form == "*":
         return b"".join(_value(number, field.kind, one) for one in value)
     if field.form == "{":
-        return b"".join(_part(number, _text(1, key) + _value(2, field.kind, one)) for key, one in value.items())
+        return b"".join(part(number, text(1, key) + _value(2, field.kind, one)) for key, one in value.items())
     return _value(number, field.kind, value)
 
 
 def _value(number: int, kind: str, value: Any) -> bytes:
     match kind:
         case "s":
-            return _text(number, value)
+            return text(number, value)
         case "b":
-            return _tag(number, _VARINT) + (b"\x01" if value else b"\x00")
+            return truth(number, value)
         case "i":
-            return _tag(number, _VARINT) + _varint(int(value))
+            return whole(number, int(value))
         case "d":
             return _tag(number, _DOUBLE) + struct.pack("<d", value)
         case "y":
-            return _part(number, base64.b64decode(value))
-    return _part(number, _message(value, kind))
+            return part(number, base64.b64decode(value))
+    return part(number, _message(value, kind))
 
 
 def _tag(number: int, wire: int) -> bytes:
@@ -83,22 +83,34 @@ def _varint(value: int) -> bytes:
     return bytes(found)
 
 
-def _part(number: int, data: bytes) -> bytes:
+def part(number: int, data: bytes) -> bytes:
+    """Return a field that holds a message or bytes."""
     return _tag(number, _BYTES) + _varint(len(data)) + data
 
 
-def _text(number: int, text: str) -> bytes:
-    return _part(number, text.encode())
+def text(number: int, value: str) -> bytes:
+    """Return a field that holds text."""
+    return part(number, value.encode())
+
+
+def truth(number: int, value: bool) -> bytes:
+    """Return a field that holds a truth."""
+    return _tag(number, _VARINT) + (b"\x01" if value else b"\x00")
+
+
+def whole(number: int, value: int) -> bytes:
+    """Return a field that holds a whole number."""
+    return _tag(number, _VARINT) + _varint(value)
 
 
 def _quantity(value: Any) -> bytes:
-    return _text(1, str(value))
+    return text(1, str(value))
 
 
 def _int_or_string(value: Any) -> bytes:
     of_text = isinstance(value, str)
-    number, text = (0, value) if of_text else (value, "")
-    return _value(1, "i", int(of_text)) + _value(2, "i", number) + _text(3, text)
+    number, words = (0, value) if of_text else (value, "")
+    return whole(1, int(of_text)) + whole(2, number) + text(3, words)
 
 
 def _time(value: str) -> bytes:
@@ -107,30 +119,30 @@ def _time(value: str) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return _part(1, orjson.dumps(value))
+    return part(1, orjson.dumps(value))
 
 
 def _listed(value: Any) -> bytes:
-    return b"".join(_text(1, one) for one in value)
+    return b"".join(text(1, one) for one in value)
 
 
 def _schema_or_array(value: Any) -> bytes:
     name = "apiextensions.v1.JSONSchemaProps"
     if isinstance(value, list):
-        return b"".join(_part(2, _message(one, name)) for one in value)
-    return _part(1, _message(value, name))
+        return b"".join(part(2, _message(one, name)) for one in value)
+    return part(1, _message(value, name))
 
 
 def _schema_or_bool(value: Any) -> bytes:
     if isinstance(value, bool):
         return _value(1, "b", value)
-    return _value(1, "b", True) + _part(2, _message(value, "apiextensions.v1.JSONSchemaProps"))
+    return _value(1, "b", True) + part(2, _message(value, "apiextensions.v1.JSONSchemaProps"))
 
 
 def _schema_or_names(value: Any) -> bytes:
     if isinstance(value, list):
-        return b"".join(_text(2, one) for one in value)
-    return _part(1, _message(value, "apiextensions.v1.JSONSchemaProps"))
+        return b"".join(text(2, one) for one in value)
+    return part(1, _message(value, "apiextensions.v1.JSONSchemaProps"))
 
 
 _SPECIAL: dict[str, Callable[[Any], bytes]] = {

@@ -35,6 +35,12 @@ ELSEWHERE = {
     "CertificateSigningRequest", "CustomResourceDefinition", "APIService",
 }  # fmt: skip
 
+CSR = next(
+    {**one, "metadata": {"name": "csr"}}
+    for one in yaml.safe_load_all((Path(__file__).parent / "more_samples.yaml").read_text())
+    if one["kind"] == "CertificateSigningRequest"
+)
+
 
 def resource_of(sample: dict[str, Any]) -> Resource:
     found = [
@@ -166,3 +172,20 @@ async def test_kubectl_prints_the_columns_users_know(kubectl: Kubectl, client: C
         assert " ".join(lines[0].split()) == wanted
         assert len(lines) >= 2
     assert CERTIFICATE_SIGNING_REQUESTS.plural in (await kubectl("api-resources"))[1]
+
+
+async def test_a_request_for_a_certificate_is_decided_by_one_and_signed_by_another(client: Client) -> None:
+    made = await client.create(CERTIFICATE_SIGNING_REQUESTS, CSR)
+    asked = [{"type": "Approved", "status": "True", "reason": "Test"}]
+    change = {"status": {"conditions": asked, "certificate": "eA=="}, "metadata": {"annotations": {"a": "b"}}}
+    approved = await client.patch(CERTIFICATE_SIGNING_REQUESTS, "csr", change, subresource="approval")
+    assert "certificate" not in approved["status"]  # the approver decides, and that is all
+    assert approved["metadata"]["annotations"] == {"a": "b"}
+    condition = approved["status"]["conditions"][0]
+    assert condition["lastUpdateTime"] == condition["lastTransitionTime"] >= made["metadata"]["creationTimestamp"]
+    signed = {"status": {"certificate": "eA==", "conditions": [{"type": "Seen", "status": "True"}]}}
+    found = await client.patch(CERTIFICATE_SIGNING_REQUESTS, "csr", signed, subresource="status")
+    assert found["status"]["certificate"] == "eA=="
+    assert [one["type"] for one in found["status"]["conditions"]] == ["Approved", "Seen"]  # the signer can't undo it
+    again = await client.patch(CERTIFICATE_SIGNING_REQUESTS, "csr", {"status": None})
+    assert again["status"] == found["status"]
