@@ -177,6 +177,15 @@ def _data_count(obj: Object) -> str:
     return str(len(obj.get("data") or ()) + len(obj.get("binaryData") or ()))
 
 
+def _validate_node_update(new: Object, old: Object) -> list[Cause]:
+    causes: list[Cause] = []
+    for field, shown in (("podCIDRs", "podCIDR"), ("providerID", "providerID")):
+        before, after = ((one.get("spec") or {}).get(field) for one in (old, new))
+        if before and before != after:
+            causes.append(forbidden(f"spec.{field}", f'node updates may not change {shown} except from "" to valid'))
+    return causes
+
+
 def _unschedulable(node: Object) -> str:
     return str((node.get("spec") or {}).get("unschedulable", False)).lower()
 
@@ -284,7 +293,7 @@ KINDS = (
             Column("Kernel-Version", _node_info("kernelVersion"), priority=1),
             Column("Container-Runtime", _node_info("containerRuntimeVersion"), priority=1),
         ),
-        selectable={"spec.unschedulable": _unschedulable},
+        selectable={"spec.unschedulable": _unschedulable}, validate_update=_validate_node_update,
     ),
     Kind(
         resources.PODS, CORE + "Pod", "pod", ("po",), ("all",),

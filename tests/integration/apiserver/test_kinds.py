@@ -187,3 +187,41 @@ async def test_a_request_for_a_certificate_is_decided_by_one_and_signed_by_anoth
     assert [one["type"] for one in found["status"]["conditions"]] == ["Approved", "Seen"]  # the signer can't undo it
     again = await client.patch(CERTIFICATE_SIGNING_REQUESTS, "csr", {"status": None})
     assert again["status"] == found["status"]
+
+
+FIXED = [
+    ("VolumeAttributesClass", {"driverName": "other.example.com"}, "driverName: Invalid value: \"other.example.com\": field is immutable"),
+    ("VolumeAttributesClass", {"parameters": {"x": "y"}}, "parameters: Forbidden: updates to parameters are forbidden."),
+    ("CSIStorageCapacity", {"storageClassName": "other"}, "storageClassName: Invalid value: \"other\": field is immutable"),
+    ("ResourceSlice", {"spec": {"driver": "other.example.com"}}, "spec.driver: Invalid value: \"other.example.com\": field is immutable"),
+    ("PersistentVolume", {"metadata": {"finalizers": ["bad"]}}, "name is neither a standard finalizer name nor is it fully qualified"),
+    ("ValidatingAdmissionPolicy", {"spec": {"matchConditions": [{"name": "a", "expression": "object.x +"}]}}, "spec.matchConditions[0].expression: Invalid value: \"object.x +\": compilation failed: "),
+    ("ValidatingAdmissionPolicy", {"spec": {"validations": [{"expression": "unheard.of == 1"}]}}, "spec.validations[0].expression: Invalid value: \"unheard.of == 1\": compilation failed: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "change", "told"), FIXED)
+async def test_what_makes_an_object_what_it_is_stays(
+    client: Client, kind: str, change: dict[str, Any], told: str
+) -> None:
+    given = BY_KIND[kind]
+    resource = resource_of(given)
+    namespace = "default" if resource.namespaced else ""
+    made = await client.create(resource, given, namespace)
+    with pytest.raises(errors.Invalid) as caught:
+        await client.patch(resource, made["metadata"]["name"], change, namespace)
+    assert told in str(caught.value)
+
+
+async def test_a_webhook_whose_condition_can_not_be_compiled_is_refused(client: Client) -> None:
+    condition = {"name": "odd", "expression": "... [] bad expression"}
+    hook = {
+        "name": "hook.example.com", "clientConfig": {"url": "https://127.0.0.1:1/"}, "sideEffects": "None",
+        "admissionReviewVersions": ["v1"], "matchConditions": [condition],
+    }  # fmt: skip
+    for name in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
+        given = {**BY_KIND[name], "webhooks": [hook]}
+        with pytest.raises(
+            errors.Invalid, match=r"webhooks\[0\].matchConditions\[0\].expression: .*compilation failed"
+        ):
+            await client.create(resource_of(given), given)
