@@ -21,8 +21,14 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 class Connection:
     """Requests to one server; errors are APIError, or a ClickException where the server can't be reached."""
 
-    def __init__(self, config: ClientConfig) -> None:
+    def __init__(
+        self, config: ClientConfig, *, impersonation: Mapping[str, Any] | None = None, timeout_seconds: float = 60.0
+    ) -> None:
+        """Args: `impersonation` are the headers that make us act as another."""
         self.config = config
+        self._impersonation = dict(impersonation or {})
+        self._timeout_seconds = timeout_seconds
+        self._warned: set[str] = set()
         parts = urllib.parse.urlsplit(config.server)
         self._host, self._port = parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80)
         self._scheme = parts.scheme
@@ -50,29 +56,32 @@ class Connection:
             self._context = context
         return self._context
 
-    def _open(self, timeout_seconds: float | None) -> http.client.HTTPConnection:
+    def opened(self, *, timeout_seconds: float | None) -> http.client.HTTPConnection:
+        """Return a connection to the server that is not connected yet."""
         if self._scheme == "https":
             return http.client.HTTPSConnection(self._host, self._port, context=self._tls(), timeout=timeout_seconds)
         return http.client.HTTPConnection(self._host, self._port, timeout=timeout_seconds)
 
     def _headers(self, accept: str, content_type: str) -> dict[str, str]:
-        headers = {"Accept": accept, "User-Agent": "wherry-cli"}
-        if content_type:
-            headers["Content-Type"] = content_type
+        headers = {"Accept": accept, "User-Agent": "wherry-cli", **self.credentials()}
+        return {**headers, "Content-Type": content_type} if content_type else headers
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers that say who we are."""
         token = self.config.token
         if not token and self.config.token_file:
             token = Path(self.config.token_file).read_text().strip()
-        return {**headers, "Authorization": f"Bearer {token}"} if token else headers
+        return {**self._impersonation, **({"Authorization": f"Bearer {token}"} if token else {})}
 
     def request(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None,
         content_type: str = "application/json", accept: str = "application/json",
     ) -> bytes:  # fmt: skip
         """Send a request and return the body of its answer. Raises: APIError, ClickException."""
-        response = self._send(method, path, params, body, content_type, accept, timeout_seconds=60)
+        response = self._send(method, path, params, body, content_type, accept, timeout_seconds=self._timeout_seconds)
         data = response.read()
         if response.status >= 400:
-            raise _refusal(response.status, data)
+            raise refusal(response.status, data)
         return data
 
     def _send(
@@ -84,15 +93,43 @@ class Connection:
         data = body if isinstance(body, bytes | None) else orjson.dumps(body)
         headers = self._headers(accept, content_type if data is not None else "")
         try:
-            if self._connection is None or timeout_seconds is None:
-                self._connection = self._open(timeout_seconds)
-            self._connection.request(method, url, data, headers)
-            return self._connection.getresponse()
-        except ConnectionRefusedError as error:
-            where = f"The connection to the server {self._host}:{self._port} was refused"
-            raise click.ClickException(f"{where} - did you specify the right host or port?") from error
+            if timeout_seconds is None:  # a stream may be left before its end, so it gets a connection of its own
+                connection = self.opened(timeout_seconds=None)
+            else:
+                connection = self._connection = self._connection or self.opened(timeout_seconds=timeout_seconds)
+            connection.request(method, url, data, headers)
+            response = connection.getresponse()
+            self._warn(response)
+            return response
         except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(f"Unable to connect to the server: {error}") from error
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> click.ClickException:
+        if isinstance(error, ConnectionRefusedError):
+            where = f"The connection to the server {self._host}:{self._port} was refused"
+            return click.ClickException(
+                f"{where} - did you specify the right host or port? (`wherry up` starts a cluster)"
+            )
+        return click.ClickException(f"Unable to connect to the server: {error}")
+
+    def _warn(self, response: http.client.HTTPResponse) -> None:
+        """Show the server's warnings, each once."""
+        for header in response.headers.get_all("Warning") or ():
+            text = header.partition('"')[2].removesuffix('"').replace('\\"', '"')
+            if text and text not in self._warned:
+                self._warned.add(text)
+                click.echo(f"Warning: {text}", err=True)
+
+    def ask(self, connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str]) -> None:
+        """Send a request without a body on a connection of its own. Raises: ClickException."""
+        try:
+            connection.request(method, target, headers={**self._headers("*/*", ""), **headers})
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def another(self) -> "Connection":
+        """Return a connection of its own to the same server: one can't ask while an answer still comes."""
+        return Connection(self.config, impersonation=self._impersonation, timeout_seconds=self._timeout_seconds)
 
     def close(self) -> None:
         """End the connection."""
@@ -108,7 +145,7 @@ class Connection:
         """Yield the lines of an answer as they come. Raises: as `request`."""
         response = self._send("GET", path, params, None, "", accept, timeout_seconds=None)
         if response.status >= 400:
-            raise _refusal(response.status, response.read())
+            raise refusal(response.status, response.read())
         while line := response.readline():
             yield line
 
@@ -116,12 +153,13 @@ class Connection:
         """Yield an answer in the pieces it comes in."""
         response = self._send("GET", path, params, None, "", "*/*", timeout_seconds=None)
         if response.status >= 400:
-            raise _refusal(response.status, response.read())
+            raise refusal(response.status, response.read())
         while piece := response.read1(65536):
             yield piece
 
 
-def _refusal(status: int, data: bytes) -> Exception:
+def refusal(status: int, data: bytes) -> Exception:
+    """Return the error that an answer of 400 and above is."""
     try:
         return from_status(json.loads(data), code=status)
     except (ValueError, AttributeError):
@@ -133,10 +171,39 @@ def connect(settings: Mapping[str, Any]) -> Connection:
     import dataclasses
 
     try:
-        config = load_config(settings.get("kubeconfig"), context=settings.get("context"))
+        config = load_config(
+            settings.get("kubeconfig"), context=settings.get("context"), cluster=settings.get("cluster"),
+            user=settings.get("user"),
+        )  # fmt: skip
     except ConfigError as error:
         if not settings.get("server"):
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_no_cluster(str(error))) from error
         config = ClientConfig(server=settings["server"])
-    changes = {name: settings[name] for name in ("server", "token") if settings.get(name)}
-    return Connection(dataclasses.replace(config, **changes))
+    changes: dict[str, Any] = {
+        field: settings[name] for name, field in _CHANGES.items() if settings.get(name)
+    }  # fmt: skip
+    if settings.get("insecure"):
+        changes["insecure"] = True
+    impersonation = {"Impersonate-User": settings["as_user"]} if settings.get("as_user") else {}
+    if settings.get("as_group"):
+        impersonation["Impersonate-Group"] = ",".join(settings["as_group"])
+    if settings.get("as_uid"):
+        impersonation["Impersonate-Uid"] = settings["as_uid"]
+    timeout = str(settings.get("request_timeout") or "60").removesuffix("s")
+    return Connection(
+        dataclasses.replace(config, **changes), impersonation=impersonation,
+        timeout_seconds=float(timeout) if timeout.isdigit() and timeout != "0" else 60.0,
+    )  # fmt: skip
+
+
+_CHANGES = {
+    "server": "server", "token": "token", "certificate_authority": "ca_file", "client_certificate": "cert_file",
+    "client_key": "key_file", "tls_server_name": "tls_server_name",
+}  # fmt: skip
+
+
+def _no_cluster(problem: str) -> str:
+    """Return one line about a missing configuration, and how to come to a cluster."""
+    if "no configuration" in problem:
+        return f"{problem}; start a cluster with `wherry up`, then set KUBECONFIG as it says"
+    return problem

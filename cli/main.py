@@ -3,74 +3,58 @@
 Each command is imported when it is used: that keeps `wherry get` quick.
 """
 
-import importlib
 import os
+import shutil
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import click
 
+from cli.commands import COMMANDS
+from cli.framework import LazyGroup, Source
 from machinery.errors import APIError
 
-COMMANDS: Mapping[str, str] = {
-    "apply": "cli.commands.apply:apply",
-    "create": "cli.commands.change:create",
-    "delete": "cli.commands.change:delete",
-    "describe": "cli.commands.describe:describe",
-    "exec": "cli.commands.pods:exec_",
-    "get": "cli.commands.get:get",
-    "logs": "cli.commands.pods:logs",
-    "rollout": "cli.commands.rollout:rollout",
-    "scale": "cli.commands.change:scale",
-}
+_PLAIN = ("The connection to", "Unable to connect", "error:", "Error")
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported by name when they are called."""
+def build_group(extra: Mapping[str, str | Source]) -> click.Group:
+    """Return the command line: kubectl's and Docker's verbs, and the commands of `extra` (name to place)."""
+    from cli.options import LEADING_OPTIONS
 
-    def __init__(self, *args: Any, sources: Mapping[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sources = sources
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
-        return sorted(self._sources)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None when there is none of that name."""
-        source = self._sources.get(cmd_name)
-        if source is None:
-            return None
-        module, _, attribute = source.partition(":")
-        found: click.Command = getattr(importlib.import_module(module), attribute)
-        return found
-
-
-def build_group(extra: Mapping[str, str]) -> click.Group:
-    """Return the command line: kubectl's verbs, and the commands of `extra` (name to "module:attribute")."""
+    added = {name: one if isinstance(one, Source) else Source(one) for name, one in extra.items()}
     return LazyGroup(
-        "wherry", sources={**COMMANDS, **extra}, help="A small cluster that speaks the Kubernetes API.",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        "wherry", sources={**COMMANDS, **added}, help="A small cluster that speaks the Kubernetes API.",
+        context_settings={"help_option_names": ["-h", "--help"]}, leading=LEADING_OPTIONS,
     )  # fmt: skip
 
 
-def run_cli(extra: Mapping[str, str]) -> int:
+def _plugin(words: list[str], known: Mapping[str, object]) -> list[str] | None:
+    """Return the command line of a plugin, wherry-WORD-WORD… on PATH, the longest name first; None without one."""
+    named = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    if not words or not named or words[0] in known:
+        return None
+    for count in range(named, 0, -1):
+        name = "-".join(word.replace("-", "_") for word in words[:count])
+        for prefix in ("wherry-", "kubectl-"):
+            if path := shutil.which(prefix + name):
+                return [path, *words[count:]]
+    return None
+
+
+def run_cli(extra: Mapping[str, str | Source]) -> int:
     """Run the command line and return its exit code."""
+    if plugin := _plugin(sys.argv[1:], {**COMMANDS, **extra}):
+        os.execv(plugin[0], plugin)  # noqa: S606 - a plugin takes over the process, as kubectl's do
     try:
-        build_group(extra).main(standalone_mode=False)
+        build_group(extra).main(prog_name="wherry", standalone_mode=False)
     except click.exceptions.Abort:
         return 130
     except click.ClickException as error:
-        if isinstance(error, click.UsageError):
-            error.show()
-        else:
-            text = error.format_message()
-            is_plain = text.startswith(("The connection to", "Unable to connect", "error:"))
-            click.echo(text if is_plain else f"error: {text}", err=True)
-        return 1
+        return _complain(error)
     except APIError as error:
-        click.echo(f"Error from server ({error.reason}): {error}", err=True)
+        from cli import problems
+
+        problems.report(error)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -80,6 +64,32 @@ def run_cli(extra: Mapping[str, str]) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     return 0
+
+
+def _complain(error: click.ClickException) -> int:
+    text = error.format_message()
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "wherry"
+        if isinstance(error, click.MissingParameter) and error.param is not None:
+            text = _missing(error.param)
+        if isinstance(error, click.NoSuchOption):
+            near = f"; did you mean {error.possibilities[0]}?" if error.possibilities else ""
+            name = error.option_name
+            text = (
+                f"unknown flag: {name}{near}"
+                if name.startswith("--")
+                else f"unknown shorthand flag: '{name[1:]}' in {name}"
+            )
+        click.echo(f"error: {text}\nSee '{path} --help' for usage.", err=True)
+    else:
+        click.echo(text if text.startswith(_PLAIN) else f"error: {text}", err=True)
+    return error.exit_code if error.exit_code != 2 else 1
+
+
+def _missing(param: click.Parameter) -> str:
+    if isinstance(param, click.Option):
+        return f'required flag(s) "{param.opts[-1].lstrip("-")}" not set'
+    return f"exactly one {param.make_metavar(click.Context(click.Command(''))).strip('[]')} is required, got 0"
 
 
 def main() -> None:

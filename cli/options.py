@@ -5,33 +5,75 @@ from typing import Any, TypeVar
 
 import click
 
+from cli.framework import LEADING
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _GLOBAL = (
-    click.option("--kubeconfig", help="Path to the kubeconfig file."),
-    click.option("--context", help="The kubeconfig context to use."),
-    click.option("-s", "--server", help="Address of the API server."),
-    click.option("--token", help="Bearer token."),
+    ("kubeconfig", "--kubeconfig", "Path to the kubeconfig file."),
+    ("context", "--context", "The kubeconfig context to use."),
+    ("cluster", "--cluster", "The kubeconfig cluster to use."),
+    ("user", "--user", "The kubeconfig user to use."),
+    ("server", "--server", "Address of the API server."),
+    ("token", "--token", "Bearer token."),
+    ("as_user", "--as", "Act as another user."),
+    ("as_uid", "--as-uid", "Act with this uid."),
+    ("certificate_authority", "--certificate-authority", "File of the server's certificate authority."),
+    ("client_certificate", "--client-certificate", "File of our certificate."),
+    ("client_key", "--client-key", "File of our key."),
+    ("tls_server_name", "--tls-server-name", "The name the server's certificate has to bear."),
+    ("request_timeout", "--request-timeout", "How long one request may take; 0 for no limit."),
+    ("verbosity", "--v", "kubectl's level of logging; taken and not used."),
+    ("cache_dir", "--cache-dir", "Where discovery is kept."),
 )
+_SHORT = {"server": "-s", "verbosity": "-v"}
+SETTINGS = (*(name for name, _, _ in _GLOBAL), "as_group", "insecure")
+
+LEADING_OPTIONS = {
+    **{long: name for name, long, _ in _GLOBAL}, **{short: name for name, short in _SHORT.items()},
+    "-n": "namespace", "--namespace": "namespace",
+}  # fmt: skip
+"""What may stand before the verb."""
 
 
 def connected(command: F) -> F:
     """Add the options that say which server to talk to; the command gets them as keyword arguments."""
-    for option in reversed(_GLOBAL):
-        command = option(command)
+    command = click.option("--insecure-skip-tls-verify", "insecure", is_flag=True, hidden=True)(command)
+    command = click.option("--as-group", multiple=True, hidden=True)(command)
+    for name, long, text in reversed(_GLOBAL):
+        short = (_SHORT[name],) if name in _SHORT else ()
+        command = click.option(*short, long, name, help=text, hidden=name not in ("kubeconfig", "context", "server"))(
+            command
+        )
     return command
 
 
 namespaced = click.option("-n", "--namespace", help="The namespace; the context's by default.")
 selected = click.option("-l", "--selector", default="", help="Label selector.")
+field_selected = click.option("--field-selector", default="", help="Field selector.")
 output = click.option("-o", "--output", default="", help="Output format.")
+show_managed_fields = click.option("--show-managed-fields", is_flag=True, help="Keep managedFields in the output.")
 files = click.option("-f", "--filename", "filenames", multiple=True, help="File, directory, URL or - to read from.")
+kustomize = click.option("-k", "--kustomize", default="", help="A folder with a kustomization.")
 recursive = click.option("-R", "--recursive", is_flag=True, help="Go into directories.")
+everywhere = click.option("-A", "--all-namespaces", is_flag=True, help="In all namespaces.")
+field_manager = click.option("--field-manager", default="", help="Who is said to have set the fields.")
+validated = click.option(
+    "--validate", default="strict", hidden=True, help="strict, warn or ignore: what becomes of unknown fields."
+)
 dry_run = click.option(
     "--dry-run", type=click.Choice(["none", "client", "server"]), default="none", help="Do not change anything."
 )
 
+DRY_SUFFIXES = {"none": "", "client": " (dry run)", "server": " (server dry run)"}
+
 
 def split(given: dict[str, Any]) -> dict[str, Any]:
-    """Take the global options out of a command's arguments and return them."""
-    return {name: given.pop(name, None) for name in ("kubeconfig", "context", "server", "token")}
+    """Take the global options out of a command's arguments and return them; those before the verb count too."""
+    return {name: given.pop(name, None) or LEADING.get(name) for name in SETTINGS}
+
+
+def field_validation(given: dict[str, Any]) -> str:
+    """Return what `--validate` asks of the server."""
+    asked = str(given.get("validate", "strict")).lower()
+    return {"true": "Strict", "strict": "Strict", "warn": "Warn"}.get(asked, "Ignore")

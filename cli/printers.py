@@ -1,23 +1,50 @@
-"""Prints what the server answers: its tables, and objects as YAML, JSON, names, columns or paths."""
+"""Prints what the server answers: its tables, and objects as YAML, JSON, names, columns, paths and templates."""
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-_GAP = "   "
+from cli.jsonpath import compiled, path_values, shown
+
+# kubectl's tables: a column is at least six wide, three of them blank; the last cell of a line is not padded.
+_MIN_WIDTH, _PADDING = 6, 3
 # Where the YAML of kubectl breaks long lines.
 _WIDTH = 80
+FORMS = (
+    "custom-columns", "custom-columns-file", "go-template", "go-template-file", "json", "jsonpath", "jsonpath-as-json",
+    "jsonpath-file", "name", "template", "templatefile", "wide", "yaml",
+)  # fmt: skip
+
+
+class Columns:
+    """Aligns lines as kubectl's tables are; remembers how wide columns were, for lines that come later."""
+
+    def __init__(self) -> None:
+        self._widths: list[int] = []
+
+    def text(self, lines: Sequence[Sequence[str]]) -> str:
+        """Return lines of cells as aligned text."""
+        for line in lines:
+            for at, cell in enumerate(line[:-1]):
+                width = max(len(cell) + _PADDING, _MIN_WIDTH)
+                if at < len(self._widths):
+                    self._widths[at] = max(self._widths[at], width)
+                else:
+                    self._widths.append(width)
+        return "\n".join(
+            "".join(cell.ljust(width) for cell, width in zip(line[:-1], self._widths, strict=False)) + line[-1]
+            for line in lines
+            if line
+        )
 
 
 def rows_text(headers: Sequence[str], rows: Sequence[Sequence[str]], *, show_headers: bool = True) -> str:
     """Return columns aligned as kubectl aligns them."""
-    lines = [list(headers), *map(list, rows)] if show_headers else list(map(list, rows))
-    widths = [max((len(line[at]) for line in lines), default=0) for at in range(len(headers))]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(_GAP.join(line).rstrip() for line in padded)
+    return Columns().text([headers, *rows] if show_headers else rows)
 
 
 class TablePrinter:
@@ -25,70 +52,165 @@ class TablePrinter:
 
     def __init__(
         self, *, wide: bool, headers: bool = True, show_namespace: bool = False, show_labels: bool = False,
-        prefix: str = "",
+        label_columns: Sequence[str] = (), prefix: str = "",
     ) -> None:  # fmt: skip
+        """Args: `label_columns` are labels that get a column each; `prefix` stands before names, such as "pod/"."""
         self._wide = wide
         self._headers = headers
         self._show_namespace = show_namespace
         self._show_labels = show_labels
+        self._label_columns = label_columns
         self._prefix = prefix
+        self._columns = Columns()
 
     def text(self, table: dict[str, Any], sort_by: str = "") -> str:
-        """Return a Table as text."""
+        """Return a Table as text; its header once only."""
         columns = table["columnDefinitions"]
-        shown = [at for at, column in enumerate(columns) if self._wide or not column["priority"]]
-        names = [columns[at]["name"].upper() for at in shown]
+        shown_at = [at for at, column in enumerate(columns) if self._wide or not column["priority"]]
         rows = table["rows"]
         if sort_by:
-            rows = sorted(rows, key=lambda row: _sort_key(path_values(row["object"], sort_by)))
-        cells = [[self._cell(row, at, columns[at]) for at in shown] for row in rows]
+            rows = sort_rows(rows, sort_by)
+        lines = [self._line(row, shown_at, columns) for row in rows]
+        if self._headers:
+            self._headers = False
+            lines.insert(0, self._header([columns[at]["name"].upper() for at in shown_at]))
+        return self._columns.text(lines)
+
+    def _header(self, names: list[str]) -> list[str]:
+        labels = [label.rpartition("/")[2].upper() for label in self._label_columns]
+        return [
+            *(["NAMESPACE"] if self._show_namespace else []), *names, *labels,
+            *(["LABELS"] if self._show_labels else []),
+        ]  # fmt: skip
+
+    def _line(self, row: dict[str, Any], shown_at: list[int], columns: list[dict[str, Any]]) -> list[str]:
+        metadata = row["object"]["metadata"]
+        labels = metadata.get("labels") or {}
+        line = [self._cell(row, at, columns[at]) for at in shown_at]
         if self._show_namespace:
-            names.insert(0, "NAMESPACE")
-            for line, row in zip(cells, rows, strict=True):
-                line.insert(0, row["object"]["metadata"].get("namespace", ""))
+            line.insert(0, metadata.get("namespace", ""))
+        line += [labels.get(label, "") for label in self._label_columns]
         if self._show_labels:
-            names.append("LABELS")
-            for line, row in zip(cells, rows, strict=True):
-                labels = row["object"]["metadata"].get("labels") or {}
-                line.append(",".join(f"{key}={value}" for key, value in sorted(labels.items())) or "<none>")
-        return rows_text(names, cells, show_headers=self._headers)
+            line.append(",".join(f"{key}={value}" for key, value in sorted(labels.items())) or "<none>")
+        return line
 
     def _cell(self, row: dict[str, Any], at: int, column: dict[str, Any]) -> str:
         value = row["cells"][at]
         text = "<none>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        return self._prefix + text if column.get("format") == "name" else text
+        text = text.partition("\n")[0] + "..." if "\n" in text else text
+        return self._prefix + text if column.get("format") == "name" or (at == 0 and self._prefix) else text
+
+
+def sort_rows(rows: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+    """Return table rows, or objects, sorted by what a path leads to. Raises: ClickException when it leads nowhere."""
+    find = compiled(path)
+    keyed = [(find(row.get("object", row) if "cells" in row else row), row) for row in rows]
+    if rows and not any(values for values, _ in keyed):
+        raise click.ClickException(
+            f"couldn't find any field with path {_braced(path)!r} in the list of objects".replace("'", '"')
+        )
+    return [row for _, row in sorted(keyed, key=lambda pair: _sort_key(pair[0]))]
+
+
+def _braced(path: str) -> str:
+    text = path.strip().removeprefix("{").removesuffix("}").removeprefix(".")
+    return "{." + text + "}"
 
 
 def _sort_key(values: list[Any]) -> tuple[int, Any]:
+    from machinery.api.quantity import parse_quantity
+
     value = values[0] if values else None
-    if isinstance(value, bool) or value is None:
-        return (0, str(value))
-    return (1, value) if isinstance(value, int | float) else (2, str(value))
+    if value is None:
+        return (0, "")
+    if isinstance(value, bool):
+        return (1, str(value))
+    if isinstance(value, int | float):
+        return (2, value)
+    text = str(value)
+    try:
+        return (2, float(parse_quantity(text)))
+    except (ValueError, ArithmeticError):
+        return (
+            3,
+            [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part],
+        )
 
 
-def print_objects(objects: list[dict[str, Any]], output: str, *, single: bool) -> None:
+def _template_text(form: str, template: str) -> str:
+    if not form.endswith("file"):
+        return template
+    try:
+        return Path(template).read_text()
+    except OSError as error:
+        raise click.ClickException(f"error reading --template {template}, {error.strerror}") from error
+
+
+def listed(objects: list[dict[str, Any]], *, single: bool) -> Any:
+    """Return one object, or a List of all."""
+    if single:
+        return objects[0]
+    return {"apiVersion": "v1", "items": objects, "kind": "List", "metadata": {"resourceVersion": ""}}
+
+
+def format_of(output: str, template: str = "") -> tuple[str, str]:
+    """Return form and template of `-o form=template`. Raises: ClickException for forms that are not known."""
+    form, _, inline = output.partition("=")
+    if form not in FORMS:
+        raise click.ClickException(
+            f'unable to match a printer suitable for the output format "{output}", allowed formats are: '
+            + ",".join(FORMS)
+        )
+    text = inline or template
+    if form not in ("json", "yaml", "name", "wide") and not text:
+        what = {"custom-columns": "custom-columns format specified but no custom columns given"}
+        raise click.ClickException(what.get(form, f"template format specified but no template given: {form}"))
+    return form, text
+
+
+def print_objects(
+    objects: list[dict[str, Any]], output: str, *, single: bool, template: str = "", keep_managed: bool = False,
+    headers: bool = True,
+) -> None:  # fmt: skip
     """Print objects in the form `-o` asks for. Raises: ClickException for forms that are not known."""
-    form, _, template = output.partition("=")
-    whole: Any = objects[0] if single else {
-        "apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": objects,
-    }  # fmt: skip
+    form, text = format_of(output, template)
+    kept = objects if keep_managed else [_without_managed(one) for one in objects]
+    if form == "name":
+        for one in objects:
+            click.echo(object_name(one))
+    elif form.startswith("custom-columns"):
+        spec = _template_text(form, text)
+        click.echo(custom_columns(_columns_file(spec) if form.endswith("file") else spec, kept, headers=headers))
+    else:
+        click.echo(_whole(form, text, listed(kept, single=single)), nl=form == "json")
+
+
+def _whole(form: str, text: str, whole: Any) -> str:
+    """Return one object, or a List, as JSON, YAML, or a template filled in."""
     match form:
         case "json":
-            click.echo(json_text(whole))
+            return json_text(whole)
         case "yaml":
-            click.echo(yaml_text(whole), nl=False)
-        case "name":
-            for one in objects:
-                click.echo(object_name(one))
-        case "jsonpath":
-            click.echo(jsonpath(template, whole), nl=False)
-        case "custom-columns":
-            click.echo(custom_columns(template, objects))
+            return yaml_text(whole)
+        case "jsonpath-as-json":
+            return json_text(path_values(whole, text)) + "\n"
+        case "jsonpath" | "jsonpath-file":
+            return jsonpath(_template_text(form, text), whole)
         case _:
-            known = "json,name,yaml,wide,custom-columns,jsonpath"
-            raise click.ClickException(
-                f'unable to match a printer suitable for the output format "{output}", allowed formats are: {known}'
-            )
+            from cli import gotemplate
+
+            return gotemplate.fill(_template_text(form, text), whole)
+
+
+def jsonpath(template: str, obj: Any) -> str:
+    """Return a template's text with its `{…}` parts filled in. Raises: ClickException in kubectl's words."""
+    from cli.jsonpath import PathError, fill
+
+    whole = template if "{" in template else "{" + template + "}"
+    try:
+        return fill(whole, obj)
+    except PathError as error:
+        raise click.ClickException(f'error executing jsonpath "{whole}": {error.message}') from error
 
 
 def object_name(obj: dict[str, Any]) -> str:
@@ -98,143 +220,94 @@ def object_name(obj: dict[str, Any]) -> str:
     return f"{kind}.{group}/{obj['metadata']['name']}" if group else f"{kind}/{obj['metadata']['name']}"
 
 
+def _without_managed(obj: dict[str, Any]) -> dict[str, Any]:
+    metadata = obj.get("metadata")
+    if not isinstance(metadata, dict) or "managedFields" not in metadata:
+        return obj
+    return {**obj, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
+
+
 def json_text(obj: Any) -> str:
-    """Return JSON with four spaces, as kubectl indents it."""
+    """Return JSON with four spaces and keys sorted, as kubectl writes it: <, > and & are escaped."""
     import json
 
-    return json.dumps(_plain(obj), indent=4, ensure_ascii=False)
+    text = json.dumps(obj, indent=4, ensure_ascii=False, sort_keys=True)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
 
 
-def _plain(obj: Any) -> Any:
-    """Return the object with its keys sorted and without managedFields."""
-    if isinstance(obj, dict):
-        return {key: _plain(value) for key, value in sorted(obj.items()) if key != "managedFields"}
-    return [_plain(value) for value in obj] if isinstance(obj, list) else obj
+# Text that YAML 1.1 would read as a truth value though PyYAML does not; Go's writer quotes it.
+_TRUTHS = frozenset(["y", "Y", "n", "N"])
+_BASE60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 
 
 def yaml_text(obj: Any) -> str:
     """Return YAML as kubectl writes it: keys sorted, lists not indented, long text in blocks."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):
-        pass
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # the C one where it is there
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
 
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    def text(dumper: Any, value: str) -> yaml.ScalarNode:
         style = "|" if "\n" in value else None
-        if style is None and dumper.resolve(yaml.ScalarNode, value, (True, False)) != "tag:yaml.org,2002:str":
+        if style is None and (
+            value in _TRUTHS or _BASE60.fullmatch(value)
+            or dumper.resolve(yaml.ScalarNode, value, (True, False)) != "tag:yaml.org,2002:str"
+        ):  # fmt: skip
             style = '"'  # text that would be read as a number, a date or a truth value
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
-    return yaml.dump(
-        _plain(obj), Dumper=Dumper, sort_keys=True, default_flow_style=False, allow_unicode=True, width=_WIDTH
+    found: str = yaml.dump(
+        obj, Dumper=Dumper, sort_keys=True, default_flow_style=False, allow_unicode=True, width=_WIDTH
     )
-
-
-def custom_columns(template: str, objects: list[dict[str, Any]]) -> str:
-    """Return the columns of `-o custom-columns=NAME:.path,…`."""
-    if not template:
-        raise click.ClickException("custom-columns format specified but no custom columns given")
-    headers, paths = [], []
-    for part in template.split(","):
-        header, colon, path = part.partition(":")
-        if not colon:
-            raise click.ClickException(f"unexpected custom-columns spec: {part}, expected <header>:<json-path-expr>")
-        headers.append(header)
-        paths.append(path)
-    rows = [
-        [",".join(_shown(value) for value in path_values(one, path)) or "<none>" for path in paths] for one in objects
-    ]
-    return rows_text(headers, rows)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict | list):
-        return orjson.dumps(value).decode()
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_STEP = re.compile(r"\.?(\*|[A-Za-z0-9_$-]+(?:\\\.[A-Za-z0-9_/-]+)*)|\[([^\]]*)\]|\.\.")
-_FILTER = re.compile(r"\?\(@\.([\w.\\/-]+)\s*(==|!=)\s*[\"']?([^\"')]*)[\"']?\)")
-
-
-def path_values(obj: Any, path: str) -> list[Any]:
-    """Return what a JSON path leads to: `.a.b[0]`, `[*]`, `[?(@.type=="Ready")]`, `['key']`, escaped dots."""
-    path = path.strip().removeprefix("{").removesuffix("}").removeprefix("$")
-    found = [obj]
-    position = 0
-    while position < len(path):
-        match = _STEP.match(path, position)
-        if match is None:
-            raise click.ClickException(f"error parsing jsonpath {path}")
-        position = match.end()
-        name, inside = match.group(1), match.group(2)
-        if name is not None:
-            found = [value for one in found for value in _member(one, name.replace("\\.", "."))]
-        elif inside is not None:
-            found = [value for one in found for value in _indexed(one, inside)]
     return found
 
 
-def _member(obj: Any, name: str) -> list[Any]:
-    if name == "*":
-        return list(obj.values()) if isinstance(obj, dict) else list(obj) if isinstance(obj, list) else []
-    return [obj[name]] if isinstance(obj, dict) and name in obj else []
+def _columns_file(text: str) -> str:
+    """Return the columns of a file: a line of headers above a line of paths."""
+    lines = text.splitlines()
+    if len(lines) < 2:
+        raise click.ClickException(
+            "invalid template, missing fields line. Expected first line of headers and a second line of paths"
+        )
+    headers, paths = lines[0].split(), lines[1].split()
+    if len(headers) != len(paths):
+        raise click.ClickException(
+            f"number of headers ({len(headers)}) and field specifications ({len(paths)}) don't match"
+        )
+    return ",".join(f"{header}:{path}" for header, path in zip(headers, paths, strict=True))
 
 
-def _indexed(obj: Any, inside: str) -> list[Any]:
-    if inside == "*":
-        return _member(obj, "*")
-    if match := _FILTER.fullmatch(inside):
-        path, operator, wanted = match.groups()
-        items = obj if isinstance(obj, list) else []
-        return [
-            one for one in items
-            if (bool(values := path_values(one, "." + path)) and _shown(values[0]) == wanted) == (operator == "==")
-        ]  # fmt: skip
-    if inside.lstrip("-").isdigit():
-        return [obj[int(inside)]] if isinstance(obj, list) and -len(obj) <= int(inside) < len(obj) else []
-    if ":" in inside:
-        start, _, end = inside.partition(":")
-        return obj[int(start or 0) : int(end) if end else None] if isinstance(obj, list) else []
-    return _member(obj, inside.strip("'\""))
+_BETWEEN_COLUMNS = re.compile(r",(?=[^,:\[\]]+:)")
 
 
-_PART = re.compile(r"\{([^{}]*)\}")
+def custom_columns(template: str, objects: list[dict[str, Any]], *, headers: bool = True) -> str:
+    """Return the columns of `-o custom-columns=NAME:.path,…`."""
+    names, paths = [], []
+    for part in _BETWEEN_COLUMNS.split(template):
+        header, colon, path = part.partition(":")
+        if not colon:
+            raise click.ClickException(f"unexpected custom-columns spec: {part}, expected <header>:<json-path-expr>")
+        names.append(header)
+        paths.append(compiled(path))
+    rows = [[",".join(_cell(value) for value in find(one)) or "<none>" for find in paths] for one in objects]
+    return rows_text(names, rows, show_headers=headers)
 
 
-def jsonpath(template: str, obj: Any) -> str:
-    """Return a template's text with its `{…}` parts filled in; `{range …}{end}` repeats."""
-    parts = _PART.split(template)
-    text, _ = _fill(parts, 0, obj)
-    return text
+def _cell(value: Any) -> str:
+    """Return a value as Go's %v prints it, which is what custom columns show."""
+    if value is None:
+        return "<none>"
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{_cell(value[key])}" for key in sorted(value)) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(_cell, value)) + "]"
+    return shown(value)
 
 
-def _fill(parts: list[str], at: int, obj: Any) -> tuple[str, int]:
-    """Fill from part `at` up to an `{end}`; even parts are text, odd ones expressions."""
-    result = ""
-    while at < len(parts):
-        part = parts[at]
-        if at % 2 == 0:
-            result += part
-        elif part.strip() == "end":
-            return result, at
-        elif part.startswith("range "):
-            end = at
-            for one in path_values(obj, part.removeprefix("range ")) or [None]:
-                piece, end = _fill(parts, at + 1, one)
-                result += piece if one is not None else ""
-            at = end
-        elif part[:1] in "\"'":
-            result += part.strip("\"'").replace("\\n", "\n").replace("\\t", "\t")
-        else:
-            result += " ".join(
-                _shown(value)
-                for value in path_values(
-                    obj, "." + part.removeprefix("@").lstrip(".") if not part.startswith("[") else part
-                )
-            )
-        at += 1
-    return result, at
+def plain_json(obj: Any) -> bytes:
+    """Return an object as compact JSON with sorted keys."""
+    return orjson.dumps(obj, option=orjson.OPT_SORT_KEYS)

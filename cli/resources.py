@@ -27,6 +27,7 @@ class Known:
     categories: frozenset[str]
     verbs: frozenset[str]
     short_names: tuple[str, ...] = ()
+    subresources: frozenset[str] = frozenset()
 
 
 class Discovery:
@@ -35,6 +36,7 @@ class Discovery:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._known: list[Known] | None = None
+        self._is_kept = False
 
     def all(self) -> list[Known]:
         """Return all resources, those of the core group first."""
@@ -42,12 +44,21 @@ class Discovery:
             self._known = [_known(entry) for entry in self._read()]
         return self._known
 
-    def _read(self) -> list[dict[str, Any]]:
+    def _fresh(self) -> bool:
+        """Ask the server anew when what is known came from the disk; returns whether it did."""
+        if not self._is_kept:
+            return False
+        self._known = [_known(entry) for entry in self._read(anew=True)]
+        return True
+
+    def _read(self, *, anew: bool = False) -> list[dict[str, Any]]:
+        self._is_kept = False
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wherry" / "discovery"
         path = base / hashlib.sha256(self._connection.config.server.encode()).hexdigest()[:24]
         try:
-            if time.time() - path.stat().st_mtime < _KEPT_SECONDS:
+            if not anew and time.time() - path.stat().st_mtime < _KEPT_SECONDS:
                 kept: list[dict[str, Any]] = orjson.loads(path.read_bytes())
+                self._is_kept = True
                 return kept
         except (OSError, ValueError):
             pass
@@ -72,20 +83,33 @@ class Discovery:
     def find(self, text: str) -> Known:
         """Return the resource a word stands for. Raises: ClickException in kubectl's words."""
         word, _, rest = text.lower().partition(".")
+        word = "all" if word == "*" else word
         for one in self.all():
             resource = one.resource
             qualified = {"", resource.group, f"{resource.version}.{resource.group}", resource.version}
             if word in one.names and rest in qualified:
                 return one
-        raise click.ClickException(f'the server doesn\'t have a resource type "{text}"')
+        if self._fresh():
+            return self.find(text)
+        raise click.ClickException(f'the server doesn\'t have a resource type "{text}"{self._near(word)}')
 
-    def of_kind(self, api_version: str, kind: str) -> Known:
-        """Return the resource of a manifest's kind. Raises: ClickException."""
+    def _near(self, word: str) -> str:
+        import difflib
+
+        names = {name for one in self.all() for name in one.names}
+        near = difflib.get_close_matches(word, sorted(names), 1, 0.75)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    def of_kind(self, api_version: str, kind: str, *, source: str = "") -> Known:
+        """Return the resource of a manifest's kind; `source` names the file in the error. Raises: ClickException."""
         for one in self.all():
             if (one.resource.api_version, one.resource.kind) == (api_version, kind):
                 return one
+        if self._fresh():
+            return self.of_kind(api_version, kind, source=source)
+        where = f' for name: "" namespace: "" from "{source}"' if source else ""
         raise click.ClickException(
-            f'resource mapping not found: no matches for kind "{kind}" in version "{api_version}"\n'
+            f'resource mapping not found{where}: no matches for kind "{kind}" in version "{api_version}"\n'
             "ensure CRDs are installed first"
         )
 
@@ -105,25 +129,32 @@ def _known(entry: dict[str, Any]) -> Known:
     )
     short = tuple(entry.get("shortNames") or ())
     names = {entry["resource"], entry.get("singularResource", ""), kind.lower(), *short} - {""}
-    return Known(resource, frozenset(names), frozenset(entry.get("categories") or ()), frozenset(entry["verbs"]), short)
+    return Known(
+        resource, frozenset(names), frozenset(entry.get("categories") or ()), frozenset(entry["verbs"]), short,
+        frozenset(one["subresource"] for one in entry.get("subresources") or ()),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a command line names: a resource, and one object of it or all ("")."""
+    """What a command line names: a resource, and one object of it or all (""); a namespace where a file says it."""
 
     known: Known
     name: str = ""
+    namespace: str = ""
 
 
 def targets(discovery: Discovery, words: Sequence[str]) -> list[Target]:
     """Read arguments such as `pod x y`, `pod/x svc/y`, `deploy,svc`. Raises: ClickException."""
     if not words:
-        raise click.UsageError("You must specify the type of resource to get.")
+        raise click.ClickException(
+            'You must specify the type of resource to get. Use "wherry api-resources" for a complete list of supported resources.'
+        )
     if any("/" in word for word in words):
         return [_slashed(discovery, word) for word in words]
     kinds = discovery.expand(words[0])
-    return [Target(kind, name) for kind in kinds for name in words[1:]] or [Target(kind) for kind in kinds]
+    names = [name for word in words[1:] for name in word.split(",")]
+    return [Target(kind, name) for kind in kinds for name in names] or [Target(kind) for kind in kinds]
 
 
 def _slashed(discovery: Discovery, word: str) -> Target:

@@ -73,7 +73,7 @@ def simulate(filenames: Sequence[str], recursive: bool, like: str, nodes: int, o
     try:
         objects = manifests.read(filenames, recursive=recursive)
         pods = []
-        for obj in objects:
+        for _, obj in objects:
             made = list(pods_of(obj, namespace, given["replicas"]))
             pods += _as_admitted(connection, made) if made else []
         profile = next(iter(_profiles(given["scheduler_config"]).values()))

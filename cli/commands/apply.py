@@ -1,192 +1,250 @@
-"""`wherry apply`: bring objects to what manifests say.
+"""`wherry apply`: bring objects to what manifests say, by a patch worked out here or merged by the server."""
 
-What a manifest said the last time stands in an annotation, so that what is no longer said is taken away, and what
-others set stays. Source: https://kubernetes.io/docs/tasks/manage-kubernetes-objects/declarative-config/
-"""
-
-import copy
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 import orjson
 
-from cli import manifests, options
-from cli.connection import Connection, connect
-from cli.printers import print_objects
-from cli.resources import Discovery, Known, display_name
-from machinery.errors import APIError, NotFound
+from cli import options, problems
+from cli.applying import LAST, annotated, last_applied, shape_of_kind, three_way
+from cli.framework import Verb
+from cli.making import tell
+from cli.selection import MERGE, STRATEGIC, Selected, file_objects, select
+from cli.session import Session, leave
+from machinery.errors import APIError, Conflict, NotFound
 
-LAST = "kubectl.kubernetes.io/last-applied-configuration"
-_SUFFIXES = {"none": "", "client": " (dry run)", "server": " (server dry run)"}
+_PRUNED = (
+    ("", "configmaps"), ("", "endpoints"), ("", "namespaces"), ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"), ("", "pods"), ("", "replicationcontrollers"), ("", "secrets"), ("", "services"),
+    ("batch", "jobs"), ("batch", "cronjobs"), ("networking.k8s.io", "ingresses"), ("apps", "daemonsets"),
+    ("apps", "deployments"), ("apps", "replicasets"), ("apps", "statefulsets"),
+)  # fmt: skip
+"""What --prune looks through unless --prune-allowlist says otherwise; kubectl's list."""
 
 
-@click.command()
+class _Apply(click.Group):
+    """`apply` and what looks at the annotation it leaves."""
+
+    command_class = Verb
+
+
+@click.group(cls=_Apply, invoke_without_command=True)
 @options.connected
 @options.namespaced
 @options.files
+@options.kustomize
 @options.recursive
+@options.selected
 @options.dry_run
 @options.output
+@options.validated
+@options.show_managed_fields
+@click.option("--template", default="", hidden=True)
 @click.option("--server-side", is_flag=True, help="Let the server merge.")
 @click.option("--field-manager", default="")
-@click.option("--force-conflicts", is_flag=True)
-@click.option("--validate", default="strict", hidden=True)
-def apply(filenames: Sequence[str], recursive: bool, **given: Any) -> None:
+@click.option("--force-conflicts", is_flag=True, help="Take fields that others manage.")
+@click.option("--prune", is_flag=True, help="Delete what was applied before and is no longer said.")
+@click.option("--all", "everything", is_flag=True, help="With --prune: whatever its labels.")
+@click.option("--prune-allowlist", multiple=True, help="With --prune: group/version/kind to look through.")
+@click.option("--force", is_flag=True, help="Delete and create anew what can't be changed.")
+@click.option("--overwrite/--no-overwrite", default=True, hidden=True)
+@click.option("--openapi-patch/--no-openapi-patch", default=True, hidden=True)
+@click.option("--cascade", default="background", hidden=True)
+@click.option("--grace-period", default=-1, hidden=True)
+@click.option("--timeout", default="0s", hidden=True)
+@click.option("--wait/--no-wait", default=False, hidden=True)
+@click.pass_context
+def apply(ctx: click.Context, **given: Any) -> None:
     """Bring objects to what manifests say."""
-    connection = connect(options.split(given))
-    discovery = Discovery(connection)
-    failed = False
-    for obj in manifests.read(filenames, recursive=recursive):
-        try:
-            known = discovery.of_kind(obj["apiVersion"], obj["kind"])
-            _apply_one(connection, known, obj, given)
-        except APIError as error:
-            click.echo(f"Error from server ({error.reason}): {error}", err=True)
-            failed = True
-    sys.exit(1 if failed else 0)
-
-
-def _apply_one(connection: Connection, known: Known, obj: dict[str, Any], given: dict[str, Any]) -> None:
-    resource = known.resource
-    metadata = obj.setdefault("metadata", {})
-    namespace = _namespace(known, metadata, given["namespace"], connection.config.namespace)
-    path = resource.path(namespace, metadata.get("name", ""))
-    dry = {"dryRun": "All"} if given["dry_run"] == "server" else {}
-    if given["server_side"]:
-        params = {
-            "fieldManager": given["field_manager"] or "kubectl",
-            "force": str(given["force_conflicts"]).lower(),
-            **dry,
-        }
-        body = orjson.dumps(obj)
-        answer = connection.json("PATCH", path, params=params, body=body, content_type="application/apply-patch+yaml")
-        _tell(resource, answer, "serverside-applied", given)
+    if ctx.invoked_subcommand is not None:
         return
-    wanted = _annotated(obj, namespace)
-    strict = {"fieldValidation": "Strict", "fieldManager": given["field_manager"] or "kubectl-client-side-apply", **dry}
-    try:
-        current = connection.json("GET", path)
-    except NotFound:
-        if given["dry_run"] != "client":
-            wanted = connection.json("POST", resource.path(namespace), params=strict, body=wanted)
-        _tell(resource, wanted, "created", given)
-        return
-    patch = three_way(_last_applied(current), wanted, current, known)
-    if not patch:
-        _tell(resource, current, "unchanged", given)
-        return
-    if given["dry_run"] == "client":
-        _tell(resource, current, "configured", given)
-        return
-    media = "application/strategic-merge-patch+json" if _shape(known) else "application/merge-patch+json"
-    answer = connection.json("PATCH", path, params=strict, body=patch, content_type=media)
-    same = answer["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"]
-    _tell(resource, answer, "unchanged" if same else "configured", given)
-
-
-def _namespace(known: Known, metadata: dict[str, Any], asked: str | None, default: str) -> str:
-    if not known.resource.namespaced:
-        return ""
-    said = metadata.get("namespace", "")
-    if asked and said and asked != said:
+    session = Session(given)
+    if given["prune"] and not (given["selector"] or given["everything"]):
         raise click.ClickException(
-            f'the namespace from the provided object "{said}" does not match the namespace "{asked}". '
-            f"You must pass '--namespace={said}' to perform this operation."
+            "all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector"
         )
-    return said or asked or default
+    applied: list[str] = []
+
+    def one_by_one(one: Selected) -> None:
+        if given["selector"] and not _matches(one.manifest or {}, given["selector"]):
+            return
+        answer = _one(session, one, given)
+        applied.append(answer.get("metadata", {}).get("uid", ""))
+
+    fine = problems.each(_found(session, given), one_by_one)
+    if fine and given["prune"]:
+        _prune(session, set(applied), given)
+    leave(fine)
 
 
-def _tell(resource: Any, obj: dict[str, Any], what: str, given: dict[str, Any]) -> None:
-    if given["output"] not in ("", "wide"):
-        print_objects([obj], given["output"], single=True)
-        return
-    click.echo(f"{display_name(resource, obj['metadata']['name'])} {what}{_SUFFIXES[given['dry_run']]}")
+def _found(session: Session, given: dict[str, Any]) -> list[Selected]:
+    """Return what files say; kinds that are missing are told of, after the others are applied as kubectl does."""
+    return list(file_objects(session, given))
 
 
-def _annotated(obj: dict[str, Any], namespace: str) -> dict[str, Any]:
-    """Return the manifest with itself in its annotation."""
-    plain = copy.deepcopy(obj)
-    metadata = plain["metadata"]
-    annotations = metadata.get("annotations") or {}
-    annotations.pop(LAST, None)
-    metadata["annotations"] = annotations
-    if namespace:
-        metadata["namespace"] = namespace
-    text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode() + "\n"
-    result = copy.deepcopy(plain)
-    result["metadata"]["annotations"] = {**annotations, LAST: text}
-    return result
+def _matches(obj: dict[str, Any], selector: str) -> bool:
+    from machinery.api.selectors import parse_label_selector
+
+    return parse_label_selector(selector).matches((obj.get("metadata") or {}).get("labels") or {})
 
 
-def _last_applied(current: dict[str, Any]) -> dict[str, Any]:
-    text = (current["metadata"].get("annotations") or {}).get(LAST, "")
-    found: dict[str, Any] = orjson.loads(text) if text else {}
-    return found
+def _one(session: Session, one: Selected, given: dict[str, Any]) -> dict[str, Any]:
+    if not one.name and not (one.manifest or {}).get("metadata", {}).get("generateName"):
+        raise click.ClickException(
+            f'error when retrieving current configuration of "{one.source}": resource name may not be empty'
+        )
+    return _server_side(session, one, given) if given["server_side"] else _client_side(session, one, given)
 
 
-def _shape(known: Known) -> Any:
-    """Return the compiled type of a built-in kind; None for others, which merge as plain JSON."""
-    from machinery.api.schema import definitions, shape_of
-
-    resource = known.resource
-    wanted = {"group": resource.group, "version": resource.version, "kind": resource.kind}
-    for name, raw in definitions().items():
-        if wanted in (raw.get("x-kubernetes-group-version-kind") or ()):
-            return shape_of(name)
-    return None
-
-
-def three_way(last: dict[str, Any], wanted: dict[str, Any], current: dict[str, Any], known: Known) -> dict[str, Any]:
-    """Return the patch that takes away what was said and is no longer, and sets what is said and differs."""
-    return _difference(last, wanted, current, _shape(known))
-
-
-def _difference(last: Any, wanted: dict[str, Any], current: dict[str, Any], shape: Any) -> dict[str, Any]:
-    patch: dict[str, Any] = {}
-    for name, value in wanted.items():
-        child = _child(shape, name)
-        here = current.get(name)
-        before = last.get(name) if isinstance(last, dict) else None
-        if isinstance(value, dict) and isinstance(here, dict):
-            if inner := _difference(before or {}, value, here, child):
-                patch[name] = inner
-        elif (
-            isinstance(value, list)
-            and isinstance(here, list)
-            and child is not None
-            and child.merges
-            and child.merge_key
-        ):
-            patch.update(_list_difference(name, before or [], value, here, child))
-        elif value != here and not (value is None and name not in current):
-            patch[name] = value
-    for name in last if isinstance(last, dict) else ():
-        if name not in wanted and name in current:
-            patch[name] = None
-    return patch
+def _server_side(session: Session, one: Selected, given: dict[str, Any]) -> dict[str, Any]:
+    params = {
+        "fieldManager": given["field_manager"] or "kubectl", "force": str(given["force_conflicts"]).lower(),
+        "fieldValidation": options.field_validation(given),
+        "dryRun": "All" if given["dry_run"] == "server" else None,
+    }  # fmt: skip
+    try:
+        answer = one.patch(session, orjson.dumps(one.manifest), "application/apply-patch+yaml", **params)
+    except Conflict as error:
+        raise click.ClickException(
+            f"{error}\nThe fields above have other managers. Either leave them out of the manifest, give them the "
+            "values they have, or take them with `--force-conflicts`.\n"
+            "See https://kubernetes.io/docs/reference/using-api/server-side-apply/#conflicts"
+        ) from error
+    tell(one.known.resource, answer, "serverside-applied", given)
+    return answer
 
 
-def _child(shape: Any, name: str) -> Any:
-    if shape is None:
-        return None
-    return shape.items if shape.form == "map" else shape.fields.get(name)
+def _client_side(session: Session, one: Selected, given: dict[str, Any]) -> dict[str, Any]:
+    wanted = annotated(one.manifest or {}, one.namespace)
+    resource = one.known.resource
+    strict = {
+        "fieldValidation": options.field_validation(given),
+        "fieldManager": given["field_manager"] or "kubectl-client-side-apply",
+        "dryRun": "All" if given["dry_run"] == "server" else None,
+    }  # fmt: skip
+    try:
+        current = session.connection.json("GET", one.path) if one.name else None
+    except NotFound:
+        current = None
+    if current is None:
+        if given["dry_run"] != "client":
+            with problems.doing(f'error when creating "{one.source}"'):
+                wanted = session.connection.json("POST", resource.path(one.namespace), params=strict, body=wanted)
+        tell(resource, wanted, "created", given)
+        return wanted
+    return _changed(session, one, current, wanted, strict, given)
 
 
-def _list_difference(name: str, last: list[Any], wanted: list[Any], current: list[Any], shape: Any) -> dict[str, Any]:
-    key = shape.merge_key
-    here = {one.get(key): one for one in current}
-    before = {one.get(key): one for one in last}
-    changes: list[Any] = []
-    for one in wanted:
-        present = here.get(one.get(key))
-        if present is None:
-            changes.append(one)
-        elif inner := _difference(before.get(one.get(key)) or {}, one, present, shape.items):
-            changes.append({key: one.get(key), **inner})
-    said = {one.get(key) for one in wanted}
-    changes += [{"$patch": "delete", key: gone} for gone in before if gone not in said and gone in here]
-    if not changes:
-        return {}
-    return {name: changes, f"$setElementOrder/{name}": [{key: one.get(key)} for one in wanted]}
+def _changed(
+    session: Session, one: Selected, current: dict[str, Any], wanted: dict[str, Any], params: dict[str, Any],
+    given: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    resource = one.known.resource
+    if LAST not in (current["metadata"].get("annotations") or {}) and given["dry_run"] == "none":
+        click.echo(
+            f"Warning: resource {resource.plural}/{one.name} is missing the {LAST} annotation which is required by kubectl apply. "
+            "kubectl apply should only be used on resources created declaratively by either kubectl create --save-config "
+            "or kubectl apply. The missing annotation will be patched automatically.", err=True,
+        )  # fmt: skip
+    patch = three_way(last_applied(current), wanted, current, one.known)
+    if not patch or given["dry_run"] == "client":
+        tell(resource, current, "configured" if given["dry_run"] == "client" else "unchanged", given)
+        return current
+    media = STRATEGIC if shape_of_kind(one.known) else MERGE
+    try:
+        with problems.doing(_patching(one, patch)):
+            answer = one.patch(session, patch, media, **params)
+    except (APIError, click.ClickException):
+        if not given["force"]:
+            raise
+        answer = _recreated(session, one, wanted, params)
+    tell(resource, answer, "configured", given)
+    return answer
+
+
+def _patching(one: Selected, patch: dict[str, Any]) -> str:
+    resource = one.known.resource
+    group = f"{resource.group}/{resource.version}"
+    return (
+        f"error when applying patch:\n{orjson.dumps(patch).decode()}\nto:\n"
+        f'Resource: "{group}, Resource={resource.plural}", GroupVersionKind: "{group}, Kind={resource.kind}"\n'
+        f'Name: "{one.name}", Namespace: "{one.namespace}"\nfor: "{one.source}": error when patching "{one.source}"'
+    )
+
+
+def _recreated(session: Session, one: Selected, wanted: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    from cli.deleting import delete_and_wait
+
+    delete_and_wait(session, [one], grace_seconds=0)
+    return session.connection.json("POST", one.known.resource.path(one.namespace), params=params, body=wanted)
+
+
+def _prune(session: Session, applied: set[str], given: dict[str, Any]) -> None:
+    """Delete what apply made before, has our labels, and was not said this time."""
+    asked = {tuple(text.rsplit("/", 2)) for text in given["prune_allowlist"]}
+    for known in session.discovery.all():
+        resource = known.resource
+        group = resource.group or "core"
+        if (group, resource.version, resource.kind) not in asked if asked else (
+            (resource.group, resource.plural) not in _PRUNED
+        ):  # fmt: skip
+            continue
+        namespace = session.namespace if resource.namespaced else ""
+        params = {"labelSelector": given["selector"]}
+        for obj in session.connection.json("GET", resource.path(namespace), params=params)["items"]:
+            metadata = obj["metadata"]
+            if metadata["uid"] in applied or LAST not in (metadata.get("annotations") or {}):
+                continue
+            if given["dry_run"] != "client":
+                dry = {"dryRun": "All"} if given["dry_run"] == "server" else {}
+                body = {"propagationPolicy": "Background"}
+                session.connection.json("DELETE", resource.path(namespace, metadata["name"]), body=body, params=dry)
+            tell(resource, obj, "pruned", given)
+
+
+@apply.command("view-last-applied")
+@click.argument("words", nargs=-1)
+@options.connected
+@options.namespaced
+@options.files
+@options.selected
+@click.option("-o", "--output", default="yaml")
+@click.option("--all", "everything", is_flag=True)
+def view_last_applied(words: Sequence[str], output: str, **given: Any) -> None:
+    """Show what was applied last."""
+    from cli.printers import print_objects
+
+    session = Session(given)
+    for one in select(session, words, given):
+        said = last_applied(one.read(session))
+        if not said:
+            raise click.ClickException(f"no last-applied-configuration annotation found on resource: {one.name}")
+        print_objects([said], output, single=True)
+
+
+@apply.command("set-last-applied")
+@options.connected
+@options.namespaced
+@options.files
+@options.output
+@options.dry_run
+@click.option("--create-annotation", is_flag=True)
+def set_last_applied(create_annotation: bool, **given: Any) -> None:
+    """Take a file for what was applied last, without changing anything else."""
+    session = Session(given)
+
+    def one_by_one(one: Selected) -> None:
+        current = one.read(session)
+        if LAST not in (current["metadata"].get("annotations") or {}) and not create_annotation:
+            raise click.ClickException(
+                f"no last-applied-configuration annotation found on resource: {one.name}, to create the annotation, "
+                "run the command with --create-annotation"
+            )
+        text = annotated(one.manifest or {}, one.namespace)["metadata"]["annotations"][LAST]
+        answer = current
+        if given["dry_run"] != "client":
+            answer = one.patch(session, {"metadata": {"annotations": {LAST: text}}}, MERGE)
+        tell(one.known.resource, answer, "configured", given)
+
+    leave(problems.each(file_objects(session, given), one_by_one))

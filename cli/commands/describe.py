@@ -1,334 +1,236 @@
-"""`wherry describe`: an object told at length, with its events; the layout is kubectl's."""
+"""`wherry describe`: an object told at length, with what belongs to it and its events; the layout is kubectl's."""
 
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
-from cli import options
-from cli.connection import Connection, connect
-from cli.resources import Discovery, Target, targets
-from machinery.api.meta import controller_of, parse_time
-from machinery.errors import APIError
+from cli import options, problems
+from cli.commands.events import age, first_seen, last_seen
+from cli.describing import cluster, config, network, pods, volumes, workloads
+from cli.describing.writer import NONE, Object, Writer, aligned
+from cli.framework import verb
+from cli.selection import Selected, select
+from cli.session import Session, leave
+from machinery.api.meta import controller_of
+from machinery.errors import APIError, NotFound
 
-Object = dict[str, Any]
-Lines = list[str]
-NONE = "<none>"
 
-
-@click.command()
+@verb()
 @click.argument("words", nargs=-1)
 @options.connected
 @options.namespaced
 @options.selected
-@click.option("-A", "--all-namespaces", is_flag=True)
+@options.files
+@options.kustomize
+@options.recursive
+@options.everywhere
 @click.option("--show-events/--no-show-events", default=True)
+@click.option("--chunk-size", default=500, hidden=True)
 def describe(words: Sequence[str], show_events: bool, **given: Any) -> None:
     """Tell of objects at length."""
-    connection = connect(options.split(given))
-    namespace = "" if given["all_namespaces"] else given["namespace"] or connection.config.namespace
-    texts, failed = [], False
-    for target in targets(Discovery(connection), words):
-        try:
-            for obj in _objects(connection, target, namespace, given["selector"]):
-                lines = describe_object(obj)
-                if show_events:
-                    lines += _events(connection, obj)
-                texts.append("\n".join(lines))
-        except APIError as error:
-            click.echo(f"Error from server ({error.reason}): {error}", err=True)
-            failed = True
-    if texts:
-        click.echo("\n\n\n".join(texts))
-    elif not failed:
-        click.echo(f"No resources found in {namespace} namespace." if namespace else "No resources found", err=True)
-    sys.exit(1 if failed else 0)
-
-
-def _objects(connection: Connection, target: Target, namespace: str, selector: str) -> list[Object]:
-    resource = target.known.resource
-    answer = connection.json("GET", resource.path(namespace, target.name), params={"labelSelector": selector})
-    if target.name:
-        return [answer]
-    return [{"kind": resource.kind, "apiVersion": resource.api_version, **item} for item in answer["items"]]
-
-
-def _events(connection: Connection, obj: Object) -> Lines:
-    metadata = obj["metadata"]
-    selector = f"involvedObject.uid={metadata['uid']}"
-    path = f"/api/v1/namespaces/{metadata['namespace']}/events" if metadata.get("namespace") else "/api/v1/events"
-    found = connection.json("GET", path, params={"fieldSelector": selector})["items"]
+    session = Session(given)
+    found = select(session, words, given, needs_name=False)
     if not found:
-        return [_pair("Events", NONE)]
-    rows = [("Type", "Reason", "Age", "From", "Message"), ("----", "------", "----", "----", "-------")]
-    for event in sorted(found, key=lambda one: one.get("lastTimestamp") or ""):
-        source = event.get("source") or {}
-        age = _age(event.get("lastTimestamp") or event["metadata"]["creationTimestamp"])
-        if event.get("count", 1) > 1:
-            age += f" (x{event['count']} over {_age(event.get('firstTimestamp') or '')})"
-        whose = source.get("component") or event.get("reportingComponent", "")
-        rows.append((event["type"], event["reason"], age, whose, event.get("message", "").strip()))
-    return ["Events:", *_columns(rows, indent=2)]
+        where = "" if given["all_namespaces"] else f" in {session.namespace} namespace"
+        click.echo(f"No resources found{where}.", err=True)
+        return
+    told: list[str] = []
+
+    def one_by_one(one: Selected) -> None:
+        text = _text(session, one, show_events=show_events)
+        is_near = one.live is not None and one.name not in words and len(found) == 1
+        click.echo(text if is_near or not told else f"\n\n{text}", nl=False)
+        told.append(one.name)
+
+    leave(_each(session, found, one_by_one))
 
 
-def _age(timestamp: str) -> str:
-    if not timestamp:
-        return "<unknown>"
-    seconds = max(int(time.time() - parse_time(timestamp).timestamp()), 0)
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "m"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds // unit}{name}"
-    return f"{seconds // 86400}d"
+def _each(session: Session, found: Sequence[Selected], action: Callable[[Selected], None]) -> bool:
+    """Tell of each; a name that is none may be the beginning of several, as in kubectl."""
+
+    def with_prefix(one: Selected) -> None:
+        try:
+            action(one)
+        except NotFound:
+            if one.live is not None or not one.name:
+                raise
+            path = one.known.resource.path(one.namespace)
+            items = session.connection.json("GET", path)["items"]
+            near = [item for item in items if item["metadata"]["name"].startswith(one.name)]
+            if not near:
+                raise
+            for item in near:
+                action(Selected(one.known, one.namespace, item["metadata"]["name"], live=item))
+                click.echo()
+
+    return problems.each(found, with_prefix)
 
 
-def _columns(rows: Iterable[Sequence[str]], *, indent: int) -> Lines:
-    listed = [list(row) for row in rows]
-    widths = [max(len(row[at]) for row in listed) for at in range(len(listed[0]))]
-    return [
-        " " * indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in listed
-    ]
+def _text(session: Session, one: Selected, *, show_events: bool) -> str:
+    obj = one.read(session)
+    out = Writer()
+    kind = obj["kind"]
+    if kind in _PLAIN:
+        _PLAIN[kind](out, obj)
+    elif kind in _WITH_MORE:
+        _WITH_MORE[kind](session, out, obj)
+    else:
+        cluster.generic(out, obj)
+    raw = out.raw()
+    if show_events and kind not in _WITHOUT_EVENTS:
+        raw += "\n" + events_text(session, obj)
+    return aligned(raw) + "\n"
 
 
-def _pair(name: str, value: Any, *, indent: int = 0, width: int = 18) -> str:
-    return f"{' ' * indent}{(name + ':').ljust(width)}{value}".rstrip()
+_WITHOUT_EVENTS = (
+    "Secret",
+    "Role",
+    "ClusterRole",
+    "RoleBinding",
+    "ClusterRoleBinding",
+    "Namespace",
+    "ResourceQuota",
+    "LimitRange",
+    "NetworkPolicy",
+)
 
 
-def _mapping(name: str, values: Mapping[str, Any] | None, *, sign: str = "=", indent: int = 0) -> Lines:
-    items = [f"{key}{sign}{value}" for key, value in sorted((values or {}).items())] or [NONE]
-    first = _pair(name, items[0], indent=indent)
-    return [first, *(" " * (indent + 18) + item for item in items[1:])]
-
-
-def describe_object(obj: Object) -> Lines:
-    """Return the lines that tell of an object, events left out."""
+def events_text(session: Session, obj: Object) -> str:
+    """Return the events of an object as lines with tabs. Raises: APIError."""
     metadata = obj["metadata"]
-    lines = [_pair("Name", metadata["name"])]
+    uid = metadata["name"] if obj["kind"] == "Node" else metadata.get("uid", "")
+    terms = {"involvedObject.name": metadata["name"], "involvedObject.kind": obj["kind"], "involvedObject.uid": uid}
     if metadata.get("namespace"):
-        lines.append(_pair("Namespace", metadata["namespace"]))
-    lines += _mapping("Labels", metadata.get("labels"))
-    annotations = {
-        key: value for key, value in (metadata.get("annotations") or {}).items() if "last-applied" not in key
-    }
-    lines += _mapping("Annotations", annotations, sign=": ")
-    if metadata.get("deletionTimestamp"):
-        lines.append(_pair("Status", f"Terminating (lasts {_age(metadata['deletionTimestamp'])})"))
-    return lines + _PARTS.get(obj["kind"], _generic)(obj)
+        terms["involvedObject.namespace"] = metadata["namespace"]
+    path = f"/api/v1/namespaces/{metadata['namespace']}/events" if metadata.get("namespace") else "/api/v1/events"
+    params = {"fieldSelector": ",".join(f"{key}={value}" for key, value in terms.items())}
+    found = session.connection.json("GET", path, params=params)["items"]
+    if not found and obj["kind"] == "Node":
+        params["fieldSelector"] = params["fieldSelector"].replace(f"uid={uid}", f"uid={metadata.get('uid', '')}")
+        found = session.connection.json("GET", path, params=params)["items"]
+    if not found:
+        return f"Events:\t{NONE}"
+    lines = ["Events:\n  Type\tReason\tAge\tFrom\tMessage", "  ----\t------\t----\t----\t-------"]
+    for event in sorted(found, key=last_seen):
+        source = (event.get("source") or {}).get("component") or event.get("reportingComponent", "")
+        host = (event.get("source") or {}).get("host")
+        whose = f"{source}, {host}" if host and source else source
+        lines.append(
+            f"  {event['type']}\t{event['reason']}\t{_interval(event)}\t{whose}\t{event.get('message', '').strip()}"
+        )
+    return "\n".join(lines)
 
 
-def _generic(obj: Object) -> Lines:
-    import yaml
-
-    lines = [_pair("Created", obj["metadata"].get("creationTimestamp", ""))]
-    for name, value in obj.items():
-        if name not in ("metadata", "kind", "apiVersion"):
-            text = yaml.safe_dump(value, sort_keys=True, default_flow_style=False).rstrip()
-            title = name[:1].upper() + name[1:]
-            lines += [f"{title}:", *("  " + line for line in text.splitlines())]
-    return lines
+def _interval(event: Object) -> str:
+    series = event.get("series") or {}
+    count = series.get("count") or event.get("count") or 1
+    if series or count > 1:
+        return f"{age(last_seen(event))} (x{count} over {age(first_seen(event))})"
+    return age(first_seen(event))
 
 
-def _pod(pod: Object) -> Lines:
-    spec, status = pod["spec"], pod.get("status") or {}
-    node = spec.get("nodeName")
-    lines = [
-        _pair("Priority", spec.get("priority", 0)), _pair("Service Account", spec.get("serviceAccountName", "")),
-        _pair("Node", f"{node}/{status.get('hostIP', '')}" if node else NONE),
-        _pair("Start Time", status.get("startTime", "")), _pair("Status", status.get("phase", "")),
+def _owned(session: Session, obj: Object, path: str) -> list[Object]:
+    uid = obj["metadata"]["uid"]
+    items = session.connection.json("GET", path)["items"]
+    return [one for one in items if (owner := controller_of(one)) is not None and owner["uid"] == uid]
+
+
+def _deployment(session: Session, out: Writer, obj: Object) -> None:
+    path = f"/apis/apps/v1/namespaces/{obj['metadata']['namespace']}/replicasets"
+    workloads.deployment(out, obj, _owned(session, obj, path))
+
+
+def _counted(write: Callable[[Writer, Object, dict[str, int]], None]) -> Callable[[Session, Writer, Object], None]:
+    def with_pods(session: Session, out: Writer, obj: Object) -> None:
+        counts: dict[str, int] = {}
+        for pod in _owned(session, obj, f"/api/v1/namespaces/{obj['metadata']['namespace']}/pods"):
+            phase = (pod.get("status") or {}).get("phase", "Pending")
+            counts[phase] = counts.get(phase, 0) + 1
+        write(out, obj, counts)
+
+    return with_pods
+
+
+def _service(session: Session, out: Writer, obj: Object) -> None:
+    metadata = obj["metadata"]
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{metadata['namespace']}/endpointslices"
+    params = {"labelSelector": f"kubernetes.io/service-name={metadata['name']}"}
+    network.service(out, obj, session.connection.json("GET", path, params=params)["items"])
+
+
+def _ingress(session: Session, out: Writer, obj: Object) -> None:
+    namespace = obj["metadata"]["namespace"]
+
+    def behind(name: str, port: Object) -> str:
+        try:
+            service = session.connection.json("GET", f"/api/v1/namespaces/{namespace}/services/{name}")
+        except APIError as error:
+            return f"<error: {error}>"
+        wanted = (port.get("number"), port.get("name"))
+        chosen = next(
+            (one for one in service["spec"].get("ports") or () if one["port"] in wanted or one.get("name") in wanted),
+            None,
+        )
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        params = {"labelSelector": f"kubernetes.io/service-name={name}"}
+        slices = session.connection.json("GET", path, params=params)["items"]
+        return network.endpoints_of((chosen or {}).get("name", ""), slices)
+
+    network.ingress(out, obj, behind)
+
+
+def _node(session: Session, out: Writer, obj: Object) -> None:
+    name = obj["metadata"]["name"]
+    params = {"fieldSelector": f"spec.nodeName={name},status.phase!=Failed,status.phase!=Succeeded"}
+    found = session.connection.json("GET", "/api/v1/pods", params=params)["items"]
+    try:
+        lease = session.connection.json("GET", f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
+    except APIError:
+        lease = None
+    cluster.node(out, obj, found, lease)
+
+
+def _namespace(session: Session, out: Writer, obj: Object) -> None:
+    root = f"/api/v1/namespaces/{obj['metadata']['name']}"
+    quotas = session.connection.json("GET", f"{root}/resourcequotas")["items"]
+    cluster.namespace(out, obj, quotas, session.connection.json("GET", f"{root}/limitranges")["items"])
+
+
+def _claim(session: Session, out: Writer, obj: Object) -> None:
+    volumes.persistent_volume_claim(out, obj)
+    metadata = obj["metadata"]
+    found = session.connection.json("GET", f"/api/v1/namespaces/{metadata['namespace']}/pods")["items"]
+    users = [
+        pod["metadata"]["name"] for pod in found
+        if any((one.get("persistentVolumeClaim") or {}).get("claimName") == metadata["name"] for one in pod["spec"].get("volumes") or ())
     ]  # fmt: skip
-    if status.get("reason"):
-        lines += [_pair("Reason", status["reason"]), _pair("Message", status.get("message", ""))]
-    lines += [_pair("IP", status.get("podIP", "")), "IPs:"]
-    lines += [_pair("IP", one["ip"], indent=2, width=9) for one in status.get("podIPs") or ()]
-    owner = controller_of(pod)
-    if owner:
-        lines.append(_pair("Controlled By", f"{owner['kind']}/{owner['name']}"))
-    for title, group in (("Init Containers", "initContainers"), ("Containers", "containers")):
-        if spec.get(group):
-            statuses = {one["name"]: one for one in status.get(group[:-1] + "Statuses") or ()}
-            lines.append(f"{title}:")
-            lines += [line for one in spec[group] for line in _container(one, statuses.get(one["name"]))]
-    conditions = [("Type", "Status"), *((one["type"], one["status"]) for one in status.get("conditions") or ())]
-    lines += ["Conditions:", *_columns(conditions, indent=2), "Volumes:"]
-    for volume in spec.get("volumes") or ():
-        kind = next((key for key in volume if key != "name"), "")
-        lines += [f"  {volume['name']}:", _pair("Type", kind, indent=4)]
-    lines.append(_pair("QoS Class", status.get("qosClass", "")))
-    lines += _mapping("Node-Selectors", spec.get("nodeSelector"))
-    tolerations = [_toleration(one) for one in spec.get("tolerations") or ()] or [NONE]
-    return [*lines, _pair("Tolerations", tolerations[0]), *(" " * 18 + one for one in tolerations[1:])]
+    out.write(0, "Used By:\t" + ("\n\t".join(users) or NONE))
 
 
-def _toleration(one: Mapping[str, Any]) -> str:
-    text = one.get("key", "")
-    if one.get("value"):
-        text += f"={one['value']}"
-    text += f":{one['effect']}" if one.get("effect") else ""
-    text += " op=Exists" if one.get("operator") == "Exists" else ""
-    return text + (f" for {one['tolerationSeconds']}s" if one.get("tolerationSeconds") is not None else "")
-
-
-def _container(spec: Object, status: Object | None) -> Lines:
-    found = status or {}
-    ports = ", ".join(f"{one['containerPort']}/{one.get('protocol', 'TCP')}" for one in spec.get("ports") or ()) or NONE
-    lines = [
-        f"  {spec['name']}:", _pair("Container ID", found.get("containerID", ""), indent=4),
-        _pair("Image", spec.get("image", ""), indent=4), _pair("Image ID", found.get("imageID", ""), indent=4),
-        _pair("Port", ports, indent=4),
+def _service_account(session: Session, out: Writer, obj: Object) -> None:
+    metadata = obj["metadata"]
+    path = f"/api/v1/namespaces/{metadata['namespace']}/secrets"
+    params = {"fieldSelector": "type=kubernetes.io/service-account-token"}
+    tokens = [
+        one["metadata"]["name"] for one in session.connection.json("GET", path, params=params)["items"]
+        if (one["metadata"].get("annotations") or {}).get("kubernetes.io/service-account.name") == metadata["name"]
     ]  # fmt: skip
-    for title, field in (("Command", "command"), ("Args", "args")):
-        if spec.get(field):
-            lines += [f"    {title}:", *(f"      {part}" for part in spec[field])]
-    for title, field in (("State", "state"), ("Last State", "lastState")):
-        lines += _state(title, found.get(field) or {})
-    lines += [_pair("Ready", found.get("ready", False), indent=4)]
-    lines += [_pair("Restart Count", found.get("restartCount", 0), indent=4)]
-    for title, field in (("Limits", "limits"), ("Requests", "requests")):
-        values = (spec.get("resources") or {}).get(field)
-        if values:
-            lines += [
-                f"    {title}:",
-                *(_pair(name, value, indent=6, width=12) for name, value in sorted(values.items())),
-            ]
-    environment = [f"      {one['name']}:  {one.get('value', '<set by reference>')}" for one in spec.get("env") or ()]
-    lines += ["    Environment:", *environment] if environment else [_pair("Environment", NONE, indent=4)]
-    mounts = [
-        f"      {one['mountPath']} from {one['name']} ({'ro' if one.get('readOnly') else 'rw'})"
-        for one in spec.get("volumeMounts") or ()
-    ]
-    return lines + (["    Mounts:", *mounts] if mounts else [_pair("Mounts", NONE, indent=4)])
+    config.service_account(out, obj, tokens)
 
 
-_STATE_FIELDS = (
-    ("Reason", "reason"), ("Message", "message"), ("Exit Code", "exitCode"), ("Started", "startedAt"),
-    ("Finished", "finishedAt"),
-)  # fmt: skip
-
-
-def _state(title: str, state: Object) -> Lines:
-    if not state:
-        return []
-    kind, body = next(iter(state.items()))
-    lines = [_pair(title, kind.title(), indent=4)]
-    for name, field in _STATE_FIELDS:
-        if body.get(field) not in (None, ""):
-            lines.append(_pair(name, body[field], indent=6, width=16))
-    return lines
-
-
-def _template(template: Object) -> Lines:
-    lines = [
-        "Pod Template:",
-        *_mapping("Labels", (template.get("metadata") or {}).get("labels"), indent=2),
-        "  Containers:",
-    ]
-    for one in template["spec"].get("containers") or ():
-        ports = ", ".join(f"{p['containerPort']}/{p.get('protocol', 'TCP')}" for p in one.get("ports") or ()) or NONE
-        lines += [f"   {one['name']}:", _pair("Image", one.get("image", ""), indent=4), _pair("Port", ports, indent=4)]
-    return lines
-
-
-def _selector(obj: Object) -> str:
-    labels = (obj["spec"].get("selector") or {}).get("matchLabels") or {}
-    return ",".join(f"{key}={value}" for key, value in sorted(labels.items())) or NONE
-
-
-def _deployment(obj: Object) -> Lines:
-    spec, status = obj["spec"], obj.get("status") or {}
-    numbers = [
-        f"{spec.get('replicas', 0)} desired", f"{status.get('updatedReplicas', 0)} updated",
-        f"{status.get('replicas', 0)} total", f"{status.get('availableReplicas', 0)} available",
-        f"{status.get('unavailableReplicas', 0)} unavailable",
-    ]  # fmt: skip
-    lines = [
-        _pair("Selector", _selector(obj)), _pair("Replicas", " | ".join(numbers)),
-        _pair("StrategyType", spec["strategy"]["type"]), _pair("MinReadySeconds", spec.get("minReadySeconds", 0)),
-    ]  # fmt: skip
-    rolling = spec["strategy"].get("rollingUpdate")
-    if rolling:
-        text = f"{rolling['maxUnavailable']} max unavailable, {rolling['maxSurge']} max surge"
-        lines.append(_pair("RollingUpdateStrategy", text, width=23))
-    rows = [("Type", "Status", "Reason"), ("----", "------", "------")]
-    rows += [(one["type"], one["status"], one.get("reason", "")) for one in status.get("conditions") or ()]
-    return [*lines, *_template(spec["template"]), "Conditions:", *_columns(rows, indent=2)]
-
-
-def _replica_set(obj: Object) -> Lines:
-    spec, status = obj["spec"], obj.get("status") or {}
-    owner = controller_of(obj)
-    lines = [_pair("Controlled By", f"{owner['kind']}/{owner['name']}")] if owner else []
-    numbers = f"{status.get('replicas', 0)} current / {spec.get('replicas', 0)} desired"
-    return [_pair("Selector", _selector(obj)), *lines, _pair("Replicas", numbers), *_template(spec["template"])]
-
-
-def _service(obj: Object) -> Lines:
-    spec = obj["spec"]
-    lines = [
-        *_mapping("Selector", spec.get("selector")), _pair("Type", spec["type"]),
-        _pair("IP Families", ",".join(spec.get("ipFamilies") or ()) or NONE), _pair("IP", spec.get("clusterIP", "")),
-    ]  # fmt: skip
-    for port in spec.get("ports") or ():
-        lines.append(_pair("Port", f"{port.get('name') or '<unset>'}  {port['port']}/{port['protocol']}"))
-        lines.append(_pair("TargetPort", f"{port.get('targetPort')}/{port['protocol']}"))
-        if port.get("nodePort"):
-            lines.append(_pair("NodePort", f"{port.get('name') or '<unset>'}  {port['nodePort']}/{port['protocol']}"))
-    return [*lines, _pair("Session Affinity", spec.get("sessionAffinity", "None"))]
-
-
-def _node(obj: Object) -> Lines:
-    spec, status = obj.get("spec") or {}, obj.get("status") or {}
-    taints = [
-        f"{one['key']}{'=' + one['value'] if one.get('value') else ''}:{one['effect']}"
-        for one in spec.get("taints") or ()
-    ]
-    lines = [
-        _pair("Taints", ", ".join(taints) or NONE),
-        _pair("Unschedulable", str(spec.get("unschedulable", False)).lower()),
-    ]
-    rows = [("Type", "Status", "Reason", "Message"), ("----", "------", "------", "-------")]
-    rows += [
-        (one["type"], one["status"], one.get("reason", ""), one.get("message", ""))
-        for one in status.get("conditions") or ()
-    ]
-    lines += ["Conditions:", *_columns(rows, indent=2), "Addresses:"]
-    lines += [f"  {one['type']}:  {one['address']}" for one in status.get("addresses") or ()]
-    for title in ("capacity", "allocatable"):
-        lines += [
-            f"{title.title()}:",
-            *(_pair(key, value, indent=2, width=20) for key, value in sorted((status.get(title) or {}).items())),
-        ]
-    info = sorted((status.get("nodeInfo") or {}).items())
-    return [*lines, "System Info:", *(_pair(key, value, indent=2, width=26) for key, value in info)]
-
-
-def _config_map(obj: Object) -> Lines:
-    lines = ["", "Data", "===="]
-    for key, value in sorted((obj.get("data") or {}).items()):
-        lines += [f"{key}:", "----", value, ""]
-    return [*lines, "BinaryData", "===="]
-
-
-def _secret(obj: Object) -> Lines:
-    import base64
-
-    sizes = {key: f"{len(base64.b64decode(value))} bytes" for key, value in sorted((obj.get("data") or {}).items())}
-    return [
-        "",
-        _pair("Type", obj.get("type", "")),
-        "",
-        "Data",
-        "====",
-        *(f"{key}:  {size}" for key, size in sizes.items()),
-    ]
-
-
-def _namespace(obj: Object) -> Lines:
-    return [_pair("Status", (obj.get("status") or {}).get("phase", ""))]
-
-
-_PARTS: Mapping[str, Callable[[Object], Lines]] = {
-    "Pod": _pod, "Deployment": _deployment, "ReplicaSet": _replica_set, "Service": _service, "Node": _node,
-    "ConfigMap": _config_map, "Secret": _secret, "Namespace": _namespace,
+_PLAIN: Mapping[str, Callable[[Writer, Object], None]] = {
+    "Pod": pods.pod, "Job": workloads.job, "CronJob": workloads.cron_job,
+    "HorizontalPodAutoscaler": workloads.autoscaler, "PodDisruptionBudget": workloads.disruption_budget,
+    "Endpoints": network.endpoints, "EndpointSlice": network.endpoint_slice,
+    "NetworkPolicy": network.network_policy, "ConfigMap": config.config_map, "Secret": config.secret,
+    "Role": config.role, "ClusterRole": config.role, "RoleBinding": config.binding,
+    "ClusterRoleBinding": config.binding, "PersistentVolume": volumes.persistent_volume,
+    "StorageClass": volumes.storage_class, "ResourceQuota": cluster.quota, "LimitRange": cluster.limit_range,
+    "PriorityClass": cluster.priority_class, "CertificateSigningRequest": cluster.signing_request,
+}  # fmt: skip
+_WITH_MORE: Mapping[str, Callable[[Session, Writer, Object], None]] = {
+    "Deployment": _deployment, "ReplicaSet": _counted(workloads.replica_set),
+    "DaemonSet": _counted(workloads.daemon_set), "StatefulSet": _counted(workloads.stateful_set), "Service": _service,
+    "Ingress": _ingress, "Node": _node, "Namespace": _namespace, "PersistentVolumeClaim": _claim, "ServiceAccount": _service_account,
 }  # fmt: skip

@@ -36,19 +36,23 @@ class ClientConfig:
     tls_server_name: str = ""
 
 
-def load_config(path: str | None = None, *, context: str | None = None) -> ClientConfig:
+def load_config(
+    path: str | None = None, *, context: str | None = None, cluster: str | None = None, user: str | None = None
+) -> ClientConfig:
     """Find the configuration: `path`, else $KUBECONFIG, else ~/.kube/config, else the pod's service account.
 
-    Several files in $KUBECONFIG are merged; the first to name a cluster, user or context wins.
+    Several files in $KUBECONFIG are merged; the first to name a cluster, user or context wins. `cluster` and `user`
+    take the place of the context's own.
 
     Raises: ConfigError when there is none, or it lacks the context.
     """
     if path is not None:
-        return config_from(read_kubeconfig([Path(path)], must_exist=True), context=context)
+        found = read_kubeconfig([Path(path)], must_exist=True)
+        return config_from(found, context=context, cluster=cluster, user=user)
     listed = [Path(entry) for entry in os.environ.get("KUBECONFIG", "").split(os.pathsep) if entry]
     merged = read_kubeconfig(listed or [Path.home() / ".kube" / "config"])
     if merged.get("clusters") or not in_cluster():
-        return config_from(merged, context=context)
+        return config_from(merged, context=context, cluster=cluster, user=user)
     return service_account_config()
 
 
@@ -89,7 +93,9 @@ def _merge(merged: dict[str, Any], document: Mapping[str, Any], folder: Path) ->
         merged.setdefault("current-context", document["current-context"])
 
 
-def config_from(merged: Mapping[str, Any], *, context: str | None = None) -> ClientConfig:
+def config_from(
+    merged: Mapping[str, Any], *, context: str | None = None, cluster: str | None = None, user: str | None = None
+) -> ClientConfig:
     """Pick the cluster, user and namespace of a context out of merged kubeconfigs.
 
     Raises: ConfigError when a name leads nowhere.
@@ -99,23 +105,23 @@ def config_from(merged: Mapping[str, Any], *, context: str | None = None) -> Cli
     if name and name not in contexts:
         raise ConfigError(f'context "{name}" does not exist')
     chosen = contexts.get(name) or {}
-    cluster = clusters.get(chosen.get("cluster", ""))
-    if cluster is None or not cluster.get("server"):
+    found = clusters.get(cluster or chosen.get("cluster", ""))
+    if found is None or not found.get("server"):
         raise ConfigError("no configuration has been provided: there is no cluster in the kubeconfig")
-    user = users.get(chosen.get("user", "")) or {}
+    who = users.get(user or chosen.get("user", "")) or {}
     return ClientConfig(
-        server=str(cluster["server"]).rstrip("/"),
-        ca_data=_decoded(cluster, "certificate-authority-data"),
-        ca_file=cluster.get("certificate-authority", ""),
-        cert_data=_decoded(user, "client-certificate-data"),
-        cert_file=user.get("client-certificate", ""),
-        key_data=_decoded(user, "client-key-data"),
-        key_file=user.get("client-key", ""),
-        token=user.get("token", ""),
-        token_file=user.get("tokenFile", ""),
+        server=str(found["server"]).rstrip("/"),
+        ca_data=_decoded(found, "certificate-authority-data"),
+        ca_file=found.get("certificate-authority", ""),
+        cert_data=_decoded(who, "client-certificate-data"),
+        cert_file=who.get("client-certificate", ""),
+        key_data=_decoded(who, "client-key-data"),
+        key_file=who.get("client-key", ""),
+        token=who.get("token", ""),
+        token_file=who.get("tokenFile", ""),
         namespace=chosen.get("namespace") or "default",
-        insecure=bool(cluster.get("insecure-skip-tls-verify")),
-        tls_server_name=cluster.get("tls-server-name", ""),
+        insecure=bool(found.get("insecure-skip-tls-verify")),
+        tls_server_name=found.get("tls-server-name", ""),
     )
 
 

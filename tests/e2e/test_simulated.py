@@ -44,7 +44,7 @@ def test_a_deployment_comes_up_scales_and_goes(simulated: Cluster) -> None:
     nodes = simulated.kubectl("get", "pods", "-o", "jsonpath={.items[*].spec.nodeName}").split()
     assert {name: nodes.count(name) for name in set(nodes)} == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
     assert simulated.wherry("delete", "-f", str(ROOT / "manifests/hello.yaml")).splitlines() == [
-        'deployment.apps "hello" deleted', 'service "hello" deleted'
+        'deployment.apps "hello" deleted from default namespace', 'service "hello" deleted from default namespace'
     ]  # fmt: skip
     simulated.until(lambda: simulated.kubectl("get", "pods,rs", "-o", "name") == "", "everything it owned to go")
 

@@ -1,0 +1,183 @@
+"""`wherry debug`: an ephemeral container in a pod, a copy of a pod with changes, or a pod on a node."""
+
+import secrets
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cli import options
+from cli.framework import verb
+from cli.pods import status_of
+from cli.resources import targets
+from cli.selection import STRATEGIC, Selected
+from cli.session import Session
+from cli.streaming import StreamRequest, run_stream
+from cli.watching import watch_one
+
+_PROFILES: dict[str, dict[str, Any]] = {
+    "general": {"capabilities": {"add": ["SYS_PTRACE"]}},
+    "baseline": {},
+    "restricted": {
+        "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+    "netadmin": {"capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},
+    "sysadmin": {"privileged": True},
+    "legacy": {},
+}  # fmt: skip
+_READY_SECONDS = 60.0
+
+
+@verb(context_settings={"ignore_unknown_options": False})
+@click.argument("words", nargs=-1, required=True)
+@options.connected
+@options.namespaced
+@click.option("--image", default="")
+@click.option("-c", "--container", default="", help="The new container's name.")
+@click.option("--target", default="", help="The container whose processes to see.")
+@click.option("-i", "--stdin", is_flag=True)
+@click.option("-t", "--tty", is_flag=True)
+@click.option("--attach", is_flag=True)
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("--env", "envs", multiple=True)
+@click.option("--copy-to", default="", help="Make a copy of the pod with this name.")
+@click.option("--replace", is_flag=True, help="With --copy-to: delete the original.")
+@click.option("--same-node", is_flag=True)
+@click.option("--share-processes/--no-share-processes", default=True)
+@click.option("--set-image", default="", help="With --copy-to: NAME=IMAGE,….")
+@click.option("--keep-labels", is_flag=True)
+@click.option("--arguments-only", is_flag=True)
+@click.option("--image-pull-policy", default="")
+@click.option("--profile", type=click.Choice(sorted(_PROFILES)), default="general")
+def debug(words: Sequence[str], **given: Any) -> None:
+    """Look into a pod or node: debug POD|node/NAME --image=IMAGE [-it] [-- COMMAND]."""
+    session = Session(given)
+    word, *command = words
+    target = targets(session.discovery, [word] if "/" in word else ["pods", word])[0]
+    one = Selected(target.known, session.namespace if target.known.resource.namespaced else "", target.name)
+    obj = one.read(session)
+    if one.known.resource.kind == "Node":
+        pod, name = _on_node(session, one, command, given)
+    elif given["copy_to"]:
+        pod, name = _copy(session, one, obj, command, given)
+    else:
+        pod, name = _ephemeral(session, one, obj, command, given)
+    if given["attach"] or given["stdin"]:
+        _join(session, pod, name, given)
+
+
+def _container(command: list[str], given: dict[str, Any], name: str) -> dict[str, Any]:
+    if not given["image"]:
+        raise click.ClickException("you must specify --image when not using --target.")
+    found: dict[str, Any] = {
+        "name": name, "image": given["image"], "terminationMessagePolicy": "File",
+        "imagePullPolicy": given["image_pull_policy"] or "IfNotPresent",
+    }  # fmt: skip
+    if given["envs"]:
+        found["env"] = [dict(zip(("name", "value"), text.split("=", 1), strict=False)) for text in given["envs"]]
+    if command:
+        found["args" if given["arguments_only"] else "command"] = command
+    for field in ("stdin", "tty"):
+        if given[field]:
+            found[field] = True
+    if _PROFILES[given["profile"]]:
+        found["securityContext"] = _PROFILES[given["profile"]]
+    return found
+
+
+def _new_name(given: dict[str, Any]) -> str:
+    return given["container"] or f"debugger-{''.join(secrets.choice('bcdfghjklmnpqrstvwxz2456789') for _ in range(5))}"
+
+
+def _ephemeral(
+    session: Session, one: Selected, pod: dict[str, Any], command: list[str], given: dict[str, Any]
+) -> tuple[Selected, str]:
+    name = _new_name(given)
+    container = _container(command, given, name)
+    if given["target"]:
+        container["targetContainerName"] = given["target"]
+        if not given["quiet"]:
+            click.echo(
+                f"Targeting container \"{given['target']}\". If you don't see processes from this container it may be because the container runtime doesn't support this feature.",
+                err=True,
+            )
+    if not given["container"] and not given["quiet"]:
+        click.echo(f"Defaulting debug container name to {name}.", err=True)
+    body = {"spec": {"ephemeralContainers": [container]}}
+    session.connection.json("PATCH", f"{one.path}/ephemeralcontainers", body=body, content_type=STRATEGIC)
+    return one, name
+
+
+def _copy(
+    session: Session, one: Selected, pod: dict[str, Any], command: list[str], given: dict[str, Any]
+) -> tuple[Selected, str]:
+    spec = {key: value for key, value in pod["spec"].items() if key not in ("nodeName", "ephemeralContainers")}
+    if given["same_node"]:
+        spec["nodeName"] = pod["spec"].get("nodeName")
+    if given["share_processes"]:
+        spec["shareProcessNamespace"] = True
+    images = dict(pair.split("=", 1) for pair in given["set_image"].split(",")) if given["set_image"] else {}
+    containers = [{**c, "image": images.get(c["name"], images.get("*", c["image"]))} for c in spec["containers"]]
+    name = given["container"]
+    present = next((c for c in containers if c["name"] == name), None)
+    if present is not None:
+        present |= ({"image": given["image"]} if given["image"] else {}) | (
+            {"command": command, "args": []} if command else {}
+        )
+        present |= {field: True for field in ("stdin", "tty") if given[field]}
+    elif given["image"]:
+        name = _new_name(given)
+        containers.append(_container(command, given, name))
+    else:
+        name = containers[0]["name"]
+    metadata: dict[str, Any] = {"name": given["copy_to"], "namespace": one.namespace}
+    if given["keep_labels"]:
+        metadata["labels"] = pod["metadata"].get("labels") or {}
+    if given["replace"]:
+        from cli.deleting import delete_and_wait
+
+        delete_and_wait(session, [one])
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, "containers": containers}}
+    session.connection.json("POST", one.known.resource.path(one.namespace), body=made)
+    return Selected(one.known, one.namespace, given["copy_to"]), name
+
+
+def _on_node(session: Session, node: Selected, command: list[str], given: dict[str, Any]) -> tuple[Selected, str]:
+    name = f"node-debugger-{node.name}-{''.join(secrets.choice('bcdfghjklmnpqrstvwxz2456789') for _ in range(5))}"
+    container = _container(command, given, given["container"] or "debugger")
+    if given["profile"] != "restricted":
+        container["volumeMounts"] = [{"name": "host-root", "mountPath": "/host"}]
+    if given["profile"] == "general":
+        container.pop("securityContext", None)
+    spec = {
+        "containers": [container], "nodeName": node.name, "restartPolicy": "Never", "hostNetwork": True, "hostPID": True,
+        "hostIPC": True, "tolerations": [{"operator": "Exists"}],
+        "volumes": [{"name": "host-root", "hostPath": {"path": "/"}}],
+    }  # fmt: skip
+    labels = {"app.kubernetes.io/managed-by": "kubectl-debug"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
+    known = session.discovery.find("pods")
+    session.connection.json("POST", known.resource.path(session.namespace), body=pod)
+    click.echo(f"Creating debugging pod {name} with container {container['name']} on node {node.name}.", err=True)
+    return Selected(known, session.namespace, name), container["name"]
+
+
+def _join(session: Session, one: Selected, container: str, given: dict[str, Any]) -> None:
+    for pod in watch_one(session, one, _READY_SECONDS):
+        state = status_of(pod or {}, container).get("state") or {}
+        if "running" in state or "terminated" in state:
+            break
+    else:
+        raise click.ClickException("timed out waiting for the condition")
+    if "terminated" in state:
+        text = session.connection.request("GET", f"{one.path}/log", params={"container": container}, accept="*/*")
+        sys.stdout.buffer.write(text)
+        return
+    if not given["quiet"]:
+        click.echo("If you don't see a command prompt, try pressing enter.", err=True)
+    request = StreamRequest(
+        one.namespace, one.name, container, stdin=given["stdin"], tty=given["tty"] and sys.stdin.isatty()
+    )
+    run_stream(session.connection, request)

@@ -1,0 +1,119 @@
+"""`wherry exec` and `wherry attach`; both serve kubectl's and Docker's spelling."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cli import options
+from cli.framework import verb
+from cli.pods import chosen_container, find_pods, spec_of
+from cli.session import Session
+from cli.streaming import DETACH, StreamRequest, run_stream
+
+
+def _late_options(words: Sequence[str]) -> tuple[str, list[str], dict[str, Any]]:
+    """Return pod, command, and the options that stand between them, as kubectl takes them up to `--`."""
+    word, *command = words
+    found: dict[str, Any] = {"stdin": False, "tty": False, "container": ""}
+    while "--" in command and command[0] != "--" and command[0].startswith("-"):
+        option = command.pop(0)
+        found["stdin"] |= option in ("-i", "-it", "-ti", "--stdin")
+        found["tty"] |= option in ("-t", "-it", "-ti", "--tty")
+        if option in ("-c", "--container") and command:
+            found["container"] = command.pop(0)
+        elif option.startswith(("--container=", "-c=")):
+            found["container"] = option.partition("=")[2]
+    return word, command[1:] if command[:1] == ["--"] else command, found
+
+
+@verb("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@options.connected
+@options.namespaced
+@click.option("-i", "--stdin", "--interactive", is_flag=True, help="Pass our input on.")
+@click.option("-t", "--tty", is_flag=True, help="Be a terminal.")
+@click.option("-d", "--detach", is_flag=True, help="Do not wait for the end (Docker's).")
+@click.option("-c", "--container", default="")
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("-e", "--env", "envs", multiple=True, help="KEY=VALUE for the command (Docker's).")
+@click.option("-w", "--workdir", default="", help="The command's folder (Docker's).")
+@click.option("--pod-running-timeout", default="1m0s", hidden=True)
+@click.argument("words", nargs=-1, required=True)
+def exec_(
+    words: Sequence[str], stdin: bool, tty: bool, container: str, quiet: bool, detach: bool, **given: Any
+) -> None:
+    """Run a command in a container: wherry exec POD [-c CONTAINER] -- COMMAND ARGS."""
+    word, command, late = _late_options(words)
+    stdin, tty, container = stdin or late["stdin"], tty or late["tty"], container or late["container"]
+    if not command:
+        raise click.ClickException("you must specify at least one command for the container")
+    session = Session(given)
+    pod = find_pods(session, word)[0]
+    name = pod["metadata"]["name"]
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        phase = pod["status"]["phase"]
+        raise click.ClickException(f"cannot exec into a container in a completed pod; current phase is {phase}")
+    chosen = chosen_container(pod, container, quiet=quiet)
+    if tty and not sys.stdin.isatty():
+        if not quiet:
+            click.echo("Unable to use a TTY - input is not a terminal or the right kind of file", err=True)
+        tty = False
+    argv = _surrounded(command, given, detach=detach)
+    request = StreamRequest(session.namespace, name, chosen, argv, stdin=stdin and not detach, tty=tty)
+    code = run_stream(session.connection, request)
+    if code:
+        if not (tty or quiet):
+            click.echo(f"command terminated with exit code {code}", err=True)
+        sys.exit(code)
+
+
+def _surrounded(command: Sequence[str], given: dict[str, Any], *, detach: bool) -> tuple[str, ...]:
+    """Return the command with what Docker's options ask for around it: the API's exec has no such fields."""
+    argv = list(command)
+    if given["envs"]:
+        argv = ["env", *given["envs"], *argv]
+    if given["workdir"]:
+        argv = ["sh", "-c", 'cd "$0" && exec "$@"', given["workdir"], *argv]
+    if detach:
+        argv = ["sh", "-c", '"$@" >/dev/null 2>&1 </dev/null &', "detached", *argv]
+    return tuple(argv)
+
+
+@verb()
+@click.argument("word")
+@options.connected
+@options.namespaced
+@click.option("-i", "--stdin", is_flag=True)
+@click.option("-t", "--tty", is_flag=True)
+@click.option("-c", "--container", default="")
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("--no-stdin", is_flag=True, help="Docker's: pass no input on.")
+@click.option("--pod-running-timeout", default="1m0s", hidden=True)
+def attach(word: str, stdin: bool, tty: bool, container: str, quiet: bool, no_stdin: bool, **given: Any) -> None:
+    """Attach to a running container."""
+    session = Session(given)
+    pod = find_pods(session, word)[0]
+    name = pod["metadata"]["name"]
+    phase = (pod.get("status") or {}).get("phase")
+    if phase in ("Succeeded", "Failed"):
+        raise click.ClickException(f"cannot attach a container in a completed pod; current phase is {phase}")
+    chosen = chosen_container(pod, container, quiet=quiet)
+    spec = spec_of(pod, chosen)
+    docker_style = (pod["metadata"].get("labels") or {}).get("wherry.dev/run") is not None
+    if docker_style and not no_stdin:
+        stdin, tty = stdin or bool(spec.get("stdin")), tty or bool(spec.get("tty"))
+    if tty and not spec.get("tty"):
+        click.echo(
+            f"error: Unable to use a TTY - container {chosen} did not allocate one".removeprefix("error: "), err=True
+        )
+        tty = False
+    if spec.get("tty") and stdin and sys.stdin.isatty():
+        tty = True
+    if stdin and not quiet and not docker_style:
+        click.echo("If you don't see a command prompt, try pressing enter.", err=True)
+    request = StreamRequest(
+        session.namespace, name, chosen, stdin=stdin, tty=tty or bool(spec.get("tty")), detach=DETACH if tty else b""
+    )
+    code = run_stream(session.connection, request)
+    sys.exit(code or 0)

@@ -1,0 +1,21 @@
+"""`wherry kustomize`: print what a kustomization makes."""
+
+import click
+
+from cli.framework import verb
+from cli.printers import yaml_text
+
+
+@verb()
+@click.argument("folder", default=".")
+@click.option("-o", "--output", default="", help="A file to write to.")
+def kustomize(folder: str, output: str) -> None:
+    """Print what a kustomization makes."""
+    from cli.kustomization import build
+
+    text = "---\n".join(yaml_text(obj) for obj in build(folder))
+    if output:
+        with open(output, "w") as file:
+            file.write(text)
+    else:
+        click.echo(text, nl=False)
