@@ -22,6 +22,7 @@ from apiserver.registry.kind import (
 )  # fmt: skip
 from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
+from apiserver.registry.service_rules import service_causes
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -120,7 +121,7 @@ def _default_service(service: Object) -> None:
 
 
 def _validate_service(service: Object) -> list[Cause]:
-    return list(_service_causes(service["spec"]))
+    return [*_service_causes(service["spec"]), *service_causes(service["spec"])]
 
 
 def _service_causes(spec: Object) -> Iterator[Cause]:

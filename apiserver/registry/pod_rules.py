@@ -99,6 +99,15 @@ def _variable_causes(variable: Object, path: str) -> Iterator[Cause]:
         yield invalid(f"{path}.valueFrom", "", "may not be specified when `value` is not empty")
 
 
+def port_name_problem(name: str) -> str | None:
+    """Return what is wrong with the name of a port, or None."""
+    if len(name) > _MAX_PORT_NAME:
+        return f"must be no more than {_MAX_PORT_NAME} characters"
+    if not _PORT_NAME.fullmatch(name) or "--" in name:
+        return "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"
+    return None if any(letter.isalpha() for letter in name) else "must contain at least one letter (a-z)"
+
+
 def _port_name_causes(ports: list[Object], path: str) -> Iterator[Cause]:
     seen: set[str] = set()
     for index, port in enumerate(ports):
@@ -106,12 +115,8 @@ def _port_name_causes(ports: list[Object], path: str) -> Iterator[Cause]:
         if not name:
             continue
         at = f"{path}[{index}].name"
-        if len(name) > _MAX_PORT_NAME:
-            yield invalid(at, name, f"must be no more than {_MAX_PORT_NAME} characters")
-        elif not _PORT_NAME.fullmatch(name) or "--" in name:
-            yield invalid(at, name, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
-        elif not any(letter.isalpha() for letter in name):
-            yield invalid(at, name, "must contain at least one letter (a-z)")
+        if wrong := port_name_problem(name):
+            yield invalid(at, name, wrong)
         if name in seen:
             yield duplicate(at, name)
         seen.add(name)

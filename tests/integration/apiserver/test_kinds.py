@@ -20,6 +20,7 @@ from machinery.api.resources import (
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     REPLICATION_CONTROLLERS,
+    SERVICES,
     STATEFUL_SETS,
 )
 from machinery.client.rest import Client
@@ -227,3 +228,20 @@ async def test_a_webhook_whose_condition_can_not_be_compiled_is_refused(client: 
             errors.Invalid, match=r"webhooks\[0\].matchConditions\[0\].expression: .*compilation failed"
         ):
             await client.create(resource_of(given), given)
+
+
+SERVICES_REFUSED = [
+    ({"type": "ExternalName", "externalName": "bad_name!"}, "spec.externalName: Invalid value"),
+    ({"ports": [{"port": 80, "protocol": "X"}]}, 'spec.ports[0].protocol: Unsupported value: "X": supported values: "SCTP", "TCP", "UDP"'),
+    ({"ports": [{"port": 80, "targetPort": "bad_name"}]}, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"),
+    ({"type": "NodePort", "ports": [{"port": 80}], "externalTrafficPolicy": "x"}, 'spec.externalTrafficPolicy: Unsupported value: "x"'),
+    ({"ports": [{"port": 80}], "externalIPs": ["x"]}, 'spec.externalIPs[0]: Invalid value: "x": must be a valid IP address'),
+    ({"type": "LoadBalancer", "ports": [{"port": 80}], "loadBalancerSourceRanges": ["x"]}, "must be a valid CIDR value"),
+]  # fmt: skip
+
+
+async def test_a_wrong_service_is_told_what_is_wrong(client: Client) -> None:
+    for spec, told in SERVICES_REFUSED:
+        with pytest.raises(errors.Invalid) as caught:
+            await client.create(SERVICES, {"metadata": {"name": "a"}, "spec": spec}, "default")
+        assert told in str(caught.value)
