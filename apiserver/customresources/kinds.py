@@ -58,6 +58,7 @@ class Definition:
             tuple(names.get("shortNames") or ()), tuple(names.get("categories") or ()),
             verbs=ALL_VERBS, subresources=subresources, columns=_columns(version),
             selectable=_selectable(version), has_generation=True, creates_on_update=False,
+            unconditional_update=False,
             prepare_create=_without_status if "status" in subresources else lambda _: None, custom=custom,
             list_kind=names.get("listKind", ""),
         )  # fmt: skip

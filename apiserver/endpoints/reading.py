@@ -42,7 +42,8 @@ def wanted(call: Call, *, tables: bool = True) -> Accepted:
             continue
         if one.media in _TEXTS:
             return one
-        if one.media == PROTOBUF and one.as_kind != "Table" and in_protobuf is None and _has_message(call):
+        has_message = bool(one.as_kind) or _has_message(call)
+        if one.media == PROTOBUF and one.as_kind != "Table" and in_protobuf is None and has_message:
             in_protobuf = one
     if in_protobuf is not None:
         return in_protobuf
@@ -257,13 +258,19 @@ def _check_match(asked: str, match: str, token: str) -> None:
     if not match:
         return
     if token:
-        raise errors.BadRequest("resourceVersionMatch is forbidden for continue tokens")
+        raise _options_invalid("Forbidden: resourceVersionMatch is forbidden for continue tokens")
     if not asked:
-        raise errors.BadRequest("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        raise _options_invalid("Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")
     if match not in ("Exact", "NotOlderThan"):
-        raise errors.BadRequest(f'resourceVersionMatch: Unsupported value: "{match}"')
+        known = '"Exact", "NotOlderThan", ""'
+        raise _options_invalid(f'Unsupported value: "{match}": supported values: {known}')
     if match == "Exact" and asked == "0":
-        raise errors.BadRequest('resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+        raise _options_invalid('Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+
+
+def _options_invalid(why: str) -> errors.Invalid:
+    told = f'ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: {why}'
+    return errors.Invalid(told, group="meta.k8s.io", kind="ListOptions")
 
 
 def _make_token(revision: int, last: str, prefix: str) -> str:

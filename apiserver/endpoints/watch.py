@@ -224,6 +224,8 @@ class _Session:
         if annotations:
             metadata["annotations"] = annotations
         body: dict[str, Any] = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+        if self._want.as_kind.startswith("PartialObjectMetadata"):
+            body |= {"kind": "PartialObjectMetadata", "apiVersion": f"meta.k8s.io/{self._want.as_version or 'v1'}"}
         if isinstance(self._render, _TableLines):
             body = {
                 "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": str(revision)},

@@ -114,6 +114,22 @@ def _condition_causes(condition: Object, path: str) -> Iterator[Cause]:
         yield required(f"{path}.name")
     if not (condition.get("expression") or "").strip():
         yield required(f"{path}.expression")
+    yield from _expression_causes(condition.get("expression"), f"{path}.expression")
+
+
+# What expressions may speak of. Those that ask the authorizer are judged when they run: its functions have no types.
+_GIVEN = ("object", "oldObject", "request", "namespaceObject", "params", "variables")
+
+
+def _expression_causes(expression: str | None, path: str) -> Iterator[Cause]:
+    if not expression or not expression.strip() or "authorizer" in expression:
+        return
+    from machinery.cel.program import CompileError, compile_expression  # the engine is large, and seldom needed
+
+    try:
+        compile_expression(expression, dict.fromkeys(_GIVEN, "dyn"))
+    except CompileError as error:
+        yield invalid(path, expression, f"compilation failed: {error}")
 
 
 # -- policies
@@ -160,6 +176,21 @@ def _policy_causes(policy: Object) -> Iterator[Cause]:
     for index, check in enumerate(spec.get("validations") or ()):
         if not (check.get("expression") or "").strip():
             yield required(f"spec.validations[{index}].expression", "expression is not specified")
+    yield from _policy_expression_causes(spec)
+
+
+_POLICY_EXPRESSIONS = (
+    ("validations", "expression"), ("validations", "messageExpression"), ("variables", "expression"),
+    ("auditAnnotations", "valueExpression"),
+)  # fmt: skip
+
+
+def _policy_expression_causes(spec: Object) -> Iterator[Cause]:
+    for index, condition in enumerate(spec.get("matchConditions") or ()):
+        yield from _condition_causes(condition, f"spec.matchConditions[{index}]")
+    for field, name in _POLICY_EXPRESSIONS:
+        for index, one in enumerate(spec.get(field) or ()):
+            yield from _expression_causes(one.get(name), f"spec.{field}[{index}].{name}")
 
 
 def _binding_causes(binding: Object) -> Iterator[Cause]:

@@ -1,7 +1,9 @@
 """The groups coordination.k8s.io and discovery.k8s.io: leases and endpoint slices."""
 
+import ipaddress
 from collections.abc import Iterator
 
+from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME
 from apiserver.registry.kind import Column, Kind, Object, immutable, invalid, unsupported
 from machinery.api import resources
@@ -30,6 +32,21 @@ def _slice_causes(endpoint_slice: Object) -> Iterator[Cause]:
         yield unsupported("addressType", endpoint_slice.get("addressType"), _ADDRESS_TYPES)
     if len(endpoint_slice.get("endpoints") or ()) > 1000:
         yield Cause("FieldValueTooMany", "Too many: must have at most 1000 items", "endpoints")
+    kind = endpoint_slice.get("addressType", "")
+    for index, endpoint in enumerate(endpoint_slice.get("endpoints") or ()):
+        for at, address in enumerate(endpoint.get("addresses") or ()):
+            if wrong := _address_problem(kind, address):
+                yield invalid(f"endpoints[{index}].addresses[{at}]", address, wrong)
+
+
+def _address_problem(kind: str, address: str) -> str | None:
+    if kind == "FQDN":
+        return names.dns_subdomain(address)
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+    return None if kind == f"IPv{found.version}" else f"must be an {kind} address"
 
 
 def _ports_text(endpoint_slice: Object) -> str:

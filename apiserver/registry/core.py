@@ -22,6 +22,7 @@ from apiserver.registry.kind import (
 )  # fmt: skip
 from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
+from apiserver.registry.service_rules import service_causes
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -120,7 +121,7 @@ def _default_service(service: Object) -> None:
 
 
 def _validate_service(service: Object) -> list[Cause]:
-    return list(_service_causes(service["spec"]))
+    return [*_service_causes(service["spec"]), *service_causes(service["spec"])]
 
 
 def _service_causes(spec: Object) -> Iterator[Cause]:
@@ -175,6 +176,15 @@ def _service_ports(service: Object) -> str:
 
 def _data_count(obj: Object) -> str:
     return str(len(obj.get("data") or ()) + len(obj.get("binaryData") or ()))
+
+
+def _validate_node_update(new: Object, old: Object) -> list[Cause]:
+    causes: list[Cause] = []
+    for field, shown in (("podCIDRs", "podCIDR"), ("providerID", "providerID")):
+        before, after = ((one.get("spec") or {}).get(field) for one in (old, new))
+        if before and before != after:
+            causes.append(forbidden(f"spec.{field}", f'node updates may not change {shown} except from "" to valid'))
+    return causes
 
 
 def _unschedulable(node: Object) -> str:
@@ -284,7 +294,7 @@ KINDS = (
             Column("Kernel-Version", _node_info("kernelVersion"), priority=1),
             Column("Container-Runtime", _node_info("containerRuntimeVersion"), priority=1),
         ),
-        selectable={"spec.unschedulable": _unschedulable},
+        selectable={"spec.unschedulable": _unschedulable}, validate_update=_validate_node_update,
     ),
     Kind(
         resources.PODS, CORE + "Pod", "pod", ("po",), ("all",),

@@ -70,6 +70,15 @@ def _fixed_spec(new: Object, old: Object) -> list[Cause]:
     return immutable("spec", new.get("spec"), old.get("spec"))
 
 
+def _fixed_slice(new: Object, old: Object) -> list[Cause]:
+    """The pool of a slice may grow; whose it is and where stays."""
+    return [
+        cause
+        for path in (("driver",), ("pool", "name"), ("nodeName",))
+        for cause in immutable(".".join(("spec", *path)), value_at(new, "spec", *path), value_at(old, "spec", *path))
+    ]
+
+
 KINDS = (
     Kind(
         resources.DEVICE_CLASSES, DEVICES + "DeviceClass", "deviceclass", columns=(NAME, AGE), has_generation=True,
@@ -94,6 +103,6 @@ KINDS = (
             Column("Driver", text_at("spec", "driver")), Column("Pool", text_at("spec", "pool", "name")), AGE,
         ),
         selectable={"spec.nodeName": text_at("spec", "nodeName"), "spec.driver": text_at("spec", "driver")},
-        has_generation=True, returns_deleted=True,
+        validate_update=_fixed_slice, has_generation=True, returns_deleted=True,
     ),
 )  # fmt: skip

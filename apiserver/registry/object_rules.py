@@ -11,6 +11,16 @@ from machinery import errors
 from machinery.api.schema import missing_required, shape_of
 from machinery.errors import Cause
 
+_FINALIZERS = ("foregroundDeletion", "kubernetes", "orphan")
+# Groups whose objects may have finalizers of any name.
+_OPEN_GROUPS = ("apiextensions.k8s.io", "apiregistration.k8s.io")
+
+
+def _unqualified(kind: Kind, finalizer: str) -> str | None:
+    if "/" in finalizer or finalizer in _FINALIZERS or kind.user_defined or kind.resource.group in _OPEN_GROUPS:
+        return None
+    return "name is neither a standard finalizer name nor is it fully qualified"
+
 
 def metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
     """Yield what is wrong with an object's metadata."""
@@ -25,7 +35,7 @@ def metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
     yield from names.label_causes(metadata.get("labels") or {}, "metadata.labels")
     yield from names.annotation_causes(metadata.get("annotations") or {}, "metadata.annotations")
     for finalizer in metadata.get("finalizers") or ():
-        if wrong := names.qualified_name(finalizer):
+        if wrong := names.qualified_name(finalizer) or _unqualified(kind, finalizer):
             yield invalid("metadata.finalizers", finalizer, wrong)
     controllers = 0
     for index, owner in enumerate(metadata.get("ownerReferences") or ()):

@@ -6,7 +6,7 @@ Defaults and rules: https://kubernetes.io/docs/reference/kubernetes-api/workload
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from apiserver.registry import names
+from apiserver.registry import names, pod_rules
 from apiserver.registry.columns import AGE, NAME, NONE
 from apiserver.registry.kind import (
     Column,
@@ -173,6 +173,7 @@ def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iter
             if group == "initContainers" and container.get("restartPolicy") != "Always":
                 yield from _init_causes(container, at)
     yield from _scalar_causes(spec, path)
+    yield from pod_rules.spec_causes(spec, path)
     yield from names.label_causes(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
 
 
@@ -228,6 +229,7 @@ def _container_causes(container: Object, path: str, taken: set[str], volumes: se
         if mount.get("name") and mount["name"] not in volumes:
             yield not_found(f"{path}.volumeMounts[{index}].name", mount["name"])
     yield from _port_causes(container, path)
+    yield from pod_rules.container_causes(container, path)
     yield from _resource_causes(container.get("resources") or {}, f"{path}.resources")
     for probe in _PROBES:
         yield from _probe_causes(container.get(probe), f"{path}.{probe}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME
-from apiserver.registry.kind import Column, Kind, Object, immutable, required, unsupported
+from apiserver.registry.kind import Column, Kind, Object, invalid, required, unsupported
 from machinery.api import resources
 from machinery.api.meta import Resource
 from machinery.errors import Cause
@@ -50,7 +50,8 @@ def _binding_causes(binding: Object) -> Iterator[Cause]:
 
 
 def _fixed_role(new: Object, old: Object) -> list[Cause]:
-    return immutable("roleRef", new.get("roleRef"), old.get("roleRef"))
+    same = new.get("roleRef") == old.get("roleRef")
+    return [] if same else [invalid("roleRef", new.get("roleRef"), "cannot change roleRef")]
 
 
 def _role_text(binding: Object) -> str:

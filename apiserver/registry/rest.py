@@ -24,9 +24,13 @@ from machinery import errors
 from machinery.api import meta
 from machinery.api.resources import RESOURCE_QUOTAS
 from machinery.api.schema import Findings, SchemaMismatch, conform, shape_of
+from machinery.errors import Cause
 
 _SERVER_FIELDS = ("resourceVersion", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 _GENERATE_TRIES = 8
+_NO_VERSION = Cause(
+    "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update", "metadata.resourceVersion"
+)
 
 
 @dataclass(slots=True)
@@ -313,6 +317,8 @@ class Rest:
 
     def _check_preconditions(self, kind: Kind, key: str, old: Object, metadata: Object) -> None:
         asked, actual = metadata.get("resourceVersion"), old["metadata"]["resourceVersion"]
+        if not asked and not kind.unconditional_update:
+            raise_invalid(kind, old, [_NO_VERSION])
         if asked and asked != actual:
             raise conflict(kind.resource, key)
         if metadata.get("uid") and metadata["uid"] != old["metadata"]["uid"]:

@@ -226,6 +226,22 @@ def _fixed_spec(new: Object, old: Object) -> list[Cause]:
 _VOLUME_MODE = Column("VolumeMode", text_at("spec", "volumeMode", absent="<unset>"), priority=1)
 _ATTRIBUTES_CLASS = Column("VolumeAttributesClass", text_at("spec", "volumeAttributesClassName", absent="<unset>"))
 
+
+def _fixed_attributes(new: Object, old: Object) -> list[Cause]:
+    causes = immutable("driverName", new.get("driverName"), old.get("driverName"))
+    if new.get("parameters") != old.get("parameters"):
+        causes.append(forbidden("parameters", "updates to parameters are forbidden."))
+    return causes
+
+
+def _fixed_capacity(new: Object, old: Object) -> list[Cause]:
+    return [
+        cause
+        for field in ("nodeTopology", "storageClassName")
+        for cause in immutable(field, new.get(field), old.get(field))
+    ]
+
+
 KINDS = (
     Kind(
         resources.PERSISTENT_VOLUMES, CORE + "PersistentVolume", "persistentvolume", ("pv",),
@@ -281,7 +297,8 @@ KINDS = (
     ),
     Kind(
         resources.VOLUME_ATTRIBUTES_CLASSES, STORAGE + "VolumeAttributesClass", "volumeattributesclass", ("vac",),
-        columns=(NAME, Column("DriverName", text_at("driverName")), AGE), returns_deleted=True,
+        columns=(NAME, Column("DriverName", text_at("driverName")), AGE), validate_update=_fixed_attributes,
+        returns_deleted=True,
     ),
     Kind(
         resources.CSI_DRIVERS, STORAGE + "CSIDriver", "csidriver",
@@ -305,5 +322,6 @@ KINDS = (
         columns=(
             NAME, Column("StorageClassName", text_at("storageClassName")), Column("Capacity", text_at("capacity")), AGE,
         ),
+        validate_update=_fixed_capacity,
     ),
 )  # fmt: skip

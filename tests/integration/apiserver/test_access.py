@@ -108,6 +108,6 @@ async def test_readiness_tells_check_by_check(client: Client) -> None:
     assert "[+]poststarthook/rbac/bootstrap-roles ok" in text  # by the names of upstream's steps
     alive = (await client.request("GET", "/livez", params={"verbose": "1"})).decode()
     assert "[+]autoregister-completion ok" in alive
-    assert "informer-sync" not in alive
+    assert "]informer-sync" not in alive
     assert text.endswith("readyz check passed\n")
     assert b"apiserver_request_total" in await client.request("GET", "/metrics")

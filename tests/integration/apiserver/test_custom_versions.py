@@ -15,6 +15,7 @@ from aiohttp import web
 from apiserver.app import APIServer, serving
 from apiserver.storage.etcd import EtcdStore
 from cluster.pki import Pki
+from machinery import errors
 from machinery.api.meta import Resource
 from machinery.client.rest import Client
 from machinery.errors import InternalError, Invalid, MethodNotAllowed, NotFound
@@ -274,3 +275,13 @@ async def test_servers_over_one_store_serve_the_same_definitions(tmp_path: Path)
         for client in clients:
             with pytest.raises(NotFound):
                 await client.list(V1, "default")
+
+
+async def test_an_update_of_an_instance_says_what_it_was_made_from(client: Client) -> None:
+    await define(client, definition(version("v1", storage=True)))
+    made = await client.create(V1, {"metadata": {"name": "a"}}, "default")
+    del made["metadata"]["resourceVersion"]
+    with pytest.raises(
+        errors.Invalid, match="metadata.resourceVersion: Invalid value: 0x0: must be specified for an upd"
+    ):
+        await client.update(V1, made)

@@ -20,6 +20,7 @@ from machinery.api.resources import (
     PERSISTENT_VOLUME_CLAIMS,
     PERSISTENT_VOLUMES,
     REPLICATION_CONTROLLERS,
+    SERVICES,
     STATEFUL_SETS,
 )
 from machinery.client.rest import Client
@@ -189,3 +190,58 @@ async def test_a_request_for_a_certificate_is_decided_by_one_and_signed_by_anoth
     assert [one["type"] for one in found["status"]["conditions"]] == ["Approved", "Seen"]  # the signer can't undo it
     again = await client.patch(CERTIFICATE_SIGNING_REQUESTS, "csr", {"status": None})
     assert again["status"] == found["status"]
+
+
+FIXED = [
+    ("VolumeAttributesClass", {"driverName": "other.example.com"}, "driverName: Invalid value: \"other.example.com\": field is immutable"),
+    ("VolumeAttributesClass", {"parameters": {"x": "y"}}, "parameters: Forbidden: updates to parameters are forbidden."),
+    ("CSIStorageCapacity", {"storageClassName": "other"}, "storageClassName: Invalid value: \"other\": field is immutable"),
+    ("ResourceSlice", {"spec": {"driver": "other.example.com"}}, "spec.driver: Invalid value: \"other.example.com\": field is immutable"),
+    ("PersistentVolume", {"metadata": {"finalizers": ["bad"]}}, "name is neither a standard finalizer name nor is it fully qualified"),
+    ("ValidatingAdmissionPolicy", {"spec": {"matchConditions": [{"name": "a", "expression": "object.x +"}]}}, "spec.matchConditions[0].expression: Invalid value: \"object.x +\": compilation failed: "),
+    ("ValidatingAdmissionPolicy", {"spec": {"validations": [{"expression": "unheard.of == 1"}]}}, "spec.validations[0].expression: Invalid value: \"unheard.of == 1\": compilation failed: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "change", "told"), FIXED)
+async def test_what_makes_an_object_what_it_is_stays(
+    client: Client, kind: str, change: dict[str, Any], told: str
+) -> None:
+    given = BY_KIND[kind]
+    resource = resource_of(given)
+    namespace = "default" if resource.namespaced else ""
+    made = await client.create(resource, given, namespace)
+    with pytest.raises(errors.Invalid) as caught:
+        await client.patch(resource, made["metadata"]["name"], change, namespace)
+    assert told in str(caught.value)
+
+
+async def test_a_webhook_whose_condition_can_not_be_compiled_is_refused(client: Client) -> None:
+    condition = {"name": "odd", "expression": "... [] bad expression"}
+    hook = {
+        "name": "hook.example.com", "clientConfig": {"url": "https://127.0.0.1:1/"}, "sideEffects": "None",
+        "admissionReviewVersions": ["v1"], "matchConditions": [condition],
+    }  # fmt: skip
+    for name in ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"):
+        given = {**BY_KIND[name], "webhooks": [hook]}
+        with pytest.raises(
+            errors.Invalid, match=r"webhooks\[0\].matchConditions\[0\].expression: .*compilation failed"
+        ):
+            await client.create(resource_of(given), given)
+
+
+SERVICES_REFUSED = [
+    ({"type": "ExternalName", "externalName": "bad_name!"}, "spec.externalName: Invalid value"),
+    ({"ports": [{"port": 80, "protocol": "X"}]}, 'spec.ports[0].protocol: Unsupported value: "X": supported values: "SCTP", "TCP", "UDP"'),
+    ({"ports": [{"port": 80, "targetPort": "bad_name"}]}, "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"),
+    ({"type": "NodePort", "ports": [{"port": 80}], "externalTrafficPolicy": "x"}, 'spec.externalTrafficPolicy: Unsupported value: "x"'),
+    ({"ports": [{"port": 80}], "externalIPs": ["x"]}, 'spec.externalIPs[0]: Invalid value: "x": must be a valid IP address'),
+    ({"type": "LoadBalancer", "ports": [{"port": 80}], "loadBalancerSourceRanges": ["x"]}, "must be a valid CIDR value"),
+]  # fmt: skip
+
+
+async def test_a_wrong_service_is_told_what_is_wrong(client: Client) -> None:
+    for spec, told in SERVICES_REFUSED:
+        with pytest.raises(errors.Invalid) as caught:
+            await client.create(SERVICES, {"metadata": {"name": "a"}, "spec": spec}, "default")
+        assert told in str(caught.value)

@@ -60,3 +60,62 @@ async def test_resources_are_resized_within_their_quality_of_service(client: Cli
         await change(client, "resize", containers=[{"name": "c", "resources": {**sizes, "claims": [{"name": "x"}]}}])  # fmt: skip
     with pytest.raises(errors.Invalid, match="must be less than or equal to cpu limit of 300m"):
         await change(client, "resize", containers=[{"name": "c", "resources": {**sizes, "requests": {"cpu": "400m"}}}])
+
+
+WRONG = [
+    (
+        {
+            "securityContext": {
+                "sysctls": [
+                    {"name": "foo-", "value": "1"},
+                    {"name": "kernel.shmmax", "value": "1"},
+                    {"name": "bar..", "value": "1"},
+                ]
+            }
+        },
+        ['sysctls[0].name: Invalid value: "foo-": must have at most 253', 'sysctls[2].name: Invalid value: "bar.."'],
+    ),
+    (
+        {
+            "tolerations": [
+                {"operator": "Odd", "key": "a"},
+                {"operator": "Equal"},
+                {"key": "a", "operator": "Exists", "value": "b"},
+                {"key": "a", "effect": "x"},
+            ]
+        },
+        [
+            'tolerations[0].operator: Unsupported value: "Odd": supported values: "Equal", "Exists"',
+            "operator must be Exists when `key` is empty",
+            "value must be empty when `operator` is 'Exists'",
+            'tolerations[3].effect: Unsupported value: "x"',
+        ],
+    ),
+    (
+        {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "a", "whenUnsatisfiable": "x"}]},
+        ["maxSkew: Invalid value: 0: must be greater than zero", 'whenUnsatisfiable: Unsupported value: "x"'],
+    ),
+    ({"dnsPolicy": "None"}, ["spec.dnsConfig.nameservers: Required value"]),
+]
+WRONG_CONTAINERS = [
+    ({"image": " web"}, "must not have leading or trailing whitespace"),
+    ({"env": [{"name": "a=b", "value": "x"}]}, "printable ASCII characters other than '='"),
+    ({"env": [{"name": "a", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}, "may not be specified when `value` is not empty"),
+    ({"ports": [{"name": "averyveryverylongname", "containerPort": 80}]}, "must be no more than 15 characters"),
+    ({"ports": [{"name": "a", "containerPort": 80}, {"name": "a", "containerPort": 81}]}, 'spec.containers[0].ports[1].name: Duplicate value: "a"'),
+    ({"securityContext": {"privileged": True, "allowPrivilegeEscalation": False}}, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"),
+    ({"securityContext": {"runAsUser": -1}}, "must be between 0 and 2147483647, inclusive"),
+]  # fmt: skip
+
+
+async def test_a_wrong_pod_is_told_all_that_is_wrong(client: Client) -> None:
+    for spec, told in WRONG:
+        with pytest.raises(errors.Invalid) as caught:
+            await client.create(PODS, pod("a", **spec), "default")
+        for text in told:
+            assert text in str(caught.value)
+        assert "kernel.shmmax" not in str(caught.value)
+    for container, text in WRONG_CONTAINERS:
+        with pytest.raises(errors.Invalid) as caught:
+            await client.create(PODS, pod("a", containers=[{"name": "c", "image": "web:1", **container}]), "default")
+        assert text in str(caught.value)

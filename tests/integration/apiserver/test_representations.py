@@ -33,6 +33,15 @@ def event(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def frames(body: bytes) -> list[bytes]:
+    found = []
+    while body:
+        size = int.from_bytes(body[:4])
+        found.append(body[4 : 4 + size])
+        body = body[4 + size :]
+    return found
+
+
 async def test_a_client_that_takes_protobuf_alone_is_answered_in_it(client: Client) -> None:
     made = await client.create(PODS, pod("a"), "default")
     for accept in (PROTOBUF, f"{PROTOBUF};as=x;v=v1;g=meta.k8s.io,{PROTOBUF}"):
@@ -50,7 +59,7 @@ async def test_a_watch_in_protobuf_is_a_row_of_frames(client: Client) -> None:
     await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"k": "v"}}, "default")
     params = {"watch": "true", "resourceVersion": before, "timeoutSeconds": "1"}
     body = await client.request("GET", CONFIG_MAPS.path("default"), params=params, headers={"Accept": PROTOBUF})
-    frame = body[4 : 4 + int.from_bytes(body[:4])]
+    frame = frames(body)[0]
     assert frame.startswith(b"\x0a\x05ADDED")
     at = frame.index(protobuf.MAGIC)
     assert protobuf.decode(frame[at:])["data"] == {"k": "v"}
@@ -136,3 +145,28 @@ async def test_a_watch_from_a_forgotten_version_is_told_so_in_its_only_event(cli
     body = await client.request("GET", CONFIG_MAPS.path("default"), params={"watch": "1", "resourceVersion": "1"})
     told = json.loads(body)
     assert (told["type"], told["object"]["reason"], told["object"]["code"]) == ("ERROR", "Expired", 410)
+
+
+async def test_metadata_alone_is_watched_in_protobuf(client: Client) -> None:
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, "default")
+    accept = f"{PROTOBUF};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+    params = {"watch": "1", "timeoutSeconds": "1", "allowWatchBookmarks": "1"}
+    body = await client.request("GET", CONFIG_MAPS.path("default"), params=params, headers={"Accept": accept})
+    kinds = [protobuf.decode(frame[frame.index(protobuf.MAGIC) :])["kind"] for frame in frames(body)]
+    assert kinds == ["PartialObjectMetadata"] * 2  # the object, and the bookmark at the end
+
+
+@pytest.mark.parametrize(
+    ("match", "version", "told"),
+    [
+        ("Odd", "1", 'Unsupported value: "Odd"'),
+        ("Exact", "0", 'is forbidden for resourceVersion "0"'),
+        ("Exact", "", "is forbidden unless resourceVersion is provided"),
+    ],
+)
+async def test_options_that_contradict_each_other_are_invalid(
+    client: Client, match: str, version: str, told: str
+) -> None:
+    params = {"resourceVersionMatch": match, "resourceVersion": version}
+    with pytest.raises(errors.Invalid, match="ListOptions.meta.k8s.io .* is invalid: resourceVersionMatch: .*" + told):
+        await client.request("GET", CONFIG_MAPS.path("default"), params=params)

@@ -1,0 +1,122 @@
+"""Rules of pod specs beside those in pods.py: who runs it, what it tolerates, how it spreads, what containers get.
+
+Source: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
+"""
+
+import re
+from collections.abc import Iterator
+
+from apiserver.registry.kind import Object, duplicate, invalid, required, unsupported
+from machinery.errors import Cause
+
+_MAX_ID = 2**31 - 1
+_SYSCTL_PART = "[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
+_SYSCTL_RULE = f"^({_SYSCTL_PART}[\\./])*{_SYSCTL_PART}$"
+_SYSCTL = re.compile(_SYSCTL_RULE)
+_PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_MAX_PORT_NAME = 15
+_EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
+_ENV_RULE = "a valid environment variable name must consist only of printable ASCII characters other than '='"
+
+
+def spec_causes(spec: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with what a pod says of itself as a whole."""
+    context = spec.get("securityContext") or {}
+    yield from _identity_causes(context, f"{path}.securityContext", ("runAsUser", "runAsGroup", "fsGroup"))
+    for index, sysctl in enumerate(context.get("sysctls") or ()):
+        name = sysctl.get("name", "")
+        if name and (len(name) > 253 or not _SYSCTL.fullmatch(name)):
+            rule = f"must have at most 253 characters and match regex {_SYSCTL_RULE}"
+            yield invalid(f"{path}.securityContext.sysctls[{index}].name", name, rule)
+    for index, toleration in enumerate(spec.get("tolerations") or ()):
+        yield from _toleration_causes(toleration, f"{path}.tolerations[{index}]")
+    for index, spread in enumerate(spec.get("topologySpreadConstraints") or ()):
+        yield from _spread_causes(spread, f"{path}.topologySpreadConstraints[{index}]")
+    if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
+        why = "must provide at least one DNS nameserver when `dnsPolicy` is None"
+        yield required(f"{path}.dnsConfig.nameservers", why)
+
+
+def container_causes(container: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with a container of any sort."""
+    image = container.get("image") or ""
+    if image != image.strip():
+        yield invalid(f"{path}.image", image, "must not have leading or trailing whitespace")
+    context = container.get("securityContext") or {}
+    yield from _identity_causes(context, f"{path}.securityContext", ("runAsUser", "runAsGroup"))
+    if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
+        why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
+        yield invalid(f"{path}.securityContext", context, why)
+    for index, variable in enumerate(container.get("env") or ()):
+        yield from _variable_causes(variable, f"{path}.env[{index}]")
+    yield from _port_name_causes(container.get("ports") or [], f"{path}.ports")
+    places: set[str] = set()
+    for index, mount in enumerate(container.get("volumeMounts") or ()):
+        place = mount.get("mountPath", "")
+        if place and place in places:
+            yield invalid(f"{path}.volumeMounts[{index}].mountPath", place, "must be unique")
+        places.add(place)
+
+
+def _identity_causes(context: Object, path: str, fields: tuple[str, ...]) -> Iterator[Cause]:
+    for field in fields:
+        number = context.get(field)
+        if number is not None and not 0 <= number <= _MAX_ID:
+            yield invalid(f"{path}.{field}", number, f"must be between 0 and {_MAX_ID}, inclusive")
+
+
+def _toleration_causes(toleration: Object, path: str) -> Iterator[Cause]:
+    operator, effect = toleration.get("operator", ""), toleration.get("effect", "")
+    if not toleration.get("key") and operator != "Exists":
+        why = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
+        yield invalid(f"{path}.operator", operator, why)
+    if operator not in ("", "Equal", "Exists"):
+        yield unsupported(f"{path}.operator", operator, ("Equal", "Exists"))
+    if operator == "Exists" and toleration.get("value"):
+        yield invalid(f"{path}.operator", toleration, "value must be empty when `operator` is 'Exists'")
+    if effect and effect not in _EFFECTS:
+        yield unsupported(f"{path}.effect", effect, _EFFECTS)
+    if toleration.get("tolerationSeconds") is not None and effect != "NoExecute":
+        yield invalid(f"{path}.effect", effect, "effect must be 'NoExecute' when `tolerationSeconds` is set")
+
+
+def _spread_causes(spread: Object, path: str) -> Iterator[Cause]:
+    if spread.get("maxSkew", 0) <= 0:
+        yield invalid(f"{path}.maxSkew", spread.get("maxSkew", 0), "must be greater than zero")
+    known = ("DoNotSchedule", "ScheduleAnyway")
+    if (wanted := spread.get("whenUnsatisfiable")) and wanted not in known:
+        yield unsupported(f"{path}.whenUnsatisfiable", wanted, known)
+    fewest = spread.get("minDomains")
+    if fewest is not None and fewest <= 0:
+        yield invalid(f"{path}.minDomains", fewest, "must be greater than zero")
+
+
+def _variable_causes(variable: Object, path: str) -> Iterator[Cause]:
+    name = variable.get("name", "")
+    if "=" in name or not (name.isascii() and name.isprintable()):
+        yield invalid(f"{path}.name", name, _ENV_RULE)
+    if variable.get("value") and variable.get("valueFrom"):
+        yield invalid(f"{path}.valueFrom", "", "may not be specified when `value` is not empty")
+
+
+def port_name_problem(name: str) -> str | None:
+    """Return what is wrong with the name of a port, or None."""
+    if len(name) > _MAX_PORT_NAME:
+        return f"must be no more than {_MAX_PORT_NAME} characters"
+    if not _PORT_NAME.fullmatch(name) or "--" in name:
+        return "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"
+    return None if any(letter.isalpha() for letter in name) else "must contain at least one letter (a-z)"
+
+
+def _port_name_causes(ports: list[Object], path: str) -> Iterator[Cause]:
+    seen: set[str] = set()
+    for index, port in enumerate(ports):
+        name = port.get("name", "")
+        if not name:
+            continue
+        at = f"{path}[{index}].name"
+        if wrong := port_name_problem(name):
+            yield invalid(at, name, wrong)
+        if name in seen:
+            yield duplicate(at, name)
+        seen.add(name)
