@@ -83,6 +83,7 @@ COMMANDS: dict[str, Source] = {
         stats="containers:stats|Show how much containers use",
         system="containers:system|See and free what containers and images take",
         build="build:build|Build an image from a Dockerfile",
+        compose="compose:compose|Run the services of a Compose file",
         pull="images:pull|Fetch images from their registries",
         push="images:push|Send an image to its registry",
         images="images:images|List this node's images",
