@@ -9,7 +9,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge
 
 from agent.config import AgentConfig
+from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
+from agent.deviceplugin.manager import DevicePlugins
 from agent.eviction import Evictor, ImageCollector
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
@@ -53,7 +55,14 @@ async def run(config: AgentConfig) -> None:
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
+        node.devices = devices = DevicePlugins(
+            config.device_plugin_dir, lambda: reporter.set_devices(devices.capacity(), devices.allocatable())
+        )
+        await devices.start()
+        stack.push_async_callback(devices.close)
         pods = PodManager(node, reporter.pressures)
+        if config.cpu_manager_policy == "static":
+            node.cpus = CpuManager(config.data_dir, -(-config.reserved_cpu_millis // 1000), pods.wake_all)
         stack.push_async_callback(pods.close)
         server = AgentServer(node, pods, _metrics(pods))
         await server.start()

@@ -18,6 +18,7 @@ class AgentConfig:
         ca_file: signs the API server's certificate and its clients'.
         reserved_cpu_millis, reserved_memory_bytes: kept from pods for the system.
         proxy: whether this agent routes services on this node.
+        cpu_manager_policy: static gives whole CPUs to those who ask for them; none does not.
     """
 
     client: ClientConfig
@@ -45,11 +46,17 @@ class AgentConfig:
     reserved_cpu_millis: int = 0
     reserved_memory_bytes: int = 0
     proxy: bool = True
+    cpu_manager_policy: str = "none"
 
     @property
     def pods_dir(self) -> Path:
         """Volumes and files of each pod, by uid."""
         return self.data_dir / "pods"
+
+    @property
+    def device_plugin_dir(self) -> Path:
+        """Where device plugins register, and put their sockets."""
+        return self.data_dir / "device-plugins"
 
     @property
     def seccomp_dir(self) -> Path:

@@ -14,6 +14,7 @@ import orjson
 
 from agent.cri import api_pb2 as cri
 from agent.cri.client import CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID
+from agent.deviceplugin.manager import Given
 from agent.environment import expand
 from agent.security import container_security, sandbox_security
 from machinery.api.quantity import cpu_millis, to_bytes
@@ -22,6 +23,7 @@ Pod = Mapping[str, Any]
 HASH = "wherry.container.hash"
 _PERIOD_MICROSECONDS = 100_000
 _MIN_QUOTA = 1000
+_NOTHING_GIVEN = Given()
 _HUGEPAGES = "hugepages-"
 _PROTOCOLS = {"TCP": cri.TCP, "UDP": cri.UDP, "SCTP": cri.SCTP}
 _PROPAGATION = {
@@ -85,20 +87,22 @@ class ContainerOptions:
 
     Attributes:
         image: the image's id.
+        resources: its cgroup settings.
         target_id: the container whose processes it sees; "" for its own.
         seccomp_root: where Localhost profiles are found.
         id_base: the first host id of the pod's user namespace.
+        given: what device plugins gave for the devices it asks for.
     """
 
     attempt: int
     image: str
     environment: Mapping[str, str]
     mounts: Sequence[Any]
-    allocatable: Mapping[str, str]
+    resources: Any
     target_id: str = ""
     seccomp_root: Path = Path("/")
-    devices: Sequence[Any] = ()
     id_base: int = 0
+    given: Given = _NOTHING_GIVEN
 
 
 def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOptions) -> Any:
@@ -118,16 +122,28 @@ def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOpt
     )  # fmt: skip
     if signal := (container.get("lifecycle") or {}).get("stopSignal"):
         config.stop_signal = cri.Signal.Value(signal)  # type: ignore[assignment]
-    config.linux.resources.CopyFrom(linux_resources(pod, container, given.allocatable))
+    config.linux.resources.CopyFrom(given.resources)
     security = container_security(pod, container, given.seccomp_root, given.target_id, given.id_base)
     users = security.namespace_options.userns_options
     for one in config.mounts if given.id_base else ():
         if one.host_path:  # its owners are shown as the pod's own users
             one.uidMappings.extend(users.uids)
             one.gidMappings.extend(users.gids)
-    config.devices.extend(given.devices)
+    _add_devices(config, given.given)
     config.linux.security_context.CopyFrom(security)
     return config
+
+
+def _add_devices(config: Any, given: Given) -> None:
+    for one in given.devices:
+        config.devices.add(
+            container_path=one.container_path, host_path=one.host_path, permissions=one.permissions or "rw"
+        )
+    for one in given.mounts:
+        config.mounts.add(container_path=one.container_path, host_path=one.host_path, readonly=one.read_only)
+    config.annotations.update(given.annotations)
+    for name in given.cdi_names:
+        config.CDI_devices.add(name=name)
 
 
 def linux_resources(pod: Pod, container: Mapping[str, Any], allocatable: Mapping[str, str]) -> Any:

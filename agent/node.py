@@ -4,6 +4,7 @@ Source: https://kubernetes.io/docs/reference/node/node-status/
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
@@ -43,6 +44,7 @@ class NodeReporter:
         self._runtime = runtime
         self._runtime_version = runtime_version
         self._conditions: dict[str, dict[str, Any]] = {}
+        self._news = asyncio.Event()
         self.capacity = machine_capacity(config) if capacity is None else capacity
         self.allocatable = _allocatable(config, self.capacity) if capacity is None else capacity
 
@@ -63,11 +65,18 @@ class NodeReporter:
                 if plain != told or loop.time() - told_at >= REPORT_SECONDS:
                     await self._write(status)
                     told, told_at = plain, loop.time()
-                await asyncio.sleep(STATUS_SECONDS if self._is_ready() else _RETRY_SECONDS)
+                await self._pause(STATUS_SECONDS if self._is_ready() else _RETRY_SECONDS)
             except (APIError, ConnectionFailed) as error:
                 log.warning("the node's status was not written: %s", error)
                 told = None
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until there is news to tell."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        self._news.clear()
 
     def _is_ready(self) -> bool:
         return self._conditions.get("Ready", {}).get("status") == "True"
@@ -94,14 +103,24 @@ class NodeReporter:
         except AlreadyExists:
             return
 
+    def set_devices(self, capacity: Mapping[str, str], allocatable: Mapping[str, str]) -> None:
+        """Tell of devices that plugins offer; those whose plugin is gone are told as none."""
+        for known, found in ((self.capacity, capacity), (self.allocatable, allocatable)):
+            known.update(found)
+        self._news.set()
+
     async def _status(self) -> dict[str, Any]:
         addresses = [
             {"type": "InternalIP", "address": self._config.node_ip},
             {"type": "Hostname", "address": self._config.node_name},
         ]
-        return {
+        handlers: dict[str, Any] = {}
+        with contextlib.suppress(RuntimeFailure):
+            found, features = await self._runtime.handlers()
+            handlers = ({"runtimeHandlers": found} if found else {}) | ({"features": features} if features else {})
+        return handlers | {
             "addresses": [{"$patch": "replace"}, *addresses],
-            "capacity": self.capacity, "allocatable": self.allocatable,
+            "capacity": dict(self.capacity), "allocatable": dict(self.allocatable),
             "conditions": await self._make_conditions(),
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
             "nodeInfo": node_info(self._runtime_version), "images": await self._images(),

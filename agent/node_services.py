@@ -9,8 +9,10 @@ from typing import Any
 import grpc
 
 from agent.config import AgentConfig
-from agent.container_config import log_folder
+from agent.container_config import linux_resources, log_folder
+from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime, RuntimeFailure
+from agent.deviceplugin.manager import DevicePlugins
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
 from agent.objects import ObjectSource, TokenSource
@@ -48,6 +50,8 @@ class NodeServices:
     ids: IdRanges
     # Waits until what is to hold a pod of these addresses back holds: (namespace, addresses).
     network_gate: Callable[[str, tuple[str, ...]], Awaitable[None]] = _open
+    devices: DevicePlugins | None = None
+    cpus: CpuManager | None = None
     allocatable: dict[str, str] = field(default_factory=dict)
     container_scheme: str = "wherry://"
 
@@ -68,6 +72,17 @@ class NodeServices:
         self.tokens.forget(uid)
         self.objects.forget(uid)
         self.resizes.forget(uid)
+        if self.devices is not None:
+            self.devices.forget(uid)
+        if self.cpus is not None:
+            self.cpus.forget(uid)
+
+    def linux_resources(self, pod: Pod, container: Mapping[str, Any]) -> Any:
+        """Return a container's cgroup settings, with the CPUs that are its own. Raises: ConfigError."""
+        found = linux_resources(pod, container, self.allocatable)
+        if self.cpus is not None:
+            found.cpuset_cpus = self.cpus.cpus(pod, container)
+        return found
 
     async def remove_logs(self, pod: Pod) -> None:
         """Remove a pod's logs."""

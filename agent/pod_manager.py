@@ -171,6 +171,11 @@ class PodManager:
                 return "Deferred", f"Node didn't have enough resource: {name}, {text}"
         return None
 
+    def wake_all(self) -> None:
+        """Something that concerns all pods changed."""
+        for one in self._running.values():
+            one.wake()
+
     def objects_changed(self, uid: str) -> None:
         """An object that a pod uses changed."""
         if (found := self._running.get(uid)) is not None:

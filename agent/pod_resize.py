@@ -7,13 +7,13 @@ import asyncio
 from typing import Any
 
 from agent import cgroups
-from agent.container_config import linux_resources
 from agent.cri.client import RuntimeFailure
+from agent.environment import ConfigError
 from agent.pod_context import PodContext
 from agent.pod_state import ContainerSeen, Seen, Spec
 from agent.resizes import asked
 
-_FIELDS = ("cpu_shares", "cpu_quota", "memory_limit_in_bytes")
+_FIELDS = ("cpu_shares", "cpu_quota", "memory_limit_in_bytes", "cpuset_cpus")
 
 
 class PodResizer:
@@ -39,7 +39,11 @@ class PodResizer:
             spec, last = context.spec(name), seen.newest(name)
             if last is None or last.state != "running":
                 continue
-            wanted = linux_resources(context.pod, spec, context.node.allocatable)
+            try:
+                wanted = context.node.linux_resources(context.pod, spec)
+            except ConfigError as failure:  # CPUs of its own can't be had any more: it runs on as it does
+                error = str(failure)
+                continue
             actual = self._known.setdefault(last.id, wanted) if last.resources is None else last.resources
             changed = [field for field in _FIELDS if getattr(wanted, field) != getattr(actual, field)]
             if not changed:
@@ -61,7 +65,7 @@ class PodResizer:
         """Change one container, or have it restarted where its resize policy says so; returns what went wrong."""
         context = self._context
         policies = {one["resourceName"]: one["restartPolicy"] for one in spec.get("resizePolicy") or ()}
-        names = {"memory" if field.startswith("memory") else "cpu" for field in changed}
+        names = {"memory" if field.startswith("memory") else "cpu" for field in changed if field != "cpuset_cpus"}
         if any(policies.get(name) == "RestartContainer" for name in names):
             context.memory.resized[last.id] = f"Container {spec['name']} resize requires restart"
             return ""

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent import container_config
 from agent.cri.client import RuntimeFailure
+from agent.deviceplugin.manager import Given
 from agent.environment import ConfigError, make_environment, service_variables
 from agent.hooks import run_hook
 from agent.images import PullError
@@ -126,10 +127,13 @@ class ContainerStarter:
         mounts: list[Any] = []
         if not node.runtime.is_simulated:
             mounts = await asyncio.to_thread(self._mounts, spec, attempt, environment)
+        given = await node.devices.give(context.uid, spec) if node.devices is not None else Given()
+        environment.update(given.environment)
         options = container_config.ContainerOptions(
-            attempt=attempt, image=image, environment=environment, mounts=mounts, allocatable=node.allocatable,
+            attempt=attempt, image=image, environment=environment, mounts=mounts,
+            resources=node.linux_resources(pod, spec),
             target_id=self._target(spec), seccomp_root=node.config.seccomp_dir,
-            id_base=context.id_base(),
+            id_base=context.id_base(), given=given,
         )  # fmt: skip
         config = container_config.container_config(pod, spec, options)
         return await node.runtime.create_container(

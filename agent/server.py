@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,7 @@ from agent.server_reports import Reports
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
 _MAX_MESSAGE = 16 * 1024 * 1024
+_RELOAD_SECONDS = 30.0
 
 
 class AgentServer:
@@ -37,6 +39,7 @@ class AgentServer:
         self._runtime: Runtime = services.runtime
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
+        self._reloading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to serve."""
@@ -57,12 +60,15 @@ class AgentServer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(config.cert_file, config.key_file)
+        self._reloading = asyncio.create_task(_reload(context, config.cert_file, config.key_file))
         context.load_verify_locations(config.ca_file)
         context.verify_mode = ssl.CERT_OPTIONAL  # without one, a token says who asks
         await web.TCPSite(self._runner, config.address, config.port, ssl_context=context, reuse_address=True).start()
 
     async def close(self) -> None:
         """Stop serving."""
+        if self._reloading is not None:
+            self._reloading.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._session is not None:
@@ -177,6 +183,25 @@ class AgentServer:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await client.close()
             return client
+
+
+async def _reload(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    """Show new connections the certificate as it is now: who renews it only has to write the files."""
+    known = await asyncio.to_thread(_stamp, cert)
+    while True:
+        await asyncio.sleep(_RELOAD_SECONDS)
+        found = await asyncio.to_thread(_stamp, cert)
+        if found != known:
+            with contextlib.suppress(ssl.SSLError, OSError):  # half written: again next time
+                context.load_cert_chain(cert, key)
+                known = found
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 async def _copy(source: Any, target: Any) -> None:

@@ -144,7 +144,7 @@ class APIServer:
             raise LookupError("secrets")
         self.secret_tokens = SecretTokens(self.rest, secrets, issuer, config.client_ca_file.read_bytes())
         self.health = health.Health(self.cache)
-        for kind in self.catalog:
+        for kind in (one for one in self.catalog if one.is_stored):
             self.cache.collection(kind.resource.group_resource)
 
     async def audited(self, http: web.BaseRequest) -> web.StreamResponse:
@@ -268,6 +268,8 @@ class APIServer:
             return await self._subresource(call, kind)
         if info.verb not in kind.verbs or (info.verb == "create" and info.name):
             raise _not_allowed()
+        if not kind.is_stored:
+            return await self._subresources.bind(call)
         return await self._resource(call)
 
     async def _kind(self, info: RequestInfo) -> Kind:

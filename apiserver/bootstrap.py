@@ -111,7 +111,7 @@ async def _ensure(server: "APIServer", resource: Resource, namespace: str, obj: 
 async def _ensure_kubernetes_service(server: "APIServer") -> None:
     """The service through which pods reach this server, at the first address of the range."""
     config = server.config
-    address = str(ipaddress.ip_network(config.service_cidr)[1])
+    address = str(ipaddress.ip_network(config.service_cidr.partition(",")[0])[1])
     labels = {"component": "apiserver", "provider": "kubernetes"}
     metadata = {"name": "kubernetes", "namespace": "default"}
     port = {"name": "https", "port": 443, "targetPort": config.port, "protocol": "TCP"}

@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent.runtime.cgroups import remove
 from bench.clusters import milliseconds
 
 COUNT = 15
+CGROUP = "/whbench"
 IMAGE = "wherry.local/busybox:latest"
 _READY_SECONDS = 30
 # What the issue names for containerd 1.6 on the reference machine, in milliseconds.
@@ -33,8 +35,11 @@ def main() -> dict[str, object]:
 
 
 def _with(runtime: Any) -> dict[str, Any]:
-    with runtime() as socket:
-        return _measure(socket)
+    try:
+        with runtime() as socket:
+            return _measure(socket)
+    finally:
+        remove(CGROUP)
 
 
 @contextmanager
@@ -43,7 +48,7 @@ def _ours() -> Iterator[Path]:
     socket, bridge = folder / "s.sock", "whbench1"
     argv = [
         sys.executable, "-m", "agent.runtime", "--root", str(folder / "root"), "--state", str(folder / "state"),
-        "--socket", str(socket), "--bridge", bridge, "--pod-cidr", "10.247.0.0/24", "--cgroup-root", "/whbench",
+        "--socket", str(socket), "--bridge", bridge, "--pod-cidr", "10.247.0.0/24", "--cgroup-root", CGROUP,
     ]  # fmt: skip
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -114,7 +119,7 @@ def _pod(number: int) -> Any:
     config = cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(name=f"p{number}", uid=uuid.uuid4().hex, namespace="bench"), hostname="p"
     )
-    config.linux.cgroup_parent = "/whbench"
+    config.linux.cgroup_parent = CGROUP
     config.linux.security_context.namespace_options.pid = cri.CONTAINER
     return config
 

@@ -176,7 +176,7 @@ def server_hosts(bind_address: str, advertise: str, service_cidr: str) -> list[s
 
     from cluster.pki import host_names
 
-    first = str(ipaddress.ip_network(service_cidr)[1])
+    first = str(ipaddress.ip_network(service_cidr.partition(",")[0])[1])
     names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
     return list(dict.fromkeys([*host_names(), *names, first, bind_address, advertise]))
 

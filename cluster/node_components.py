@@ -73,6 +73,7 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+@click.option("--cpu-manager-policy", type=click.Choice(["none", "static"]), default="none")
 @click.option("--simulate", default=0, help="Be this many nodes that only say they run what they are given.")
 @simulation_options
 def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
@@ -102,7 +103,7 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
-        static_pod_dir=static, proxy=given["proxy"],
+        static_pod_dir=static, proxy=given["proxy"], cpu_manager_policy=given["cpu_manager_policy"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)
 

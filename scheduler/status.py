@@ -88,6 +88,8 @@ class StatusServer:
             pass  # who asked has gone, was too slow, or spoke no HTTP
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     def _answer(self, head: bytes) -> Answer:
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")

@@ -77,6 +77,22 @@ class Runtime:
         answer = await self._call(self._runtime.Status(cri.StatusRequest(), timeout=10))
         return {one.type: (one.status, one.reason, one.message) for one in answer.status.conditions}
 
+    async def handlers(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return the OCI runtimes there are with what they can do, and what the runtime can, as nodes tell it."""
+        answer = await self._call(self._runtime.Status(cri.StatusRequest(), timeout=10))
+        found = [
+            {
+                "name": one.name,
+                "features": {
+                    "recursiveReadOnlyMounts": one.features.recursive_read_only_mounts,
+                    "userNamespaces": one.features.user_namespaces,
+                },
+            }
+            for one in answer.runtime_handlers
+        ]
+        features = {"supplementalGroupsPolicy": answer.features.supplemental_groups_policy}
+        return found, features if answer.HasField("features") else {}
+
     async def sandboxes(self, uid: str = "") -> list[Any]:
         """Return the sandboxes of a pod, or all."""
         labels = {POD_UID: uid} if uid else {}

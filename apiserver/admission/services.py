@@ -7,6 +7,7 @@ Source: https://kubernetes.io/docs/reference/networking/virtual-ips/
 import ipaddress
 import random
 
+from apiserver.admission.service_ranges import SINGLE, ServiceRanges, asked_addresses, choose_families
 from apiserver.registry.kind import Object, invalid
 from apiserver.storage.watch_cache import WatchCache
 from machinery import errors
@@ -20,7 +21,7 @@ class ServiceAllocator:
 
     def __init__(self, cache: WatchCache, service_cidr: str) -> None:
         self._cache = cache
-        self._network = ipaddress.ip_network(service_cidr)
+        self._ranges = ServiceRanges(cache, service_cidr)
         self._seen_generation = -1
         self._taken_addresses: set[str] = set()
         self._taken_ports: set[int] = set()
@@ -57,8 +58,7 @@ class ServiceAllocator:
     def _let_go(self, before: Object, after: Object) -> None:
         """Free what an update gives up. Should the update fail, the next look at the services takes it again."""
         self._taken_ports -= set(_node_ports(before)) - set(_node_ports(after))
-        if before.get("clusterIP") != after.get("clusterIP"):
-            self._taken_addresses.discard(before.get("clusterIP", ""))
+        self._taken_addresses -= set(asked_addresses(before)) - set(asked_addresses(after))
         self._seen_generation = -1
 
     def _keep_address(self, new: Object, before: Object) -> None:
@@ -68,9 +68,19 @@ class ServiceAllocator:
             return
         if spec.get("clusterIP") not in (None, "", before["clusterIP"]):
             raise _invalid(new, "spec.clusterIPs[0]", [spec["clusterIP"]], "may not change once set")
-        for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-            if field in before:
-                spec[field] = before[field]
+        held = asked_addresses(before)
+        policy, families = spec.get("ipFamilyPolicy") or before.get("ipFamilyPolicy"), before.get("ipFamilies") or []
+        spec["clusterIP"], spec["clusterIPs"] = held[0], held
+        spec["ipFamilies"], spec["ipFamilyPolicy"] = families, policy
+        if policy == before.get("ipFamilyPolicy"):
+            return
+        if policy == SINGLE:
+            spec["clusterIPs"], spec["ipFamilies"] = held[:1], families[:1]
+            return
+        spec["ipFamilies"], _ = choose_families(new, held, self._ranges)
+        if held[0] != "None":
+            added = [self._take(new, family, "") for family in spec["ipFamilies"][len(held) :]]
+            spec["clusterIPs"] = [*held, *added]
 
     def _keep_ports(self, new: Object, before: Object) -> None:
         ports = new["spec"].get("ports") or ()
@@ -87,7 +97,7 @@ class ServiceAllocator:
 
     def release(self, service: Object) -> None:
         """Take back what a deleted service held."""
-        self._taken_addresses.discard(service["spec"].get("clusterIP", ""))
+        self._taken_addresses -= set(asked_addresses(service["spec"]))
         self._taken_ports -= set(_node_ports(service["spec"]))
 
     def _refresh(self) -> None:
@@ -97,27 +107,35 @@ class ServiceAllocator:
         self._seen_generation = collection.generation
         for entry in collection.entries("/registry/services/"):
             spec = entry.object()["spec"]
-            self._taken_addresses.add(spec.get("clusterIP", ""))
+            self._taken_addresses.update(asked_addresses(spec))
             self._taken_ports |= set(_node_ports(spec))
 
     def _give_address(self, service: Object) -> None:
         spec = service["spec"]
-        asked = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or ()), "")
-        address = self._checked(service, asked) if asked and asked != "None" else asked or self._free_address()
-        if address != "None":
-            self._taken_addresses.add(address)
-        spec["clusterIP"], spec["clusterIPs"] = address, [address]
-        spec.setdefault("ipFamilies", [f"IPv{self._network.version}"])
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
+        asked = asked_addresses(spec)
+        families, policy = choose_families(service, asked, self._ranges)
+        if asked[:1] == ["None"]:
+            found = ["None"]
+        else:
+            pairs = zip(families, [*asked, "", ""], strict=False)
+            found = [self._take(service, family, address) for family, address in pairs]
+        spec["clusterIP"], spec["clusterIPs"] = found[0], found
+        spec["ipFamilies"], spec["ipFamilyPolicy"] = families, policy
 
-    def _checked(self, service: Object, address: str) -> str:
+    def _take(self, service: Object, family: str, asked: str) -> str:
+        """Give an address of an IP version, the one asked for if any."""
+        address = self._checked(service, family, asked) if asked else self._free_address(family)
+        self._taken_addresses.add(address)
+        return address
+
+    def _checked(self, service: Object, family: str, address: str) -> str:
         path = "spec.clusterIPs"
         try:
-            inside = ipaddress.ip_address(address) in self._network
+            parsed = ipaddress.ip_address(address)
         except ValueError as error:
             rule = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
             raise _invalid(service, f"{path}[0]", address, rule) from error
-        if not inside:
+        if not any(parsed in one for one in self._ranges.of(family)):
             why = f"failed to allocate IP {address}: the provided network does not match the current range"
             raise _invalid(service, path, [address], why)
         if address in self._taken_addresses:
@@ -125,12 +143,14 @@ class ServiceAllocator:
             raise _invalid(service, path, [address], why)
         return address
 
-    def _free_address(self) -> str:
-        for _ in range(_TRIES):
-            offset = self._random.randrange(2, self._network.num_addresses - 1)
-            address = str(self._network[offset])
-            if address not in self._taken_addresses:
-                return address
+    def _free_address(self, family: str) -> str:
+        for network in self._ranges.of(family):
+            # Of an IPv6 range the first 2**64 addresses are enough to draw from.
+            size = min(network.num_addresses, 2**64)
+            for _ in range(_TRIES):
+                address = str(network[self._random.randrange(2, max(size - 1, 3))])
+                if address not in self._taken_addresses:
+                    return address
         raise errors.InternalError("failed to allocate a serviceIP: range is full")
 
     def _give_ports(self, service: Object, own: set[int] | None = None) -> None:

@@ -14,12 +14,17 @@ from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import Backend
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.kind import Kind
-from apiserver.request import Call
+from apiserver.request import Call, accepted
 from machinery import errors
 from machinery.api.schema import definitions
 
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 _V3_REFERENCE = "#/components/schemas/"
+_V2_PROTOBUF = "v2 in protobuf"
+_PROTOBUF = (
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+)
 _INFO = {"title": "Kubernetes", "version": "v1.36.0"}
 
 
@@ -38,7 +43,9 @@ class OpenAPI:
         """Answer the request. Raises: NotFound."""
         self._forget_changed()
         path = call.info.path.strip("/").removeprefix("openapi/")
-        if path not in ("v2", "v3") and path not in self._group_paths():
+        if path == "v2" and _takes_protobuf(call):
+            path = _V2_PROTOBUF
+        if path not in ("v2", "v3", _V2_PROTOBUF) and path not in self._group_paths():
             theirs = self._aggregator.openapi_v3(path.removeprefix("v3/"))
             if theirs is None:
                 raise errors.NotFound("the server could not find the requested resource")
@@ -49,13 +56,13 @@ class OpenAPI:
             body = await asyncio.to_thread(self._make, path)
             if changes == self._changes:
                 self._documents[path] = body
-        return _document(call, body)
+        return _document(call, body, _PROTOBUF[0] if path == _V2_PROTOBUF else "application/json")
 
     def _forget_changed(self) -> None:
         """Drop the documents of groups whose kinds came or went, and those that tell of all."""
         if self._aggregated != self._aggregator.changes:
             self._aggregated = self._aggregator.changes
-            for path in ("v2", "v3"):
+            for path in ("v2", "v3", _V2_PROTOBUF):
                 self._documents.pop(path, None)
         if self._changes == self._catalog.changes:
             return
@@ -80,12 +87,16 @@ class OpenAPI:
                     name = backend.path.removeprefix("/")
                     links[name] = {"serverRelativeURL": f"/openapi/v3/{name}?hash={backend.openapi_hash}"}
             return orjson.dumps({"paths": links})
+        if path == _V2_PROTOBUF:
+            from apiserver.endpoints.openapi_protobuf import encode  # what few clients ask for
+
+            return encode(orjson.loads(self._documents.get("v2") or self._make("v2")))
         if path == "v2":
             kinds = list(self._catalog)
             body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": _paths(kinds, "#/definitions/", v3=False)}
             body["definitions"] = {name: _plain(raw, "#/definitions/") for name, raw in _used(kinds).items()}
             for name, raw in _custom(kinds).items():
-                body["definitions"][name] = _for_v2(raw)
+                body["definitions"][name] = _for_v2(_open(raw))
             for backend in self._backends():
                 _merge_v2(body, backend)
             return orjson.dumps(body)
@@ -108,11 +119,21 @@ class OpenAPI:
         return {"serverRelativeURL": f"/openapi/{name}?hash={_hash(self._documents[name])}"}
 
 
-def _document(call: Call, body: bytes) -> web.Response:
+def _document(call: Call, body: bytes, content_type: str = "application/json") -> web.Response:
     etag = f'"{_hash(body)}"'
     if call.http.headers.get("If-None-Match") == etag:
         return web.Response(status=304, headers={"ETag": etag})
-    return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag, "Vary": "Accept"})
+    return web.Response(body=body, headers={"Content-Type": content_type, "ETag": etag, "Vary": "Accept"})
+
+
+def _takes_protobuf(call: Call) -> bool:
+    """Whether a client asks for OpenAPI v2 in protobuf before it would take text."""
+    for one in accepted(call.http.headers.get("Accept", "")):
+        if one.media in _PROTOBUF:
+            return True
+        if one.media == "application/json":
+            return False
+    return False
 
 
 def _merge_v2(body: dict[str, Any], backend: Backend) -> None:
@@ -166,6 +187,16 @@ def _referring(value: Any, reference: str) -> Any:
         else _referring(item, reference)
         for key, item in value.items()
     }  # fmt: skip
+
+
+def _open(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object that keeps what it does not know as one that says nothing.
+
+    Readers of v2 would refuse what is not among its properties.
+    """
+    if not raw.get("x-kubernetes-preserve-unknown-fields"):
+        return raw
+    return {name: raw[name] for name in ("type", "x-kubernetes-group-version-kind") if name in raw}
 
 
 # What OpenAPI v2 does not know, or what its readers take in another way.
@@ -244,6 +275,9 @@ def _paths(kinds: list[Kind], reference: str, *, v3: bool) -> dict[str, Any]:
             places.append((resource.path(), {"get": _COLLECTION["get"]}, [], "ForAllNamespaces"))
         for path, methods, names, suffix in places:
             actions = {method: action for method, (action, verb) in methods.items() if verb in kind.verbs}
+            if v3 and methods is _OBJECT and not actions:
+                # By a patch kubectl knows that the server looks at unknown fields; else it asks for v2 as protobuf.
+                actions = {"patch": "patch"}
             if actions:
                 paths[path] = _operations(kind, reference, actions, suffix, v3=v3)
                 if names:

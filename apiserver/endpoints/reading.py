@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from apiserver.endpoints import table
+from apiserver.endpoints.body import PROTOBUF
 from apiserver.registry.kind import Kind
 from apiserver.request import Accepted, Call, accepted
 from apiserver.storage.interface import Compacted, FutureRevision, StoreError
@@ -20,22 +21,47 @@ from machinery import errors
 from machinery.api import selectors
 
 _WAIT_SECONDS = 3.0
+_TEXTS = ("application/json", "application/yaml")
+_METADATA_KINDS = ("", "PartialObjectMetadata", "PartialObjectMetadataList")
+_AS_KINDS = (*_METADATA_KINDS, "Table")
+_META_VERSIONS = ("v1", "v1beta1")
+_INCLUDED = ("Metadata", "None", "Object")
 # Stands in a continue token for the revision of the moment it is used.
 _NOW = -1
 
 
-def wanted(call: Call) -> Accepted:
-    """Return the representation to answer in. Raises: NotAcceptable when the client takes none we have."""
+def wanted(call: Call, *, tables: bool = True) -> Accepted:
+    """Return the representation to answer in: text, or protobuf where the client takes no text.
+
+    Args: `tables` says whether the answer may be a table.
+    Raises: NotAcceptable when the client takes none we have.
+    """
+    in_protobuf: Accepted | None = None
     for one in accepted(call.http.headers.get("Accept", "")):
-        if one.media not in ("application/json", "application/yaml"):
+        if one.as_kind not in (_AS_KINDS if tables else _METADATA_KINDS) or one.as_version not in ("", *_META_VERSIONS):
             continue
-        if one.as_kind in ("", "Table", "PartialObjectMetadata", "PartialObjectMetadataList"):
+        if one.media in _TEXTS:
             return one
-    raise errors.NotAcceptable("only the following media types are accepted: application/json, application/yaml")
+        if one.media == PROTOBUF and one.as_kind != "Table" and in_protobuf is None and _has_message(call):
+            in_protobuf = one
+    if in_protobuf is not None:
+        return in_protobuf
+    raise errors.NotAcceptable(
+        f"only the following media types are accepted: application/json, application/yaml, {PROTOBUF}"
+    )
+
+
+def _has_message(call: Call) -> bool:
+    """Whether what is asked for has a protobuf form: not what users defined."""
+    return call.kind is None or not call.kind.user_defined
 
 
 def respond(body: bytes, want: Accepted | None = None, *, status: int = 200) -> web.Response:
-    """Return a response of JSON bytes, turned into YAML if that was asked for."""
+    """Return a response of JSON bytes, turned into YAML or protobuf if that was asked for."""
+    if want is not None and want.media == PROTOBUF:
+        from machinery.api.protobuf_encode import encode
+
+        return web.Response(body=encode(orjson.loads(body)), status=status, content_type=PROTOBUF)
     if want is not None and want.media == "application/yaml":
         import yaml
 
@@ -49,14 +75,19 @@ def object_response(call: Call, entry: Entry, *, status: int = 200) -> web.Respo
     want = wanted(call)
     if want.as_kind == "Table":
         metadata = b'{"resourceVersion":"%d"}' % entry.revision
-        return respond(table.table_bytes(call.known, [entry], metadata, _include(call)), want, status=status)
+        found = table.table_bytes(call.known, [entry], metadata, include_object(call), version=want.as_version)
+        return respond(found, want, status=status)
     if want.as_kind == "PartialObjectMetadata":
-        return respond(table.partial_bytes(entry), want, status=status)
+        return respond(table.partial_bytes(entry, want.as_version), want, status=status)
     return respond(entry.value, want, status=status)
 
 
-def _include(call: Call) -> str:
-    return call.query.get("includeObject", "Metadata")
+def include_object(call: Call) -> str:
+    """Return what of each object a table holds. Raises: BadRequest."""
+    given = call.query.get("includeObject", "") or "Metadata"
+    if given not in _INCLUDED:
+        raise errors.BadRequest(f'unrecognized includeObject value: "{given}"')
+    return given
 
 
 async def get(call: Call, storage: ObjectStorage) -> web.Response:
@@ -145,10 +176,12 @@ async def list_(call: Call, storage: ObjectStorage) -> web.Response:
         entries = await kind.custom.view(entries)
     metadata = _list_metadata(revision, token, remaining)
     if want.as_kind == "Table":
-        return respond(table.table_bytes(kind, entries, metadata, _include(call)), want)
+        found = table.table_bytes(kind, entries, metadata, include_object(call), version=want.as_version)
+        return respond(found, want)
     if want.as_kind.startswith("PartialObjectMetadata"):
-        items = [table.partial_bytes(entry) for entry in entries]
-        return respond(_list_bytes("PartialObjectMetadataList", "meta.k8s.io/v1", metadata, items), want)
+        items = [table.partial_bytes(entry, want.as_version) for entry in entries]
+        version = f"meta.k8s.io/{want.as_version or 'v1'}"
+        return respond(_list_bytes("PartialObjectMetadataList", version, metadata, items), want)
     items = [entry.value for entry in entries]
     name = kind.list_kind or f"{kind.resource.kind}List"
     return respond(_list_bytes(name, kind.resource.api_version, metadata, items), want)

@@ -12,8 +12,8 @@ from aiohttp import web
 from apiserver.auth.authentication import Authenticator
 from apiserver.auth.rbac import Authorizer
 from apiserver.auth.user import User
-from apiserver.endpoints.reading import respond
-from apiserver.endpoints.writing import read_object
+from apiserver.endpoints.reading import respond, wanted
+from apiserver.endpoints.writing import read_typed
 from apiserver.request import Call, RequestInfo
 from machinery import errors
 
@@ -43,17 +43,19 @@ class Reviews:
         """Answer a review."""
         if call.info.verb != "create":
             raise errors.MethodNotAllowed("the server does not allow this method on the requested resource")
+        if wanted(call).as_kind:
+            raise errors.NotAcceptable("only the following media types are accepted: application/json")
         body = await self._handlers[call.info.group, call.info.resource](call)
         return respond(orjson.dumps(body), status=201)
 
     async def _self_access(self, call: Call) -> dict[str, Any]:
-        review = await read_object(call, "SelfSubjectAccessReview", f"{_AUTHORIZATION}/v1", strict=False)
+        review = await _read(call, "SelfSubjectAccessReview", _AUTHORIZATION)
         return self._answered(review, call.user)
 
     async def _subject_access(self, call: Call) -> dict[str, Any]:
         local = call.info.resource == "localsubjectaccessreviews"
         kind = "LocalSubjectAccessReview" if local else "SubjectAccessReview"
-        review = await read_object(call, kind, f"{_AUTHORIZATION}/v1", strict=False)
+        review = await _read(call, kind, _AUTHORIZATION)
         spec = review.get("spec") or {}
         return self._answered(review, User(spec.get("user", ""), tuple(spec.get("groups") or ())))
 
@@ -77,7 +79,7 @@ class Reviews:
         return review
 
     async def _self_rules(self, call: Call) -> dict[str, Any]:
-        review = await read_object(call, "SelfSubjectRulesReview", f"{_AUTHORIZATION}/v1", strict=False)
+        review = await _read(call, "SelfSubjectRulesReview", _AUTHORIZATION)
         namespace = (review.get("spec") or {}).get("namespace", "")
         rules = [
             rule
@@ -99,11 +101,11 @@ class Reviews:
         return review
 
     async def _self(self, call: Call) -> dict[str, Any]:
-        review = await read_object(call, "SelfSubjectReview", f"{_AUTHENTICATION}/v1", strict=False)
+        review = await _read(call, "SelfSubjectReview", _AUTHENTICATION)
         return {**review, "status": {"userInfo": _user_info(call.user)}}
 
     async def _token(self, call: Call) -> dict[str, Any]:
-        review = await read_object(call, "TokenReview", f"{_AUTHENTICATION}/v1", strict=False)
+        review = await _read(call, "TokenReview", _AUTHENTICATION)
         spec = review.get("spec") or {}
         try:
             user, audiences = await self._authenticator.review(spec.get("token", ""), spec.get("audiences") or ())
@@ -111,6 +113,10 @@ class Reviews:
             status = {"authenticated": False, "user": {}, "error": "[invalid bearer token, token lookup failed]"}
             return {**review, "status": status}
         return {**review, "status": {"authenticated": True, "user": _user_info(user), "audiences": audiences}}
+
+
+async def _read(call: Call, kind: str, group: str) -> dict[str, Any]:
+    return await read_typed(call, kind, f"{group}/v1", f"io.k8s.api.{group.partition('.')[0]}.v1.{kind}")
 
 
 def _user_info(user: User) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The agent serves them as the kubelet does; this server checks who asks, finds the node and hands bytes over.
 """
 
+import asyncio
 import base64
 import contextlib
 import ssl
@@ -31,6 +32,8 @@ _LOG_LEAST = {"sinceSeconds": 1, "tailLines": 0, "limitBytes": 1}
 _LOG_TEXTS = ("sinceTime", "stream")
 _LOG_PROTOCOLS = ("binary.k8s.io", "base64.binary.k8s.io")
 _CONNECT_SECONDS = 10
+# kubectl before 1.33 throws away what comes before it has set up its channels, right after the handshake.
+_LISTENING_SECONDS = 0.02
 _MAX_MESSAGE = 16 * 1024 * 1024
 
 
@@ -133,6 +136,7 @@ class Streams:
         async with self._agent(url, params, plain) as agent:
             client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
             await client.prepare(call.http)
+            await asyncio.sleep(_LISTENING_SECONDS)
             if protocol in remote_command.PLAIN:
                 await join(client, agent)
             else:

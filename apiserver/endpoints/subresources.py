@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from apiserver.auth.tokens import ISSUER, TokenIssuer
 from apiserver.endpoints import reading, writing
 from apiserver.endpoints.eviction import evict
 from apiserver.endpoints.reading import respond, wanted
-from apiserver.endpoints.writing import read_object, write_options
+from apiserver.endpoints.writing import read_typed, write_options
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.columns import selector_text
 from apiserver.registry.kind import Kind, Object
@@ -25,7 +26,7 @@ from machinery.api.patch import PatchError
 from machinery.api.resources import NODES, PODS, SECRETS
 
 MIN_TOKEN_SECONDS, MAX_TOKEN_SECONDS = 600, 1 << 32
-_SCALE = "autoscaling/v1"
+_SCALE, _SCALE_TYPE = "autoscaling/v1", "io.k8s.api.autoscaling.v1.Scale"
 # What a token may be bound to: it is good as long as that lives.
 _BINDABLE = {("v1", one.kind): one for one in (PODS, SECRETS, NODES)}
 
@@ -79,10 +80,10 @@ class Subresources:
         options = write_options(call)
         options.through = "scale"
         if info.verb == "update":
-            scale = await read_object(call, "Scale", _SCALE, strict=False)
+            scale = await read_typed(call, "Scale", _SCALE, _SCALE_TYPE)
             make: Callable[[Object], Any] = lambda _: scale  # noqa: E731 - one of two ways to a Scale
         else:
-            make = await writing.read_patch(call, None, "io.k8s.api.autoscaling.v1.Scale")
+            make = await writing.read_patch(call, None, _SCALE_TYPE)
 
         def scaled(obj: Object) -> Object:
             try:
@@ -107,10 +108,22 @@ class Subresources:
         entry = await self._rest.update(kind, info.namespace, info.name, scaled, options)
         return respond(orjson.dumps(_scale_of_object(entry.object(), kind)), wanted(call))
 
+    async def bind(self, call: Call) -> web.StreamResponse:
+        """Answer a Binding that is posted by itself and names its pod."""
+        pods = self._catalog.find("", "v1", "pods")
+        binding = await read_typed(call, "Binding", "v1", "io.k8s.api.core.v1.Binding")
+        name = binding["metadata"].get("name", "")
+        if pods is None or not call.info.namespace or not name:
+            raise errors.BadRequest("name must be provided")
+        call.kind, call.info = pods, replace(call.info, resource="pods", name=name, subresource="binding")
+        return await self._bound(call, binding)
+
     async def _binding(self, call: Call) -> web.StreamResponse:
+        return await self._bound(call, await read_typed(call, "Binding", "v1", "io.k8s.api.core.v1.Binding"))
+
+    async def _bound(self, call: Call, binding: Object) -> web.StreamResponse:
         """Put a pod on a node, once."""
         kind, info = call.known, call.info
-        binding = await read_object(call, "Binding", "v1", strict=False)
         uid = binding["metadata"].get("uid", "")
         binding = await self._rest.admit_part(kind, info, binding, write_options(call))
         target = binding.get("target") or {}
@@ -136,7 +149,7 @@ class Subresources:
     async def _eviction(self, call: Call) -> web.StreamResponse:
         """Delete a pod as an eviction does."""
         kind, info = call.known, call.info
-        eviction = await read_object(call, "Eviction", "policy/v1", strict=False)
+        eviction = await read_typed(call, "Eviction", "policy/v1", "io.k8s.api.policy.v1.Eviction")
         eviction = await self._rest.admit_part(kind, info, eviction, write_options(call))
         await evict(self._rest, self._catalog, kind, info.namespace, info.name, eviction)
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
@@ -145,7 +158,7 @@ class Subresources:
     async def _finalize(self, call: Call) -> web.StreamResponse:
         """Replace a namespace's spec.finalizers; the namespace goes when none is left."""
         kind, info = call.known, call.info
-        given = await read_object(call, "Namespace", "v1", strict=False)
+        given = await read_typed(call, "Namespace", "v1", "io.k8s.api.core.v1.Namespace")
 
         def finalized(namespace: Object) -> Object:
             asked = given["metadata"].get("resourceVersion")
@@ -160,7 +173,9 @@ class Subresources:
     async def _token(self, call: Call) -> web.StreamResponse:
         """Answer a TokenRequest for a service account."""
         kind, info = call.known, call.info
-        request = await read_object(call, "TokenRequest", "authentication.k8s.io/v1", strict=False)
+        request = await read_typed(
+            call, "TokenRequest", "authentication.k8s.io/v1", "io.k8s.api.authentication.v1.TokenRequest"
+        )
         request = await self._rest.admit_part(kind, info, request, write_options(call))
         entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
         spec = request.get("spec") or {}

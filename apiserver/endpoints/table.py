@@ -88,18 +88,20 @@ def _cell(column: Column, obj: dict[str, Any]) -> Any:
         return "<unknown>"  # an object another client wrote in an odd form must not hide the others
 
 
-def table_bytes(kind: Kind, entries: Iterable[Entry], metadata: bytes, include: str, *, header: bool = True) -> bytes:
-    """Return a whole Table; watches leave the header out after the first."""
+def table_bytes(
+    kind: Kind, entries: Iterable[Entry], metadata: bytes, include: str, *, header: bool = True, version: str = "v1"
+) -> bytes:  # fmt: skip
+    """Return a whole Table; watches leave the header out after the first. `version` is that of meta.k8s.io."""
     now = time.time()
     rows = b",".join([row_bytes(kind, entry, now, include) for entry in entries])
     columns = orjson.dumps(definitions(kind)) if header else b"[]"
     return (
-        b'{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":' + metadata + b',"columnDefinitions":' + columns
-        + b',"rows":[' + rows + b"]}"
+        b'{"kind":"Table","apiVersion":"meta.k8s.io/' + (version or "v1").encode() + b'","metadata":' + metadata
+        + b',"columnDefinitions":' + columns + b',"rows":[' + rows + b"]}"
     )  # fmt: skip
 
 
-def partial_bytes(entry: Entry) -> bytes:
-    """Return an object's metadata alone, as a PartialObjectMetadata."""
-    metadata = entry.object()["metadata"]
-    return orjson.dumps({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+def partial_bytes(entry: Entry, version: str = "v1") -> bytes:
+    """Return an object's metadata alone, as a PartialObjectMetadata of a version of meta.k8s.io."""
+    found = {"kind": "PartialObjectMetadata", "apiVersion": f"meta.k8s.io/{version or 'v1'}"}
+    return orjson.dumps({**found, "metadata": entry.object()["metadata"]})

@@ -13,9 +13,10 @@ import orjson
 from aiohttp import web
 
 from apiserver.endpoints import table
-from apiserver.endpoints.reading import Selection, parse_revision, reach, scope_prefix, wanted
+from apiserver.endpoints.body import PROTOBUF
+from apiserver.endpoints.reading import Selection, include_object, parse_revision, reach, scope_prefix, wanted
 from apiserver.registry.kind import Kind
-from apiserver.request import Call, flag
+from apiserver.request import Accepted, Call, flag
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import Entry, Event, TooOld, Watcher, event_line
 from machinery import errors
@@ -33,8 +34,9 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
     """Answer a watch until its time is over, the client leaves, or it falls too far behind."""
     kind, query = call.known, call.query
     selection = Selection(kind, query, call.info.name)
-    render = _renderer(call)
     initial = flag(query, "sendInitialEvents")
+    want = wanted(call, tables=not initial)
+    render = _renderer(call, want)
     if initial and query.get("resourceVersionMatch") != "NotOlderThan":
         raise errors.Invalid(
             "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires "
@@ -56,7 +58,7 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
             collection.watch(namespace, after=None if from_now else int(asked)) as watcher,
             kind.custom.follow(watcher) if kind.custom is not None else contextlib.nullcontext(),
         ):
-            session = _Session(call, storage, watcher, selection, render)
+            session = _Session(call, storage, watcher, selection, render, want)
             present: Sequence[Entry] = ()
             if from_now and (initial or "sendInitialEvents" not in query):
                 present = collection.entries(scope_prefix(kind, namespace))
@@ -64,51 +66,79 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
                     present = await kind.custom.view(present)
             return await session.run(present, marks_end=initial)
     except TooOld as error:
-        raise errors.Expired(str(error)) from error
+        return await _refused(call, want, errors.Expired(str(error)))
 
 
-def _renderer(call: Call) -> Render:
+async def _refused(call: Call, want: Accepted, error: errors.APIError) -> web.StreamResponse:
+    """Answer with a watch whose one event is the error, as upstream tells of versions that are forgotten."""
+    response = _response(want)
+    await response.prepare(call.http)
+    await response.write(_encoded(want, "ERROR", orjson.dumps(error.to_status())))
+    await response.write_eof()
+    return response
+
+
+def _response(want: Accepted) -> web.StreamResponse:
+    content_type = f"{PROTOBUF};stream=watch" if want.media == PROTOBUF else "application/json"
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    response.enable_chunked_encoding()
+    return response
+
+
+def _renderer(call: Call, want: Accepted) -> Render:
     """Return what turns an entry into the line of an event, in the representation asked for."""
-    want, kind = wanted(call), call.known
     if want.as_kind == "Table":
-        return _TableLines(kind, call.query.get("includeObject", "Metadata"))
+        return _TableLines(call.known, include_object(call), want.as_version)
     if want.as_kind.startswith("PartialObjectMetadata"):
-        return lambda type_, entry: event_line(type_, table.partial_bytes(entry))
-    return lambda type_, entry: event_line(type_, entry.value)
+        return lambda type_, entry: _encoded(want, type_, table.partial_bytes(entry, want.as_version))
+    return lambda type_, entry: _encoded(want, type_, entry.value)
+
+
+def _encoded(want: Accepted, type_: str, value: bytes) -> bytes:
+    if want.media != PROTOBUF:
+        return event_line(type_, value)
+    from machinery.api.protobuf_encode import watch_frame
+
+    return watch_frame(type_, orjson.loads(value))
 
 
 class _TableLines:
     """Events as tables of one row; only the first tells the columns."""
 
-    def __init__(self, kind: Kind, include: str) -> None:
+    def __init__(self, kind: Kind, include: str, version: str) -> None:
         self._kind = kind
+        self._version = version
         self._include = include
         self._header = True
 
     def __call__(self, type_: str, entry: Entry) -> bytes:
         metadata = b'{"resourceVersion":"%d"}' % entry.revision
         header, self._header = self._header, False
-        return event_line(type_, table.table_bytes(self._kind, [entry], metadata, self._include, header=header))
+        found = table.table_bytes(
+            self._kind, [entry], metadata, self._include, header=header, version=self._version
+        )  # fmt: skip
+        return event_line(type_, found)
 
 
 class _Session:
     """One watch being served."""
 
     def __init__(
-        self, call: Call, storage: ObjectStorage, watcher: Watcher, selection: Selection, render: Render
-    ) -> None:
+        self, call: Call, storage: ObjectStorage, watcher: Watcher, selection: Selection, render: Render,
+        want: Accepted,
+    ) -> None:  # fmt: skip
         self._call = call
         self._cache = storage.cache
         self._watcher = watcher
         self._selection = selection
         self._render = render
-        self._plain = wanted(call).as_kind == ""
+        self._want = want
+        self._plain = want.as_kind == "" and want.media != PROTOBUF
         self._bookmarks = flag(call.query, "allowWatchBookmarks")
-        self._response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        self._response = _response(want)
 
     async def run(self, present: Sequence[Entry], *, marks_end: bool) -> web.StreamResponse:
         response = self._response
-        response.enable_chunked_encoding()
         revision = self._cache.revision
         lines = [self._render("ADDED", entry) for entry in present if self._selection.matches(entry)]
         if marks_end:
@@ -199,4 +229,4 @@ class _Session:
                 "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": str(revision)},
                 "columnDefinitions": [], "rows": [{"cells": [], "object": body}],
             }  # fmt: skip
-        return b'{"type":"BOOKMARK","object":' + orjson.dumps(body) + b"}\n"
+        return _encoded(self._want, "BOOKMARK", orjson.dumps(body))

@@ -12,11 +12,11 @@ from apiserver.endpoints.reading import Selection, listing, object_response, res
 from apiserver.registry.field_managers import MAX_MANAGER_BYTES
 from apiserver.registry.kind import Kind, Object, shape_for
 from apiserver.registry.rest import Rest, WriteOptions, conformed
-from apiserver.request import AUDIT, Call, flag
+from apiserver.request import AUDIT, Call, RequestInfo, flag
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
 from machinery.api.patch import PatchError, apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
-from machinery.api.schema import shape_of
+from machinery.api.schema import SchemaMismatch, conform, shape_of
 
 _VALIDATIONS = ("Ignore", "Warn", "Strict")
 _POLICIES = ("Background", "Foreground", "Orphan")
@@ -46,16 +46,29 @@ def write_options(call: Call) -> WriteOptions:
     return WriteOptions(dry_run == "All", validation, manager, call.user, annotations=noted)
 
 
-async def read_object(call: Call, kind: str, api_version: str, *, strict: bool) -> Object:
+async def read_object(call: Call, kind: str, api_version: str, *, twice: list[str] | None = None) -> Object:
     """Return the body as an object of that kind; a body that names none is taken for it.
 
+    Args: `twice` is given what to tell of keys that are there twice.
     Raises: BadRequest when it is malformed, no object, or of another kind.
     """
     raw = await body.read(call.http)
-    obj = body.decode(raw, call.http.headers.get("Content-Type", ""), strict=strict)
+    obj = body.decode(raw, call.http.headers.get("Content-Type", ""), duplicates=twice)
     if not isinstance(obj, dict):
         raise errors.BadRequest(f"couldn't get version/kind; json parse error: the body is no object but {_type(obj)}")
     check_kind(obj, kind, api_version)
+    return obj
+
+
+async def read_typed(call: Call, kind: str, api_version: str, definition: str) -> Object:
+    """Return the body as an object of a kind that is not stored: a review, a part of another. Raises: BadRequest."""
+    obj = await read_object(call, kind, api_version)
+    try:
+        conform(obj, shape_of(definition))
+    except SchemaMismatch as error:
+        version = api_version.rpartition("/")[2]
+        raise errors.BadRequest(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}') from error
+    obj.setdefault("metadata", {})
     return obj
 
 
@@ -102,8 +115,7 @@ async def create(call: Call, rest: Rest) -> web.Response:
     kind, options = call.known, write_options(call)
     if kind.resource.namespaced and not call.info.namespace:
         raise errors.BadRequest("an empty namespace may not be set during creation")
-    strict = options.field_validation == "Strict"
-    obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
+    obj = await read_object(call, kind.resource.kind, kind.resource.api_version, twice=_twice(options))
     entry = await rest.create(kind, call.info.namespace, obj, options)
     return with_warnings(object_response(call, entry, status=201), options)
 
@@ -111,8 +123,7 @@ async def create(call: Call, rest: Rest) -> web.Response:
 async def update(call: Call, rest: Rest, *, subresource: str = "") -> web.Response:
     """Answer PUT of an object or its status."""
     kind, info, options = call.known, call.info, write_options(call)
-    strict = options.field_validation == "Strict"
-    obj = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=strict)
+    obj = await read_object(call, kind.resource.kind, kind.resource.api_version, twice=_twice(options))
     try:
         given = orjson.dumps(obj)  # each try changes what it is given
         entry = await rest.update(
@@ -153,7 +164,10 @@ async def _apply(call: Call, rest: Rest, options: WriteOptions, subresource: str
     kind, info = call.known, call.info
     if not call.query.get("fieldManager"):
         raise _patch_options_invalid("fieldManager: Required value: is required for apply patch")
-    config = await read_object(call, kind.resource.kind, kind.resource.api_version, strict=True)
+    twice = _twice(options)
+    config = await read_object(call, kind.resource.kind, kind.resource.api_version, twice=twice)
+    if twice and options.field_validation == "Strict":
+        raise errors.BadRequest(f"error strict decoding YAML: error converting YAML to JSON: {', '.join(twice)}")
     metadata = config["metadata"]
     if metadata.get("managedFields"):
         raise errors.BadRequest("metadata.managedFields must be nil")
@@ -166,12 +180,29 @@ async def _apply(call: Call, rest: Rest, options: WriteOptions, subresource: str
             "the namespace of the provided object does not match the namespace sent on the request "
             f"({metadata['namespace']} != {info.namespace})"
         )
-    conformed(kind, config, WriteOptions(field_validation="Strict"))  # who owns a field nobody knows?
+    _refuse_undeclared(kind, info, config)
     force = flag(call.query, "force")
     entry, created = await rest.apply(
         kind, info.namespace, info.name, config, options, subresource=subresource, force=force
     )
     return with_warnings(object_response(call, entry, status=201 if created else 200), options)
+
+
+def _twice(options: WriteOptions) -> list[str] | None:
+    return None if options.field_validation == "Ignore" else options.twice
+
+
+def _refuse_undeclared(kind: Kind, info: RequestInfo, config: Object) -> None:
+    """Raise: BadRequest for fields that the kind does not have; who would own them?"""
+    told = WriteOptions()
+    conformed(kind, config, told)
+    paths = [text.removeprefix('unknown field "').removesuffix('"') for text in told.warnings]
+    if not paths:
+        return
+    listed = [f".{path}: field not declared in schema" for path in paths]
+    name = f"{info.namespace}/{info.name}; {kind.resource.api_version}, Kind={kind.resource.kind}"
+    why = listed[0] if len(listed) == 1 else "errors:\n" + "\n".join(f"  {one}" for one in listed)
+    raise errors.BadRequest(f"failed to create typed patch object ({name}): {why}")
 
 
 def _patch_options_invalid(cause: str) -> errors.Invalid:

@@ -6,12 +6,13 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/certificate-sign
 import base64
 import binascii
 from collections.abc import Iterator
+from dataclasses import replace
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, text_at, value_at
 from apiserver.registry.durations import human_duration
-from apiserver.registry.kind import STATUS, Column, Kind, Object, Subresource, immutable, invalid, required
-from machinery.api import resources
+from apiserver.registry.kind import STATUS, Column, Kind, Object, immutable, invalid, required
+from machinery.api import meta, resources
 from machinery.errors import Cause
 
 _USAGES = frozenset(
@@ -55,6 +56,43 @@ def _causes(request: Object) -> Iterator[Cause]:
         )
 
 
+_DECISIONS = ("Approved", "Denied")
+
+
+def _conditions(request: Object) -> list[Object]:
+    found: list[Object] = value_at(request, "status", "conditions") or []
+    return found
+
+
+def _note_times(new: Object, old: Object) -> None:
+    """Write when a condition was set, and since when it is as it is."""
+    before = {(one.get("type"), one.get("status")): one for one in _conditions(old)}
+    for one in _conditions(new):
+        known = before.get((one.get("type"), one.get("status")), {})
+        one.setdefault("status", "True")
+        one.setdefault("lastUpdateTime", meta.now())
+        one.setdefault("lastTransitionTime", known.get("lastTransitionTime") or meta.now())
+
+
+def _keep_decisions(new: Object, old: Object) -> None:
+    """The status is the signer's: who decided stays as it was."""
+    status = new.setdefault("status", {})
+    conditions = [one for one in _conditions(new) if one.get("type") not in _DECISIONS]
+    decided = [one for one in _conditions(old) if one.get("type") in _DECISIONS]
+    if decided or conditions:
+        status["conditions"] = decided + conditions
+    _note_times(new, old)
+
+
+def _keep_signature(new: Object, old: Object) -> None:
+    """An approval changes the conditions alone."""
+    conditions = _conditions(new)
+    new["status"] = {**(old.get("status") or {})}
+    if conditions:
+        new["status"]["conditions"] = conditions
+    _note_times(new, old)
+
+
 def _condition_text(request: Object) -> str:
     conditions = {c["type"] for c in value_at(request, "status", "conditions") or ()}
     parts = []
@@ -80,7 +118,10 @@ KINDS = (
     Kind(
         resources.CERTIFICATE_SIGNING_REQUESTS, "io.k8s.api.certificates.v1.CertificateSigningRequest",
         "certificatesigningrequest", ("csr",),
-        subresources={"status": STATUS, "approval": Subresource(("get", "patch", "update"))},
+        subresources={
+            "status": replace(STATUS, prepare=_keep_decisions),
+            "approval": replace(STATUS, prepare=_keep_signature),
+        },
         columns=(
             NAME, AGE, Column("SignerName", text_at("spec", "signerName", absent=NONE)),
             Column("Requestor", text_at("spec", "username")), Column("RequestedDuration", _duration),

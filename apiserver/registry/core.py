@@ -5,6 +5,7 @@ from typing import Any
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, UNKNOWN, labels_text
+from apiserver.registry.event_rules import event_causes
 from apiserver.registry.kind import (
     STATUS,
     Column,
@@ -66,7 +67,10 @@ def _config_causes(obj: Object, *fields: str) -> Iterator[Cause]:
     for field in fields:
         for key, value in (obj.get(field) or {}).items():
             if not key or len(key) > 253 or not all(c.isalnum() or c in "-._" for c in key) or key in (".", ".."):
-                rule = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
+                rule = (
+                    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  "
+                    "or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+                )
                 yield invalid(f"{field}[{key}]", key, rule)
             if key in seen:
                 yield invalid(f"{field}[{key}]", key, f"duplicate of key present in {fields[0]}")
@@ -343,7 +347,8 @@ KINDS = (
     ),
     Kind(
         resources.EVENTS, CORE + "Event", "event", ("ev",),
-        columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event, creates_on_update=True,
+        columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event,
+        validate=lambda event: list(event_causes(event)), creates_on_update=True,
         ttl_seconds=EVENT_TTL_SECONDS,
     ),
 )  # fmt: skip

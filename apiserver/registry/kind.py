@@ -50,6 +50,9 @@ class Subresource:
     group: str = ""
     version: str = ""
     merge: Callable[[Object, Object], Object] | None = None
+    prepare: Callable[[Object, Object], None] | None = (
+        None  # puts what may not change back into a new status (new, old)
+    )
     validate_update: Callable[[Object, Object], list[Cause]] | None = None
 
 
@@ -136,6 +139,7 @@ class Kind:
     validate_name: Callable[[str], str | None] = names.dns_subdomain
     default: Callable[[Object], None] = _nothing
     validate: Callable[[Object], list[Cause]] = _no_causes
+    validate_create: Callable[[Object], list[Cause]] = _no_causes  # beside `validate`
     validate_update: Callable[[Object, Object], list[Cause]] = _no_update_causes
     prepare_create: Callable[[Object], None] = _nothing
     prepare_update: Callable[[Object, Object], None] = _unchanged
@@ -158,6 +162,11 @@ class Kind:
     def user_defined(self) -> bool:
         """Whether a CustomResourceDefinition says what it is."""
         return self.custom is not None and not self.custom.built_in
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there are objects of it: others are answered, and that is all of them."""
+        return "list" in self.verbs
 
     @property
     def has_status(self) -> bool:

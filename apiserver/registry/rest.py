@@ -38,6 +38,7 @@ class WriteOptions:
     field_manager: str = ""
     user: User | None = None
     through: str = ""  # the subresource by which the object itself is changed: scale
+    twice: list[str] = field(default_factory=list)  # what to tell of keys that the body holds twice
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] | None = None  # what admission has to say to the audit log
@@ -48,19 +49,24 @@ def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
     try:
         findings = kind.custom.conform(obj) if kind.custom else conform(obj, shape_of(kind.definition))
     except SchemaMismatch as error:
-        version, name = kind.resource.version, kind.resource.kind
-        raise errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {error}') from error
-    report_unknown(findings, options)
+        raise _not_handled(kind, str(error)) from error
+    _report_unknown(kind, findings, options)
     return obj
 
 
-def report_unknown(findings: Findings, options: WriteOptions) -> None:
-    """Refuse unknown fields, warn of them, or say nothing, as the client asked."""
-    texts = [f'unknown field "{path}"' for path in findings.unknown]
+def _not_handled(kind: Kind, why: str) -> errors.BadRequest:
+    version, name = kind.resource.version, kind.resource.kind
+    return errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {why}')
+
+
+def _report_unknown(kind: Kind, findings: Findings, options: WriteOptions) -> None:
+    """Refuse unknown fields and keys that are there twice, warn of them, or say nothing, as the client asked."""
+    texts = [*(f'unknown field "{path}"' for path in findings.unknown), *options.twice]
+    options.twice = []  # told once
     if not texts or options.field_validation == "Ignore":
         return
     if options.field_validation == "Strict":
-        raise errors.BadRequest("strict decoding error: " + ", ".join(texts))
+        raise _not_handled(kind, "strict decoding error: " + ", ".join(texts))
     options.warnings += texts
 
 
@@ -86,14 +92,15 @@ class Rest:
                 kind.default(obj)
                 if kind.has_status:
                     obj.pop("status", None)
-                    obj |= {} if kind.custom is not None else {"status": {}}
+                    obj |= {} if kind.user_defined else {"status": {}}
                 kind.prepare_create(obj)
                 request = self._request("CREATE", kind, namespace, options, obj)
                 obj = await self._admission.admit_create(
                     request, lambda changed: self._completed(kind, changed, options)
                 )
                 metadata = obj["metadata"]
-                raise_invalid(kind, obj, [*metadata_causes(kind, obj), *object_causes(kind, obj)])
+                causes = [*metadata_causes(kind, obj), *object_causes(kind, obj), *kind.validate_create(obj)]
+                raise_invalid(kind, obj, causes)
                 await self._admission.judge_create(request, self._replace_quota)
                 if options.field_manager and not options.applies:
                     field_managers.track(kind, None, obj, options.field_manager, "", resettable=False)
@@ -289,7 +296,7 @@ class Rest:
             kind.prepare_update(new, old)
         request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
         new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
-        if not main and kind.custom is not None:
+        if not main and kind.custom is not None and kind.user_defined:
             raise_invalid(kind, new, kind.custom.causes(new, old))
         if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
@@ -402,13 +409,15 @@ def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, appli
     """Return an object with what the request may write from `new`, and the rest from `old`."""
     if subresource in ("status", "approval"):
         found = _with_status(kind, old, new)
+        if (prepare := kind.subresources[subresource].prepare) is not None:
+            prepare(found, old)
         if applies and (managed := new["metadata"].get("managedFields")):
             found["metadata"]["managedFields"] = managed
         return found
     part = kind.subresources.get(subresource)
     if part is not None and part.merge is not None:
         return part.merge(old, new)
-    if kind.has_status and kind.custom is not None:
+    if kind.has_status and kind.user_defined:
         new.pop("status", None)
         new |= {"status": old["status"]} if "status" in old else {}
     elif kind.has_status:
@@ -418,7 +427,7 @@ def _with_parts(kind: Kind, old: Object, new: Object, subresource: str, *, appli
 
 def _with_status(kind: Kind, old: Object, new: Object) -> Object:
     """Return the old object with the new one's status, and what of its metadata comes with it."""
-    if kind.custom is not None:
+    if kind.user_defined:
         rest = {name: value for name, value in old.items() if name != "status"}
         return rest | ({"status": new["status"]} if "status" in new else {}) | {"metadata": {**old["metadata"]}}
     metadata = {**old["metadata"], **_status_metadata(new["metadata"])}
@@ -427,7 +436,7 @@ def _with_status(kind: Kind, old: Object, new: Object) -> Object:
 
 def _without_meta(kind: Kind, obj: Object) -> Object:
     """Return what of an object counts for its generation."""
-    apart = ("metadata", "kind", "apiVersion", *(("status",) if kind.has_status or kind.custom is None else ()))
+    apart = ("metadata", "kind", "apiVersion", *(("status",) if kind.has_status or not kind.user_defined else ()))
     return {name: value for name, value in obj.items() if name not in apart}
 
 

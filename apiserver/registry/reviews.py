@@ -17,6 +17,7 @@ def _review(group: str, kind: str, *, namespaced: bool = False) -> Kind:
 
 
 KINDS = (
+    Kind(Resource("", "v1", "bindings", "Binding"), "io.k8s.api.core.v1.Binding", "binding", verbs=_CREATE),
     _review(_AUTHENTICATION, "TokenReview"),
     _review(_AUTHENTICATION, "SelfSubjectReview"),
     _review(_AUTHORIZATION, "SubjectAccessReview"),

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from apiserver.registry import autoscaling, core
-from apiserver.registry.kind import Column, Kind, Object, required, unsupported
+from apiserver.registry.event_rules import changed_event_causes, event_causes, new_event_causes
+from apiserver.registry.kind import Column, Kind, Object, required
 from apiserver.storage.watch_cache import Entry, Watcher
 from machinery.api import resources
 from machinery.api.meta import Resource
@@ -115,7 +116,6 @@ _EVENT_NAMES = {
     "lastTimestamp": "deprecatedLastTimestamp", "count": "deprecatedCount",
 }  # fmt: skip
 _CORE_NAMES = {new: old for old, new in _EVENT_NAMES.items()}
-_MOST_NOTE_BYTES = 1024
 
 
 def event_shown(event: Object) -> Object:
@@ -129,19 +129,6 @@ def event_stored(event: Object) -> Object:
     found = {_CORE_NAMES.get(name, name): value for name, value in event.items()}
     found.setdefault("involvedObject", {})
     return {**found, "kind": "Event", "apiVersion": "v1"}
-
-
-def _event_causes(event: Object) -> list[Cause]:
-    found = [
-        required(field)
-        for field in ("reportingController", "reportingInstance", "action", "reason")
-        if event.get("eventTime") and not event.get(field)
-    ]
-    if event.get("type", "Normal") not in ("Normal", "Warning"):
-        found.append(unsupported("type", event["type"], ("Normal", "Warning")))
-    if len(event.get("note", "").encode()) > _MOST_NOTE_BYTES:
-        found.append(Cause("FieldValueInvalid", "Invalid value: can have at most 1024 characters", "note"))
-    return found
 
 
 _EVENT = next(kind for kind in core.KINDS if kind.resource == resources.EVENTS)
@@ -159,7 +146,11 @@ EVENTS = replace(
         path: lambda event, read=read: read(event_stored(event))  # type: ignore[misc]
         for path, read in _EVENT_SELECTABLE.items()
     },
-    custom=Version("io.k8s.api.events.v1.Event", event_shown, event_stored, _event_causes),
+    validate_create=lambda event: list(new_event_causes(event_stored(event))),
+    validate_update=lambda new, old: list(changed_event_causes(event_stored(new), event_stored(old))),
+    custom=Version(
+        "io.k8s.api.events.v1.Event", event_shown, event_stored, lambda event: list(event_causes(event_stored(event)))
+    ),
 )  # fmt: skip
 
 

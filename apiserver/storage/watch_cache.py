@@ -73,7 +73,12 @@ class Entry:
 
 
 def with_revision(value: bytes, revision: int) -> bytes:
-    """Put the resourceVersion into stored bytes, which never hold one; kind and apiVersion come before metadata."""
+    """Put the resourceVersion into stored bytes, which never hold one; kind and apiVersion come before metadata.
+
+    What is not stored (0) has none.
+    """
+    if not revision:
+        return value
     return value.replace(_METADATA, b'"metadata":{"resourceVersion":"%d",' % revision, 1)
 
 

@@ -2,7 +2,8 @@
 
 The numbers of fields stand in protobuf_fields.txt, one message a line: `name=NUMBER` and what it holds: s text,
 b truth, i whole number, d real number, y bytes, `:message`; `*` before it for lists, `{` for maps from text; `+` before
-a name whose fields JSON shows in its parent.
+a name whose fields JSON shows in its parent; `?` behind for what JSON shows also when it is zero or empty (pointers and
+required fields of the types), where a zero of others is only what is not set.
 Source of the form: https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding
 """
 
@@ -18,78 +19,35 @@ import orjson
 
 MAGIC = b"k8s\x00"
 _MAX_DEPTH = 100
-# Fields that are pointers in the type: a zero there was said, everywhere else it is only what is not set.
-_KEPT_ZEROS = frozenset(
-    [
-        "replicas",
-        "terminationGracePeriodSeconds",
-        "revisionHistoryLimit",
-        "progressDeadlineSeconds",
-        "runAsUser",
-        "runAsGroup",
-        "fsGroup",
-        "gracePeriodSeconds",
-        "defaultMode",
-        "mode",
-        "tolerationSeconds",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "parallelism",
-        "completions",
-        "ttlSecondsAfterFinished",
-        "priority",
-        "startingDeadlineSeconds",
-        "successfulJobsHistoryLimit",
-        "failedJobsHistoryLimit",
-        "expirationSeconds",
-        "minReplicas",
-        "partition",
-        "automountServiceAccountToken",
-        "enableServiceLinks",
-        "allowPrivilegeEscalation",
-        "readOnlyRootFilesystem",
-        "runAsNonRoot",
-        "privileged",
-        "hostUsers",
-        "shareProcessNamespace",
-        "optional",
-        "immutable",
-        "controller",
-        "blockOwnerDeletion",
-        "orphanDependents",
-        "suspend",
-        "allocateLoadBalancerNodePorts",
-        "ready",
-        "serving",
-        "terminating",
-        "port",
-    ]
-)
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
+    """One field of a message."""
+
     name: str
     kind: str  # s b i d y, or a message's name
     form: str  # "", "*" or "{"
     inline: bool
+    keeps_zero: bool
 
 
 @functools.cache
-def _messages() -> dict[str, dict[int, _Field]]:
+def messages() -> dict[str, dict[int, Field]]:
+    """Return the fields of each message by number."""
     text = (importlib.resources.files("machinery.api") / "protobuf_fields.txt").read_text()
-    found: dict[str, dict[int, _Field]] = {}
+    found: dict[str, dict[int, Field]] = {}
     for line in text.splitlines():
         message, *fields = line.split()
         found[message] = dict(_field(field) for field in fields)
     return found
 
 
-def _field(text: str) -> tuple[int, _Field]:
+def _field(text: str) -> tuple[int, Field]:
     name, _, rest = text.partition("=")
     digits = len(rest) - len(rest.lstrip("0123456789"))
     form = rest[digits] if rest[digits] in "*{" else ""
-    kind = rest[digits + len(form) :].removeprefix(":")
-    return int(rest[:digits]), _Field(name.removeprefix("+"), kind, form, name.startswith("+"))
+    kind = rest[digits + len(form) :].removeprefix(":").removesuffix("?")
+    return int(rest[:digits]), Field(name.removeprefix("+"), kind, form, name.startswith("+"), rest.endswith("?"))
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -100,18 +58,25 @@ def decode(body: bytes) -> dict[str, Any]:
         envelope = {number: value for number, _, value in _fields(memoryview(body)[len(MAGIC) :])}
         about = {number: bytes(value).decode() for number, _, value in _fields(envelope.get(1, memoryview(b"")))}
         version, kind = about.get(1, ""), about.get(2, "")
-        obj = _message(envelope.get(2, memoryview(b"")), _message_name(version, kind), 0)
+        obj = _message(envelope.get(2, memoryview(b"")), _known_name(version, kind), 0)
     except (IndexError, struct.error, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"malformed protobuf: {error}") from error
     return {"kind": kind, "apiVersion": version, **obj}
 
 
-def _message_name(version: str, kind: str) -> str:
+def message_name(version: str, kind: str) -> str:
+    """Return the name of a kind's message; empty when there is none."""
     group, _, number = version.rpartition("/")
-    name = f"{group.partition('.')[0] or 'core'}.{number}.{kind}"
-    if name not in _messages():
-        name = f"meta.v1.{kind}"
-    if name not in _messages():
+    if "." not in group or group.endswith("k8s.io"):
+        for name in (f"{group.partition('.')[0] or 'core'}.{number}.{kind}", f"meta.v1.{kind}"):
+            if name in messages():
+                return name
+    return ""
+
+
+def _known_name(version: str, kind: str) -> str:
+    name = message_name(version, kind)
+    if not name:
         raise ValueError(f'no kind "{kind}" is registered for version "{version}"')
     return name
 
@@ -157,7 +122,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 def _message(data: memoryview, name: str, depth: int) -> dict[str, Any]:
     if depth > _MAX_DEPTH:
         raise ValueError("malformed protobuf: nested too deeply")
-    known = _messages().get(name, {})
+    known = messages().get(name, {})
     found: dict[str, Any] = {}
     for number, wire, raw in _fields(data):
         field = known.get(number)
@@ -172,7 +137,7 @@ def _message(data: memoryview, name: str, depth: int) -> dict[str, Any]:
             found.setdefault(field.name, []).extend(_items(raw, wire, field.kind, depth))
         else:
             value = _value(raw, wire, field.kind, depth)
-            if value or isinstance(value, dict) or (field.name in _KEPT_ZEROS and value is not None and value != ""):
+            if value or isinstance(value, dict) or (field.keeps_zero and value is not None):
                 found[field.name] = value
     return found
 
@@ -248,9 +213,27 @@ def _listed(raw: Any, depth: int) -> list[str]:
     return [bytes(part).decode() for number, _, part in _fields(raw) if number == 1]
 
 
+def _schema_or_array(raw: Any, depth: int) -> Any:
+    found = _message(raw, "apiextensions.v1.JSONSchemaPropsOrArray", depth + 1)
+    return found["schemas"] if "schemas" in found else found.get("schema")
+
+
+def _schema_or_bool(raw: Any, depth: int) -> Any:
+    found = _message(raw, "apiextensions.v1.JSONSchemaPropsOrBool", depth + 1)
+    return found.get("schema", found.get("allows", False))
+
+
+def _schema_or_names(raw: Any, depth: int) -> Any:
+    found = _message(raw, "apiextensions.v1.JSONSchemaPropsOrStringArray", depth + 1)
+    return found["property"] if "property" in found else found.get("schema")
+
+
 _SPECIAL = {
     "resource.Quantity": _quantity, "intstr.IntOrString": _int_or_string, "meta.v1.Time": _time,
     "meta.v1.MicroTime": _micro_time, "meta.v1.FieldsV1": _json, "runtime.RawExtension": _json,
     "meta.v1.Verbs": _listed, "authentication.v1.ExtraValue": _listed, "authorization.v1.ExtraValue": _listed,
-    "certificates.v1.ExtraValue": _listed,
+    "certificates.v1.ExtraValue": _listed, "apiextensions.v1.JSON": _json,
+    "apiextensions.v1.JSONSchemaPropsOrArray": _schema_or_array,
+    "apiextensions.v1.JSONSchemaPropsOrBool": _schema_or_bool,
+    "apiextensions.v1.JSONSchemaPropsOrStringArray": _schema_or_names,
 }  # fmt: skip

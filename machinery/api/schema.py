@@ -24,6 +24,12 @@ REFERENCE = "#/$defs/"
 # Depth of nesting a body may have; a chain of owners' fields never comes near it.
 MAX_DEPTH = 200
 
+# Stands around keys of maps in paths; Go tells of fields alone, and neither of keys nor of places in lists.
+_KEY = "\0"
+_MARKED_KEY = re.compile(r"\.\0([^\0]*)\0")
+_NO_FIELD = re.compile(r"\.\0[^\0]*\0|\[\d+\]")
+_QUANTITY_RULE = "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+_QUANTITY = re.compile(_QUANTITY_RULE[1:-1])
 _GO_INTEGER = {"int32": "int32", "int64": "int64", None: "int"}
 _JSON_NAMES = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
 
@@ -203,6 +209,7 @@ def conform(value: dict[str, Any], shape: Shape) -> Findings:
     """
     findings = Findings()
     _conform_object(value, shape, "", findings)
+    findings.unknown = [_MARKED_KEY.sub(r".\1", path) for path in findings.unknown]
     return findings
 
 
@@ -241,7 +248,7 @@ def _conform_value(item: Any, shape: Shape, owner: str, path: str, findings: Fin
     elif form == "any" and shape.items is not None:
         _conform_alternative(item, shape.items, path, findings)
     elif form == "quantity" and kind in (str, int, float):
-        return _conform_quantity(item, path)
+        return _conform_quantity(item)
     elif form == "time" and kind is str:
         _check_time(item)
     elif not _is_scalar(form, kind):
@@ -282,7 +289,7 @@ def _conform_map(item: dict[str, Any], shape: Shape, owner: str, path: str, find
         if one is None:
             item[key] = _zero(values)
         elif not (values.form == "string" and type(one) is str):
-            item[key] = _conform_value(one, values, owner, f"{path}.{key}", findings)
+            item[key] = _conform_value(one, values, owner, f"{path}.{_KEY}{key}{_KEY}", findings)
 
 
 def _zero(shape: Shape) -> Any:
@@ -324,18 +331,23 @@ def _check_time(text: str) -> None:
     raise SchemaMismatch(f'parsing time "{text}" as "2006-01-02T15:04:05Z07:00": cannot parse "{text}"')
 
 
-def _conform_quantity(item: str | float, path: str) -> str:
+def _conform_quantity(item: str | float) -> str:
     try:
         return canonical(item)
     except ValueError as error:
-        raise SchemaMismatch(f"unable to parse quantity's suffix at {path}: {error}") from error
+        if _QUANTITY.fullmatch(str(item)):
+            raise SchemaMismatch("unable to parse quantity's suffix") from error
+        raise SchemaMismatch(f"quantities must match the regular expression {_QUANTITY_RULE}") from error
 
 
 def _mismatch(item: Any, shape: Shape, owner: str, path: str) -> SchemaMismatch:
     got = _JSON_NAMES.get(type(item), "value")
     if got == "number" and shape.form == "integer":
         got = f"number {item}"
-    return SchemaMismatch(f"json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {shape.go_type()}")
+    fields = _NO_FIELD.sub("", path)
+    return SchemaMismatch(
+        f"json: cannot unmarshal {got} into Go struct field {owner}.{fields} of type {shape.go_type()}"
+    )
 
 
 def missing_required(value: Mapping[str, Any], shape: Shape) -> list[str]:
@@ -363,9 +375,17 @@ def _is_complete_in(item: Any, shape: Shape) -> bool:
     items = shape.items
     if items is None or items.form != "object":
         return True
+    return all(_is_complete(one, items) for _, one in _held(item, shape))
+
+
+def _held(item: Any, shape: Shape) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield what a list, a map or an alternative holds that are objects, and where."""
+    found: list[tuple[str, Any]] = []
     if isinstance(item, list):
-        return all(_is_complete(one, items) for one in item)
-    return not isinstance(item, dict) or all(_is_complete(one, items) for one in item.values())
+        found = [(f"[{index}]", one) for index, one in enumerate(item)]
+    elif isinstance(item, dict):
+        found = [(f".{key}", one) for key, one in item.items()] if shape.form == "map" else [("", item)]
+    yield from ((at, one) for at, one in found if isinstance(one, dict))
 
 
 def _missing(value: Mapping[str, Any], shape: Shape, path: str) -> Iterator[str]:
@@ -403,9 +423,9 @@ def _is_missing(value: Mapping[str, Any], name: str, form: str) -> bool:
 def _missing_in(item: Any, shape: Shape, path: str) -> Iterator[str]:
     if shape.form == "object":
         yield from _missing(item, shape, path)
-    elif shape.form == "array" and shape.items is not None and shape.items.form == "object":
-        for index, one in enumerate(item):
-            yield from _missing(one, shape.items, f"{path}[{index}]")
+    elif shape.items is not None and shape.items.form == "object":
+        for at, one in _held(item, shape):
+            yield from _missing(one, shape.items, path + at)
     elif shape.form == "map" and shape.items is not None and shape.items.form == "object":
         for key, one in item.items():
             yield from _missing(one, shape.items, f"{path}.{key}")

@@ -66,6 +66,7 @@ class Poster:
         await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in list(self._open):
             connection.abort()
+        await asyncio.sleep(0)  # the transports let go of their sockets in the loop's next turn
 
     @property
     def pending(self) -> int:

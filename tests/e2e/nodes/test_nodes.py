@@ -14,6 +14,12 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(120)]
 
 @pytest.fixture(scope="module")
 def pods(nodes: Nodes) -> Nodes:
+    populate(nodes)
+    return nodes
+
+
+def populate(nodes: Nodes) -> None:
+    """A pod on each node, and services before them."""
     manifest = "".join(pod(f"on-{name}", name, labels="app: everywhere") for name in ADDRESSES)
     manifest += """
 apiVersion: v1
@@ -33,7 +39,6 @@ spec:
 ---""" + pod("near-only", "near", labels="app: near")
     nodes.kubectl("apply", "-f", "-", given=manifest)
     nodes.kubectl("wait", "pod", "-l", "test=nodes", "--for=condition=Ready", "--timeout=60s")
-    return nodes
 
 
 def test_each_node_has_a_range_of_its_own(nodes: Nodes) -> None:
@@ -154,7 +159,6 @@ def _is_back(nodes: Nodes, name: str, component: str, killed: int) -> bool:
 
 
 def test_a_lost_node_s_endpoints_and_routes_go(pods: Nodes) -> None:
-    """The last test of this file: `near` leaves the cluster."""
     pods.wherry("near", "down")
     pods.kubectl("delete", "node", "near")
     pods.until(lambda: "192.0.2.2" not in pods.machines["control"].ip("route show proto 87"), "the route to go")
@@ -165,3 +169,10 @@ def test_a_lost_node_s_endpoints_and_routes_go(pods: Nodes) -> None:
     left = pods.machines["near"].run("nft", "list", "tables")
     assert left == ""
     assert "wherry" not in pods.machines["near"].ip("-o link")
+    # It comes back as any machine joins.
+    pods.wherry("near", "reset", "--yes")
+    words = pods.wherry("control", "token", "create").split()
+    pods.wherry("near", *words[1:], "--node-name", "near", "--detach")
+    pods.until(lambda: "near" in pods.kubectl("get", "nodes", "-o", "name"), "the node to be back")
+    pods.kubectl("wait", "node", "near", "--for=condition=Ready", "--timeout=30s")
+    populate(pods)

@@ -47,7 +47,7 @@ async def test_init_containers_run_in_order_and_the_status_tells_of_each_step(po
     assert waiting(held) == "PodInitializing"
     await pods.exec(pod, "touch", "/v/go", container="two")
     ready = await pods.running(pod)
-    assert (await pods.logs(pod)).split() == ["one", "two"]
+    assert (await pods.exec(pod, "cat", "/v/log")).split() == ["one", "two"]
     assert condition(ready, "Initialized") == "True"
     assert condition(ready, "Initialized", "reason") == ""
     assert all(one["ready"] for one in ready["status"]["initContainerStatuses"])

@@ -103,3 +103,12 @@ async def test_an_account_may_read_what_rules_grant_it(pods: Pods) -> None:
     assert await status_of(pods, "/pods", token) == 403
     await pods.client.delete(CLUSTER_ROLE_BINDINGS, name)
     await pods.client.delete(CLUSTER_ROLES, name)
+
+
+async def test_the_node_tells_what_its_runtimes_can(pods: Pods) -> None:
+    status = (await pods.client.list(NODES))["items"][0]["status"]
+    assert status["nodeInfo"]["containerRuntimeVersion"].startswith(f"{pods.runtime}://")
+    if pods.runtime == "wherry":  # containerd 1.6 does not tell
+        usual = next(one for one in status["runtimeHandlers"] if one["name"] == "")
+        assert usual["features"] == {"recursiveReadOnlyMounts": True, "userNamespaces": True}
+        assert status["features"] == {"supplementalGroupsPolicy": True}

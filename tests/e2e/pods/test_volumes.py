@@ -41,15 +41,17 @@ async def until_output(pods: Pods, pod: Any, wanted: str, *command: str, seconds
 
 @pytest.mark.parametrize("medium", ["", "Memory"], ids=["disk", "memory"])
 @pytest.mark.parametrize("uid", [0, 1001])
-@pytest.mark.parametrize("mode", ["0644", "0666", "0777"])
-async def test_an_empty_dir_takes_files_of_every_mode(pods: Pods, medium: str, uid: int, mode: str) -> None:
-    command = f"stat -c %a /v; echo x > /v/f && chmod {mode} /v/f && stat -c '%a %u' /v/f && cat /v/f; grep ' /v ' /proc/mounts | cut -d' ' -f3"
-    volumes = [{"name": "v", "emptyDir": {"medium": medium}}]
-    _, text = await pods.run(
-        command, volumeMounts=MOUNT, pod={"volumes": volumes, "securityContext": {"runAsUser": uid}}
+async def test_an_empty_dir_takes_files_of_every_mode(pods: Pods, medium: str, uid: int) -> None:
+    command = (
+        "stat -c %a /v; for m in 644 666 777; do echo x > /v/$m && chmod $m /v/$m && stat -c '%a %u' /v/$m; done; "
+        "grep ' /v ' /proc/mounts | cut -d' ' -f3"
     )
-    top, mode_and_owner, content, kind = text.splitlines()
-    assert (top, mode_and_owner, content) == ("777", f"{int(mode, 8):o} {uid}", "x")
+    volumes = [{"name": "v", "emptyDir": {"medium": medium}}]
+    spec = {"volumes": volumes, "securityContext": {"runAsUser": uid}}
+    _, text = await pods.run(command, volumeMounts=MOUNT, pod=spec)
+    top, *modes_and_owners, kind = text.splitlines()
+    assert top == "777"
+    assert modes_and_owners == [f"{mode} {uid}" for mode in (644, 666, 777)]
     assert (kind == "tmpfs") == (medium == "Memory")
 
 
@@ -235,7 +237,7 @@ async def test_a_claim_on_a_local_volume_keeps_what_a_pod_wrote(pods: Pods, host
     await pods.ended(writer)
     await pods.delete(writer)
     done, text = await pods.run(
-        "cat /v/f; stat -c '%g' /v; touch /v/no && echo written",
+        "cat /v/f; stat -c '%g' /v; touch /v/no 2>/dev/null && echo written",
         volumeMounts=[{**MOUNT[0], "readOnly": True}],
         pod=spec,
     )

@@ -105,5 +105,9 @@ async def test_a_pod_is_given_its_account_and_a_token_volume(client: Client) -> 
 async def test_readiness_tells_check_by_check(client: Client) -> None:
     text = (await client.request("GET", "/readyz", params={"verbose": ""})).decode()
     assert "[+]etcd ok" in text
+    assert "[+]poststarthook/rbac/bootstrap-roles ok" in text  # by the names of upstream's steps
+    alive = (await client.request("GET", "/livez", params={"verbose": "1"})).decode()
+    assert "[+]autoregister-completion ok" in alive
+    assert "informer-sync" not in alive
     assert text.endswith("readyz check passed\n")
     assert b"apiserver_request_total" in await client.request("GET", "/metrics")

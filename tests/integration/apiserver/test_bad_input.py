@@ -10,6 +10,7 @@ import pytest
 
 from cli.connection import Connection
 from machinery import errors
+from machinery.api import resources
 from machinery.api.resources import EVENTS, NAMESPACES
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
@@ -65,7 +66,7 @@ async def test_unknown_fields_are_refused_warned_of_or_dropped_as_asked(client: 
 
 
 async def test_duplicate_fields_are_refused_under_strict(client: Client) -> None:
-    with pytest.raises(errors.BadRequest, match='strict decoding error: duplicate field "k"'):
+    with pytest.raises(errors.BadRequest, match='strict decoding error: duplicate field "data.k"'):
         await post(client, MAPS, b'{"metadata":{"name":"a"},"data":{"k":"1","k":"2"}}', fieldValidation="Strict")
 
 
@@ -164,3 +165,48 @@ async def test_a_warning_stays_within_its_header(client: Client, config: ClientC
     ):
         assert answer.status == 201
         assert answer.headers["Warning"] == '299 - "unknown field \\"un  known \\""'
+
+
+DEPLOYMENT = (
+    b'{"metadata":{"name":"a"},"spec":{"unknownField":"x","replicas":2,"replicas":3,"selector":{"matchLabels":{"a":"b"}},'
+    b'"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"web:1"}]}}}}'
+)
+DOUBLE_YAML = b"\napiVersion: v1\nkind: ConfigMap\ndata:\n  k: '1'\n  k: '2'\n"
+APPLY = {"Content-Type": "application/apply-patch+yaml"}
+
+
+async def test_unknown_fields_and_those_given_twice_are_told_with_their_paths(client: Client) -> None:
+    told = 'strict decoding error: unknown field "spec.unknownField", duplicate field "spec.replicas"'
+    with pytest.raises(
+        errors.BadRequest, match=f'Deployment in version "v1" cannot be handled as a Deployment: {told}'
+    ):
+        await post(client, DEPLOYMENTS, DEPLOYMENT, fieldValidation="Strict")
+    await post(client, DEPLOYMENTS, DEPLOYMENT)
+    assert (await client.get(resources.DEPLOYMENTS, "a", "default"))["spec"]["replicas"] == 3  # the last one holds
+
+
+async def test_yaml_tells_the_line_of_a_key_given_twice(client: Client) -> None:
+    path = f"{MAPS}/a"
+    strict = {"fieldManager": "m", "fieldValidation": "Strict"}
+    with pytest.raises(errors.BadRequest, match='(?s)error strict decoding YAML: .*line 6: key "k" already set in map'):
+        await client.request("PATCH", path, body=DOUBLE_YAML, params=strict, headers=APPLY)
+    await client.request("PATCH", path, body=DOUBLE_YAML, params={"fieldManager": "m"}, headers=APPLY)
+    assert (await client.get(resources.CONFIG_MAPS, "a", "default"))["data"] == {"k": "2"}
+
+
+async def test_a_field_that_is_not_declared_can_not_be_applied(client: Client) -> None:
+    body = b'{"apiVersion":"v1","kind":"ConfigMap","wrong":1,"metadata":{"odd":2}}'
+    with pytest.raises(errors.BadRequest) as caught:
+        await client.request("PATCH", f"{MAPS}/a", body=body, params={"fieldManager": "m"}, headers=APPLY)
+    assert "failed to create typed patch object (default/a; v1, Kind=ConfigMap)" in str(caught.value)
+    assert ".wrong: field not declared in schema" in str(caught.value)
+    assert ".metadata.odd: field not declared in schema" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/apis/authorization.k8s.io/v1/subjectaccessreviews", "/apis/authentication.k8s.io/v1/tokenreviews"],
+)
+async def test_reviews_of_wrong_types_are_bad_requests(client: Client, path: str) -> None:
+    with pytest.raises(errors.BadRequest, match="cannot unmarshal array into Go struct field"):
+        await post(client, path, b'{"spec":[1]}')

@@ -49,9 +49,11 @@ async def test_events_are_patched_listed_selected_and_deleted_by_their_new_names
     assert (await client.get(EVENTS, "one", "default"))["series"]["count"] == 100
     found = (await client.list(EVENTS_V1, "default", field_selector="reason=B,regarding.name=web"))["items"]
     assert [(one["metadata"]["name"], one["apiVersion"]) for one in found] == [("two", "events.k8s.io/v1")]
-    changed["action"] = "Other"
+    changed["note"] = "again"
     changed["metadata"].pop("managedFields", None)
-    assert (await client.update(EVENTS_V1, changed))["action"] == "Other"
+    assert (await client.update(EVENTS_V1, changed))["note"] == "again"
+    with pytest.raises(errors.Invalid, match="action: Invalid value.*field is immutable"):
+        await client.patch(EVENTS_V1, "one", {"action": "Other"}, "default")
     await client.delete(EVENTS_V1, "one", "default")
     assert [one["metadata"]["name"] for one in (await client.list(EVENTS, "default"))["items"]] == ["two"]
     with pytest.raises(errors.Invalid, match="reportingController: Required value"):

@@ -3,13 +3,19 @@
 Behaviour: https://kubernetes.io/docs/concepts/services-networking/service/#publishing-services-service-types
 """
 
+import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apiserver.app import serving
+from apiserver.storage.sqlite import SQLiteStore
 from machinery import errors
-from machinery.api.resources import SERVICES
+from machinery.api.resources import SERVICE_CIDRS, SERVICES
 from machinery.client.rest import Client
+from tests.support.server import client_config, server_config
 
 PORT = {"name": "http", "port": 80, "protocol": "TCP"}
 
@@ -73,3 +79,46 @@ async def test_load_balancers_whose_traffic_stays_have_a_port_for_health_checks(
     assert (await change(client, "s", selector={"app": "x"}))["healthCheckNodePort"] == number
     assert "healthCheckNodePort" not in await change(client, "s", externalTrafficPolicy="Cluster")
     assert (await make(client, "t", type="NodePort", ports=[{**PORT, "nodePort": number}]))["type"] == "NodePort"
+
+
+async def test_one_stack_has_no_second_address(client: Client) -> None:
+    spec = await make(client, "s", ipFamilyPolicy="PreferDualStack")
+    assert (spec["ipFamilies"], len(spec["clusterIPs"])) == (["IPv4"], 1)
+    with pytest.raises(errors.Invalid, match="this cluster is not configured for dual-stack services"):
+        await make(client, "t", ipFamilyPolicy="RequireDualStack")
+    with pytest.raises(errors.Invalid, match="not configured on this cluster"):
+        await make(client, "t", ipFamilies=["IPv6"])
+
+
+async def test_service_cidrs_add_ranges(client: Client) -> None:
+    with pytest.raises(errors.Invalid, match="does not match the current range"):
+        await make(client, "s", clusterIP="10.196.196.77")
+    await client.create(SERVICE_CIDRS, {"metadata": {"name": "more"}, "spec": {"cidrs": ["10.196.196.0/24"]}})
+    assert (await make(client, "s", clusterIP="10.196.196.77"))["clusterIPs"] == ["10.196.196.77"]
+    with pytest.raises(errors.Invalid, match="already allocated"):
+        await make(client, "t", clusterIP="10.196.196.77")
+
+
+async def test_two_stacks_give_both_addresses(tmp_path: Path) -> None:
+    config = replace(server_config(tmp_path), service_cidr="10.96.0.0/16,fd00:96::/112")
+    store = SQLiteStore(tmp_path / "store.sqlite")
+    try:
+        async with (
+            serving(store, config, sole_writer=True) as server,
+            Client(client_config(tmp_path, config)) as client,
+        ):
+            async with asyncio.timeout(10):
+                await server.health.bootstrapped.wait()
+            spec = await make(client, "both", ipFamilyPolicy="RequireDualStack")
+            assert spec["ipFamilies"] == ["IPv4", "IPv6"]
+            assert spec["clusterIPs"][1].startswith("fd00:96::")
+            assert (await make(client, "six", ipFamilies=["IPv6"]))["clusterIP"].startswith("fd00:96::")
+            assert (await make(client, "one"))["ipFamilies"] == ["IPv4"]
+            spec = await change(client, "one", ipFamilyPolicy="PreferDualStack")
+            assert (spec["ipFamilies"], len(spec["clusterIPs"])) == (["IPv4", "IPv6"], 2)
+            spec = await change(client, "one", ipFamilyPolicy="SingleStack")
+            assert (spec["ipFamilies"], len(spec["clusterIPs"])) == (["IPv4"], 1)
+            spec = await make(client, "none", clusterIP="None", ipFamilyPolicy="PreferDualStack", selector={"a": "b"})
+            assert (spec["clusterIPs"], spec["ipFamilies"]) == (["None"], ["IPv4", "IPv6"])
+    finally:
+        await store.close()

@@ -1,14 +1,16 @@
 """POSTs in quick succession, against a real server; and against one that says strange things."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from machinery.api.resources import CONFIG_MAPS
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.poster import Poster
 from machinery.client.rest import Client
-from tests.support.server import running_server
+from tests.support.server import free_port, running_server
 
 PATH = "/api/v1/namespaces/default/configmaps"
 
@@ -36,10 +38,13 @@ async def test_many_posts_over_few_connections_are_all_answered(tmp_path: Path) 
         assert {f"c-{number}" for number in range(100)} <= {one["metadata"]["name"] for one in listed}
 
 
-async def serve(answers: list[bytes | None]) -> tuple[asyncio.Server, ClientConfig]:
+@contextlib.asynccontextmanager
+async def serving(answers: list[bytes | None]) -> AsyncIterator[ClientConfig]:
     """Answer each request with the next of some bytes; with None, hang up instead."""
+    handlers: list[asyncio.Task[None] | None] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
         try:
             while answers:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -55,14 +60,14 @@ async def serve(answers: list[bytes | None]) -> tuple[asyncio.Server, ClientConf
         finally:
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    return server, ClientConfig(server=f"http://127.0.0.1:{port}")
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield ClientConfig(server=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await asyncio.gather(*filter(None, handlers))  # they end with their connections
 
 
 async def test_a_cut_connection_leaves_the_outcome_unknown_and_the_next_request_gets_a_new_one() -> None:
-    server, config = await serve([None, b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok"])
-    async with server, Poster(config, connections=1) as poster:
+    answers = [None, b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok"]
+    async with serving(answers) as config, Poster(config, connections=1) as poster:
         assert await post(poster, "/x", b"1") == (0, b"")
         assert await post(poster, "/x", b"2") == (201, b"ok")
 
@@ -70,16 +75,13 @@ async def test_a_cut_connection_leaves_the_outcome_unknown_and_the_next_request_
 async def test_who_is_asked_to_wait_is_answered_once_it_was_done() -> None:
     busy = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
     chunked = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n3\r\nay!\r\n0\r\n\r\n"
-    server, config = await serve([busy, chunked])
-    async with server, Poster(config, connections=1) as poster:
+    async with serving([busy, chunked]) as config, Poster(config, connections=1) as poster:
         assert await post(poster, "/x", b"1") == (201, b"okay!")
 
 
 async def test_what_could_not_be_sent_waits_for_the_server() -> None:
-    server, config = await serve([])
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
+    port = free_port()
+    config = ClientConfig(server=f"http://127.0.0.1:{port}")
     async with Poster(config, connections=2) as poster:
         waiting = asyncio.ensure_future(post(poster, "/x", b"1"))
         await asyncio.sleep(0.1)

@@ -89,17 +89,26 @@ class Workloads(RuleBasedStateMachine):
         self._most = 0  # the most replicas asked for since all was quiet
         self._image = "one"
         self._job: dict[str, int] | None = None
-        self._active: dict[str, str] = {}  # uid -> kind of owner
+        self._active: dict[str, tuple[str, str]] = {}  # uid -> kind and uid of owner
+        self._deployment = ""  # uid of the one that is there
+        self._set_owners: dict[str, str] = {}  # uid of a set -> uid of its deployment
         self._ended: dict[str, str] = {}  # uid of a Job's pod -> its last phase
         self._wrong: list[str] = []
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         world.run(self._begin())
 
     async def _begin(self) -> None:
         client = self._world.client
         await client.create(NAMESPACES, {"metadata": {"name": self._namespace}})
         await until_one(client, SERVICE_ACCOUNTS, "default", lambda _: True, namespace=self._namespace)
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_sets())]
+
+    async def _watch_sets(self) -> None:
+        async for event in self._world.client.watch(REPLICA_SETS, self._namespace, resource_version="0"):
+            if event.type != "BOOKMARK":
+                metadata = event.decode()["metadata"]
+                self._set_owners[metadata["uid"]] = (metadata.get("ownerReferences") or [{}])[0].get("uid", "")
+                self._check()
 
     async def _watch(self) -> None:
         async for event in self._world.client.watch(PODS, self._namespace, resource_version="0"):
@@ -107,34 +116,43 @@ class Workloads(RuleBasedStateMachine):
                 continue
             pod = event.decode()
             metadata, phase = pod["metadata"], pod.get("status", {}).get("phase")
-            uid, owner = metadata["uid"], (metadata.get("ownerReferences") or [{}])[0].get("kind", "")
+            uid, reference = metadata["uid"], (metadata.get("ownerReferences") or [{}])[0]
+            owner = reference.get("kind", "")
             gone = event.type == "DELETED" or metadata.get("deletionTimestamp") or phase in ("Succeeded", "Failed")
             if gone:
                 self._active.pop(uid, None)
             else:
-                self._active[uid] = owner
+                self._active[uid] = owner, reference.get("uid", "")
             if owner == "Job" and phase in ("Succeeded", "Failed"):
                 self._ended[uid] = phase
             self._check()
 
     def _check(self) -> None:
-        owners = list(self._active.values())
-        if (count := owners.count("ReplicaSet")) > self._most + SURGE:
+        owners = [kind for kind, _ in self._active.values()]
+        # Pods of a Deployment that is gone may stand beside those of its successor until they are collected.
+        if (count := len(self._pods_of_deployment())) > self._most + SURGE:
             self._wrong.append(f"{count} pods where {self._most} and {SURGE} were allowed")
         if self._job is not None and (count := owners.count("Job")) > self._job["parallelism"]:
             self._wrong.append(f"{count} pods at work where {self._job['parallelism']} were allowed")
+
+    def _pods_of_deployment(self) -> list[str]:
+        return [
+            uid for uid, (_, owner) in self._active.items()
+            if self._deployment and self._set_owners.get(owner) == self._deployment
+        ]  # fmt: skip
 
     # ---- what may happen
 
     @precondition(lambda self: self._replicas is None)
     @rule(replicas=st.integers(0, 6))
     def create_deployment(self, replicas: int) -> None:
-        self._replicas, self._most = replicas, max(replicas, self._most)
+        self._replicas = replicas
         body = deployment(replicas=replicas)
         body["metadata"] = {"name": "web"}
         body["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": SURGE, "maxUnavailable": 1}}
         self._set_image(body, self._image)
-        self._world.run(self._world.client.create(DEPLOYMENTS, body, self._namespace))
+        made = self._world.run(self._world.client.create(DEPLOYMENTS, body, self._namespace))
+        self._deployment, self._most = made["metadata"]["uid"], replicas
 
     @staticmethod
     def _set_image(body: dict[str, Any], image: str) -> None:
@@ -165,13 +183,13 @@ class Workloads(RuleBasedStateMachine):
             await until(client, DEPLOYMENTS, lambda found: not found, namespace=self._namespace, deadline_seconds=20)
             await until(client, REPLICA_SETS, lambda found: not found, namespace=self._namespace, deadline_seconds=20)
 
-        self._replicas = None
+        self._replicas, self._deployment = None, ""
         self._world.run(delete())
 
     @rule(which=st.integers(0, 20))
     def lose_a_pod(self, which: int) -> None:
         """Delete a pod of the Deployment, as a drain or a careless user does."""
-        found = sorted(uid for uid, owner in self._active.items() if owner == "ReplicaSet")
+        found = sorted(self._pods_of_deployment())
         if found:
             self._world.run(self._delete_pod(found[which % len(found)]))
 
@@ -244,9 +262,9 @@ class Workloads(RuleBasedStateMachine):
             try:
                 await self._settle()
             finally:
-                if self._watching is not None:
-                    self._watching.cancel()
-                    await asyncio.gather(self._watching, return_exceptions=True)
+                for task in self._watching:
+                    task.cancel()
+                await asyncio.gather(*self._watching, return_exceptions=True)
             await self._world.client.delete(NAMESPACES, self._namespace)
 
         self._world.run(end())

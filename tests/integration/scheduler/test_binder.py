@@ -21,7 +21,8 @@ async def cutting_server(
     """Answer requests with the statuses given, one after the other, until `done`; "cut" hangs up without an answer."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
+        handlers.append(asyncio.current_task())
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 size = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
@@ -33,11 +34,12 @@ async def cutting_server(
                 if answer == "cut":
                     break
                 writer.write(f"HTTP/1.1 {answer} X\r\nContent-Length: 0\r\n\r\n".encode())
-        writer.close()
 
+    handlers: list[asyncio.Task[None] | None] = []
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
         yield ClientConfig(server=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await asyncio.gather(*filter(None, handlers))  # they end with their connections
 
 
 async def test_an_event_that_was_cut_off_is_sent_again_under_the_same_name() -> None:

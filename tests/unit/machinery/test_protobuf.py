@@ -1,10 +1,16 @@
 """Protobuf bodies: what malformed ones get. That whole ones are read is shown with the real kubectl."""
 
+from pathlib import Path
+from typing import Any
+
+import orjson
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from machinery.api import protobuf
+from machinery.api.protobuf_encode import encode, watch_frame
 from machinery.api.schema import definitions
 
 
@@ -52,9 +58,50 @@ def test_no_bytes_do_worse_than_a_value_error(raw: bytes, kind: str) -> None:
 
 
 def test_numbers_are_unique_and_names_are_those_of_the_schemas() -> None:
-    for message, fields in protobuf._messages().items():
+    for message, fields in protobuf.messages().items():
         raw = definitions().get(f"io.k8s.api.{message}")
         if raw is None or "properties" not in raw or message.startswith("admissionregistration"):
             continue
         unknown = [one.name for one in fields.values() if not one.inline and one.name not in raw["properties"]]
         assert unknown == [], message
+
+
+# A small object of each kind.
+SAMPLES = list(yaml.safe_load_all((Path(__file__).parents[2] / "integration/apiserver/samples.yaml").read_text()))
+
+
+@pytest.mark.parametrize("given", SAMPLES, ids=[one["kind"] for one in SAMPLES])
+def test_what_is_written_is_read_again(given: dict[str, Any]) -> None:
+    obj = orjson.loads(orjson.dumps(given, default=str))
+
+    def without_empty_lists(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: without_empty_lists(one) for name, one in value.items() if one != []}
+        return [without_empty_lists(one) for one in value] if isinstance(value, list) else value
+
+    assert protobuf.decode(encode(obj)) == without_empty_lists(obj)  # an empty list has no form of its own
+
+
+def test_schemas_of_definitions_keep_what_a_json_value_says() -> None:
+    schema = {
+        "type": "object", "$ref": "x", "default": False, "minimum": 0.0, "x-kubernetes-preserve-unknown-fields": True,
+        "properties": {"a": {"items": {"type": "string"}, "enum": ["x", 1, None]}}, "additionalProperties": False,
+        "dependencies": {"b": ["c"]}, "x-kubernetes-validations": [{"rule": "self.a == 1", "optionalOldSelf": False}],
+    }  # fmt: skip
+    version = {"name": "v1", "served": False, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    obj = {
+        "kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "n"},
+        "spec": {"group": "g", "versions": [version]},
+    }  # fmt: skip
+    assert protobuf.decode(encode(obj)) == obj
+
+
+def test_a_watch_frame_tells_its_length() -> None:
+    frame = watch_frame("ADDED", {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}})
+    assert int.from_bytes(frame[:4]) == len(frame) - 4
+    assert frame[4:11] == b"\x0a\x05ADDED"
+
+
+def test_kinds_of_users_have_no_form() -> None:
+    with pytest.raises(ValueError, match="no protobuf form"):
+        encode({"kind": "Deployment", "apiVersion": "apps.example.com/v1"})

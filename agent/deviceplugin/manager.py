@@ -1,0 +1,187 @@
+"""Takes in device plugins, counts their devices as the node's, and gives them to containers that ask.
+
+Which container has which device is written beside the plugins' sockets, so that an agent that starts anew gives none
+away twice.
+Source: https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from agent.deviceplugin import api_pb2 as api
+from agent.deviceplugin import api_pb2_grpc
+from agent.environment import ConfigError
+
+log = logging.getLogger(__name__)
+
+VERSION = "v1beta1"
+SOCKET, CHECKPOINT = "kubelet.sock", "wherry-devices.json"
+_HEALTHY = "Healthy"
+_CALL_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Plugin:
+    """One plugin: its devices by id, and whether each is healthy."""
+
+    resource: str
+    endpoint: str
+    options: Any
+    devices: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a container gets for the devices it asked for; see ContainerAllocateResponse of the API."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Any, ...] = ()
+    devices: tuple[Any, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cdi_names: tuple[str, ...] = ()
+
+
+class DevicePlugins(api_pb2_grpc.RegistrationServicer):
+    """The registry of plugins, served on a socket in their folder."""
+
+    def __init__(self, folder: Path, changed: Callable[[], None]) -> None:
+        """Args: `changed` is called when the node has other devices than before."""
+        self._folder = folder
+        self._changed = changed
+        self._plugins: dict[str, _Plugin] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._server: grpc.aio.Server | None = None
+        # resource -> device id -> uid of the pod and name of the container
+        self._held: dict[str, dict[str, list[str]]] = {}
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        with contextlib.suppress(OSError, ValueError):
+            self._held = json.loads((self._folder / CHECKPOINT).read_text())
+        path = self._folder / SOCKET
+        path.unlink(missing_ok=True)  # plugins watch for it to come anew, and register again
+        self._server = grpc.aio.server()
+        api_pb2_grpc.add_RegistrationServicer_to_server(self, self._server)
+        self._server.add_insecure_port(f"unix:{path}")
+        await self._server.start()
+
+    async def close(self) -> None:
+        """Stop serving and following plugins."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._server is not None:
+            await self._server.stop(grace=None)
+
+    async def Register(self, request: Any, context: Any) -> Any:  # noqa: N802 - the API's name
+        """Take in a plugin, in place of another for the same resource."""
+        if request.version != VERSION:
+            text = (
+                f'requested API version "{request.version}" is not supported by kubelet. Supported version is v1beta1'
+            )
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        if "/" not in request.resource_name or request.resource_name.split("/")[0].endswith("kubernetes.io"):
+            text = f"the ResourceName {request.resource_name!r} is invalid"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        plugin = _Plugin(request.resource_name, request.endpoint, request.options)
+        old = self._tasks.pop(plugin.resource, None)
+        if old is not None:
+            old.cancel()
+        self._plugins[plugin.resource] = plugin
+        self._tasks[plugin.resource] = asyncio.create_task(self._follow(plugin))
+        log.info("device plugin for %s registered", plugin.resource)
+        return api.Empty()
+
+    def _channel(self, plugin: _Plugin) -> grpc.aio.Channel:
+        # Only the name of a socket in this folder: a plugin can't have us speak to another.
+        path = self._folder / os.path.basename(plugin.endpoint)
+        return grpc.aio.insecure_channel(f"unix:{path}", options=(("grpc.default_authority", "localhost"),))
+
+    async def _follow(self, plugin: _Plugin) -> None:
+        """Keep the plugin's devices; when it goes, all of them are unhealthy."""
+        try:
+            async with self._channel(plugin) as channel:
+                stub = api_pb2_grpc.DevicePluginStub(channel)
+                async for answer in stub.ListAndWatch(api.Empty(), wait_for_ready=True):
+                    plugin.devices = {one.ID: one.health == _HEALTHY for one in answer.devices}
+                    self._changed()
+        except grpc.aio.AioRpcError as error:
+            log.info("device plugin for %s is away: %s", plugin.resource, error.details())
+        plugin.devices = dict.fromkeys(plugin.devices, False)
+        self._changed()
+
+    def capacity(self) -> dict[str, str]:
+        """Return how many devices of each resource there are."""
+        return {name: str(len(plugin.devices)) for name, plugin in self._plugins.items()}
+
+    def allocatable(self) -> dict[str, str]:
+        """Return how many of them are healthy."""
+        return {name: str(sum(plugin.devices.values())) for name, plugin in self._plugins.items()}
+
+    async def give(self, uid: str, container: Mapping[str, Any]) -> Given:
+        """Give a container the devices its limits ask for; the same ones when it starts again. Raises: ConfigError."""
+        limits = (container.get("resources") or {}).get("limits") or {}
+        found = Given()
+        for resource in sorted(set(limits) & set(self._plugins)):
+            count = int(limits[resource])
+            if count:
+                answer = await self._allocate(resource, [uid, container["name"]], count)
+                found = Given(
+                    {**found.environment, **answer.envs}, (*found.mounts, *answer.mounts),
+                    (*found.devices, *answer.devices), {**found.annotations, **answer.annotations},
+                    (*found.cdi_names, *(one.name for one in answer.cdi_devices)),
+                )  # fmt: skip
+        return found
+
+    async def _allocate(self, resource: str, owner: list[str], count: int) -> Any:
+        plugin = self._plugins[resource]
+        held = self._held.setdefault(resource, {})
+        ids = [name for name, whose in held.items() if whose == owner]
+        if not ids:
+            free = [name for name, healthy in plugin.devices.items() if healthy and name not in held]
+            if len(free) < count:
+                text = f"Requested: {count}, Available: {len(free)}"
+                raise ConfigError(f"requested number of devices unavailable for {resource}. {text}")
+            ids = sorted(free)[:count]
+            held.update(dict.fromkeys(ids, owner))
+            self._save()
+        request = api.AllocateRequest(container_requests=[api.ContainerAllocateRequest(devices_ids=ids)])
+        try:
+            async with self._channel(plugin) as channel:
+                stub = api_pb2_grpc.DevicePluginStub(channel)
+                answer = (await stub.Allocate(request, timeout=_CALL_SECONDS)).container_responses[0]
+                if plugin.options.pre_start_required:
+                    await stub.PreStartContainer(api.PreStartContainerRequest(devices_ids=ids), timeout=_CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise ConfigError(f"Allocate failed due to {error.details()}, which is unexpected") from error
+        return answer
+
+    def release(self, keep: Iterable[str]) -> None:
+        """Take back the devices of all pods but those with these uids."""
+        uids = set(keep)
+        for held in self._held.values():
+            for name in [name for name, (uid, _) in held.items() if uid not in uids]:
+                del held[name]
+        self._save()
+
+    def forget(self, uid: str) -> None:
+        """Take back a pod's devices."""
+        if any(whose[0] == uid for held in self._held.values() for whose in held.values()):
+            self.release({whose[0] for held in self._held.values() for whose in held.values()} - {uid})
+
+    def _save(self) -> None:
+        path = self._folder / CHECKPOINT
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._held))
+        temporary.replace(path)

@@ -1,0 +1,86 @@
+"""What readers of OpenAPI v2 get, which kubectl still asks for in protobuf, and how wrong types are told."""
+
+import json
+from typing import Any
+
+import pytest
+
+from apiserver.registry.apiextensions import DEFINITIONS
+from machinery import errors
+from machinery.client.rest import Client
+from tests.integration.apiserver.conftest import Kubectl
+from tests.support.waiting import until
+
+ANY = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+LISTED = {
+    "type": "object", "description": "A list of named things",
+    "properties": {
+        "spec": {
+            "type": "object",
+            "properties": {
+                "bars": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}}
+            },
+        }
+    },
+}  # fmt: skip
+
+
+async def define(client: Client, name: str, schema: dict[str, Any]) -> None:
+    group = f"{name}.example.com"
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    names = {"plural": f"{name}s", "singular": name, "kind": name.title()}
+    spec = {"group": group, "scope": "Namespaced", "names": names, "versions": [version]}
+    await client.create(DEFINITIONS, {"metadata": {"name": f"{name}s.{group}"}, "spec": spec})
+
+    def is_established(found: list[dict[str, Any]]) -> bool:
+        mine = next(one for one in found if one["spec"]["group"] == group)
+        conditions = (mine.get("status") or {}).get("conditions") or ()
+        return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
+
+    await until(client, DEFINITIONS, is_established)
+    await client.request("GET", f"/apis/{group}/v1/{name}s")  # what is asked for is looked for
+
+
+async def test_kubectl_reads_openapi_v2_in_protobuf(kubectl: Kubectl, client: Client) -> None:
+    await define(client, "listed", LISTED)
+    code, out, problem = await kubectl("explain", "pods.spec.containers", "--output=plaintext-openapiv2")
+    assert (code, problem) == (0, "")
+    assert "List of containers belonging to the pod" in out
+    assert "name\t<string> -required-" in out
+    assert "<[]Object> -required-" not in out
+    assert "A list of named things" in (await kubectl("explain", "listeds", "--output=plaintext-openapiv2"))[1]
+
+
+async def test_readers_of_v2_do_not_refuse_what_a_kind_keeps(client: Client) -> None:
+    await define(client, "open", {**ANY, "properties": {"spec": {"type": "object"}}})
+    await define(client, "listed", LISTED)
+    found = json.loads(await client.request("GET", "/openapi/v2"))["definitions"]
+    gvk = [{"group": "open.example.com", "version": "v1", "kind": "Open"}]
+    assert found["com.example.open.v1.Open"] == {"type": "object", "x-kubernetes-group-version-kind": gvk}
+    assert found["com.example.listed.v1.Listed"]["properties"]["spec"] == LISTED["properties"]["spec"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"containers": [{"name": "c", "image": 1}]}, "number into Go struct field Container.spec.containers.image of type string"),
+        ({"nodeSelector": {"a": 1}}, "number into Go struct field PodSpec.spec.nodeSelector of type string"),
+        ({"containers": [{"resources": {"limits": {"cpu": "1foo"}}}]}, "quantities must match the regular expression"),
+        ({"containers": [{"resources": {"limits": {"cpu": "1nn"}}}]}, "unable to parse quantity's suffix"),
+    ],
+)  # fmt: skip
+async def test_wrong_types_are_told_as_a_go_server_tells_them(client: Client, spec: dict[str, Any], told: str) -> None:
+    body = json.dumps({"metadata": {"name": "a"}, "spec": spec}).encode()
+    with pytest.raises(errors.BadRequest) as caught:
+        await client.request("POST", "/api/v1/namespaces/default/pods", body=body)
+    assert 'Pod in version "v1" cannot be handled as a Pod: ' in str(caught.value)
+    assert told in str(caught.value)
+
+
+async def test_a_dry_run_has_no_version(client: Client) -> None:
+    body = b'{"metadata":{"name":"a"}}'
+    made = json.loads(
+        await client.request("POST", "/api/v1/namespaces/default/configmaps", body=body, params={"dryRun": "All"})
+    )
+    assert "resourceVersion" not in made["metadata"]
+    assert made["metadata"]["uid"]
