@@ -28,7 +28,9 @@ def timeline(word: str, output: str, **given: Any) -> None:
     pod = find_pods(session, word)[0]
     metadata = pod["metadata"]
     params = {"fieldSelector": f"involvedObject.uid={metadata['uid']}"}
-    events = session.connection.json("GET", f"/api/v1/namespaces/{metadata['namespace']}/events", params=params)["items"]
+    events = session.connection.json("GET", f"/api/v1/namespaces/{metadata['namespace']}/events", params=params)[
+        "items"
+    ]
     found = moments(pod, events)
     if output == "json":
         from cli.printers import json_text
