@@ -25,6 +25,8 @@ def annotated(obj: dict[str, Any], namespace: str) -> dict[str, Any]:
     if namespace:
         metadata["namespace"] = namespace
     text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode() + "\n"
+    for char in "<>&":  # as Go's JSON has them, so that kubectl finds its own text
+        text = text.replace(char, f"\\u{ord(char):04x}")
     result = copy.deepcopy(plain)
     result["metadata"]["annotations"] = {**annotations, LAST: text}
     return result

@@ -48,6 +48,13 @@ def connected(command: F) -> F:
     return command
 
 
+def reachable(command: F) -> F:
+    """Add only what says which cluster is meant: Docker's verbs use the other names and letters for things of their own."""
+    command = click.option("--context", help="The kubeconfig context to use.")(command)
+    return click.option("--kubeconfig", help="Path to the kubeconfig file.")(command)
+
+
+in_namespace = click.option("--namespace", help="The namespace; the context's by default.")
 namespaced = click.option("-n", "--namespace", help="The namespace; the context's by default.")
 selected = click.option("-l", "--selector", default="", help="Label selector.")
 field_selected = click.option("--field-selector", default="", help="Field selector.")

@@ -16,7 +16,7 @@ _MIN_WIDTH, _PADDING = 6, 3
 _WIDTH = 80
 FORMS = (
     "custom-columns", "custom-columns-file", "go-template", "go-template-file", "json", "jsonpath", "jsonpath-as-json",
-    "jsonpath-file", "name", "template", "templatefile", "wide", "yaml",
+    "jsonpath-file", "kyaml", "name", "template", "templatefile", "wide", "yaml",
 )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def format_of(output: str, template: str = "") -> tuple[str, str]:
             + ",".join(FORMS)
         )
     text = inline or template
-    if form not in ("json", "yaml", "name", "wide") and not text:
+    if form not in ("json", "yaml", "kyaml", "name", "wide") and not text:
         what = {"custom-columns": "custom-columns format specified but no custom columns given"}
         raise click.ClickException(what.get(form, f"template format specified but no template given: {form}"))
     return form, text
@@ -192,6 +192,8 @@ def _whole(form: str, text: str, whole: Any) -> str:
             return json_text(whole)
         case "yaml":
             return yaml_text(whole)
+        case "kyaml":
+            return "---\n" + _kyaml(whole, "") + "\n"
         case "jsonpath-as-json":
             return json_text(path_values(whole, text)) + "\n"
         case "jsonpath" | "jsonpath-file":
@@ -264,6 +266,35 @@ def yaml_text(obj: Any) -> str:
         obj, Dumper=Dumper, sort_keys=True, default_flow_style=False, allow_unicode=True, width=_WIDTH
     )
     return found
+
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_NO_KEYS = frozenset(("true", "false", "null", "yes", "no", "on", "off", "y", "n"))
+
+
+def _kyaml(value: Any, indent: str) -> str:
+    """Return a value as KYAML: YAML with braces, and all text in quotes."""
+    import json
+
+    if isinstance(value, dict):
+        if not value:
+            return "{}"
+        inner = "".join(f"{indent}  {_kyaml_key(key)}: {_kyaml(value[key], indent + '  ')},\n" for key in sorted(value))
+        return f"{{\n{inner}{indent}}}"
+    if isinstance(value, list):
+        if not value:
+            return "[]"
+        if all(isinstance(one, dict | list) for one in value):
+            return "[" + ", ".join(_kyaml(one, indent) for one in value) + "]"
+        return "[\n" + "".join(f"{indent}  {_kyaml(one, indent + '  ')},\n" for one in value) + f"{indent}]"
+    if isinstance(value, str) and "\n" in value:
+        lines = [json.dumps(line, ensure_ascii=False)[1:-1] for line in value.splitlines(keepends=True)]
+        return '"\\\n' + "".join(f"{indent}   {line}\\\n" for line in lines) + f'{indent}  "'
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _kyaml_key(key: str) -> str:
+    return key if _PLAIN_KEY.fullmatch(key) and key.lower() not in _NO_KEYS else f'"{key}"'
 
 
 def _columns_file(text: str) -> str:

@@ -44,6 +44,13 @@ class Discovery:
             self._known = [_known(entry) for entry in self._read()]
         return self._known
 
+    def preferred(self) -> list[Known]:
+        """Return each resource once, in the version its group names first."""
+        found: dict[tuple[str, str], Known] = {}
+        for one in self.all():
+            found.setdefault((one.resource.group, one.resource.plural), one)
+        return list(found.values())
+
     def _fresh(self) -> bool:
         """Ask the server anew when what is known came from the disk; returns whether it did."""
         if not self._is_kept:
@@ -117,7 +124,7 @@ class Discovery:
         """Return the resources of a comma separated list of words and categories."""
         found: list[Known] = []
         for word in text.split(","):
-            members = [one for one in self.all() if word in one.categories and "list" in one.verbs]
+            members = [one for one in self.preferred() if word in one.categories and "list" in one.verbs]
             found += members or [self.find(word)]
         return list(dict.fromkeys(found))
 

@@ -26,6 +26,7 @@ from agent.runtime.image_service import ImageService
 from agent.runtime.images.busybox import import_busybox
 from agent.runtime.images.pull import Puller
 from agent.runtime.images.store import ImageStore
+from agent.runtime.local_service import LocalService
 from agent.runtime.logs import LogRotator
 from agent.runtime.monitor import Monitor
 from agent.runtime.oci import OciRuntime
@@ -86,6 +87,7 @@ async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
     )
     api_pb2_grpc.add_RuntimeServiceServicer_to_server(RuntimeService(parts), server)
     api_pb2_grpc.add_ImageServiceServicer_to_server(ImageService(images, Puller(images)), server)
+    server.add_generic_rpc_handlers((LocalService(images).handler(),))
     _listen(server, config.socket)
     await server.start()
     _log.info("serving CRI at %s", config.socket)

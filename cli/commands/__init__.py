@@ -3,7 +3,7 @@
 from cli.framework import Source
 
 _BASIC, _CHANGE, _DEPLOY, _PODS = "Look", "Change", "Deploy", "Containers"
-_MANAGE, _SETTINGS = "Manage the cluster", "Settings"
+_MANAGE, _SETTINGS, _NODE = "Manage the cluster", "Settings", "As with Docker"
 
 
 def _in(section: str, **places: str) -> dict[str, Source]:
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Source] = {
         describe="describe:describe|Tell of objects at length",
         explain="explain:explain|Show what fields a kind has",
         events="events:events|List events",
+        timeline="timeline:timeline|Show what happened to a pod, with durations",
         tree="tree:tree|Show what an object owns",
         api_resources="discovery:api_resources|List the kinds the server knows",
         api_versions="discovery:api_versions|List the API versions the server knows",
@@ -70,6 +71,31 @@ COMMANDS: dict[str, Source] = {
         certificate="certificate:certificate|Approve and deny certificate requests",
         auth="auth:auth|See who we are and what we may do",
         proxy="forward:proxy|Serve the API on a local port",
+    ),
+    **_in(
+        _NODE,
+        ps="containers:ps|List containers",
+        stop="containers:stop|Stop containers",
+        kill="containers:kill|Send a signal to containers",
+        start="containers:start|Start containers that have ended",
+        restart="containers:restart|Stop containers and start them again",
+        rm="containers:rm|Remove containers",
+        port="containers:port|Show which ports of the host lead to a container",
+        stats="containers:stats|Show how much containers use",
+        system="containers:system|See and free what containers and images take",
+        build="build:build|Build an image from a Dockerfile",
+        compose="compose:compose|Run the services of a Compose file",
+        pull="images:pull|Fetch images from their registries",
+        push="images:push|Send an image to its registry",
+        images="images:images|List this node's images",
+        rmi="images:rmi|Remove images from this node",
+        inspect="images:inspect|Tell all of containers and images, as JSON",
+        history="images:history|Show what an image was made of",
+        tag="images:tag|Give an image one more name",
+        save="images:save|Write an image to a tar archive",
+        load="images:load|Read images from a tar archive",
+        login="images:login|Remember who we are at a registry",
+        logout="images:logout|Forget who we are at a registry",
     ),
     **_in(
         _SETTINGS,

@@ -183,7 +183,7 @@ def _recreated(session: Session, one: Selected, wanted: dict[str, Any], params: 
 def _prune(session: Session, applied: set[str], given: dict[str, Any]) -> None:
     """Delete what apply made before, has our labels, and was not said this time."""
     asked = {tuple(text.rsplit("/", 2)) for text in given["prune_allowlist"]}
-    for known in session.discovery.all():
+    for known in session.discovery.preferred():
         resource = known.resource
         group = resource.group or "core"
         if (group, resource.version, resource.kind) not in asked if asked else (

@@ -156,7 +156,10 @@ def view(raw: bool, minify: bool, flatten: bool, context: str, output: str) -> N
         _flatten(found)
     if not raw:
         _redact(found)
-    print_objects([{**found, **{kind: found[kind] or None for kind in _KINDS}}], output, single=True)
+    shown = {**found, **{kind: found[kind] or None for kind in _KINDS}}
+    if not shown["preferences"]:
+        del shown["preferences"]
+    print_objects([shown], output, single=True)
 
 
 def _minified(found: Config, name: str) -> Config:

@@ -30,7 +30,7 @@ def api_resources(api_group: str | None, namespaced: bool | None, **given: Any) 
     session = Session(given)
     verbs, categories = set(filter(None, given["verbs"].split(","))), set(filter(None, given["categories"].split(",")))
     found = [
-        one for one in session.discovery.all()
+        one for one in session.discovery.preferred()
         if (api_group is None or one.resource.group == api_group)
         and (namespaced is None or one.resource.namespaced == namespaced)
         and verbs <= one.verbs and categories <= one.categories and one.verbs

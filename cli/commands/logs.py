@@ -108,6 +108,18 @@ def _params(given: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def print_logs(
+    session: Session, pods: Sequence[dict[str, Any]], *, follow: bool, prefix: bool = True, tail: str = "all",
+    timestamps: bool = False,
+) -> bool:  # fmt: skip
+    """Print the logs of pods, each with a colour of its own; returns whether all could be read."""
+    given = {
+        "follow": follow, "prefix": prefix, "tail": tail, "timestamps": timestamps, "color": "auto", "selector": "",
+        "since": "", "since_time": "", "previous": False, "limit_bytes": 0, "ignore_errors": True,
+    }  # fmt: skip
+    return _Printer(session, given, _params(given), [(pod, container_names(pod)[0]) for pod in pods]).run()
+
+
 class _Printer:
     """Prints several logs, whole lines at a time."""
 

@@ -11,7 +11,7 @@ import click
 
 from cli import options
 from cli.commands.expose import with_overrides
-from cli.framework import verb
+from cli.framework import Verb
 from cli.making import make
 from cli.pods import status_of
 from cli.selection import Selected
@@ -21,7 +21,22 @@ from cli.watching import watch_one
 _START_SECONDS = 60.0
 
 
-@verb("run")
+class _Run(Verb):
+    """Chooses by the arguments whose `run` it is."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the context of kubectl's run, or of Docker's when no --image is given."""
+        before = args[: args.index("--")] if "--" in args else args
+        if any(arg == "--image" or arg.startswith("--image=") for arg in before) or before[:1] in (["-h"], ["--help"]):
+            return super().make_context(info_name, args, parent, **extra)
+        from cli.containers.run import run_container
+
+        return run_container.make_context(info_name, args, parent, **extra)
+
+
+@click.command("run", cls=_Run)
 @click.argument("words", nargs=-1, required=True)
 @options.connected
 @options.namespaced

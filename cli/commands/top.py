@@ -79,6 +79,8 @@ def _share(part: int, whole: int) -> str:
 
 def _nodes(session: Session, names: Sequence[str], given: dict[str, Any]) -> str:
     found = _metrics(session, "nodes", names, given)
+    if not found:
+        raise click.ClickException("metrics not available yet")
     nodes = {one["metadata"]["name"]: one for one in session.connection.json("GET", "/api/v1/nodes")["items"]}
     rows = [([one["metadata"]["name"]], *_usage(one["usage"])) for one in found]
     lines = []

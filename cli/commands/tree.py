@@ -36,7 +36,7 @@ def tree(words: Sequence[str], **given: Any) -> None:
 def _owned_by(session: Session, namespace: str) -> dict[str, list[Object]]:
     """Return the objects of a namespace (of the cluster for "") by the uid of their owners."""
     found: dict[str, list[Object]] = {}
-    for known in session.discovery.all():
+    for known in session.discovery.preferred():
         if "list" not in known.verbs or known.resource.plural == "events" or _is_twin(known):
             continue
         if namespace and not known.resource.namespaced:

@@ -37,8 +37,10 @@ def service_account(out: Writer, obj: Object, tokens: list[str]) -> None:
     head(out, obj)
     pull = [one["name"] for one in obj.get("imagePullSecrets") or ()]
     mounted = [one["name"] for one in obj.get("secrets") or ()]
-    for title, names in (("Image pull secrets", pull), ("Mountable secrets", mounted), ("Tokens", tokens)):
-        out.write(0, f"{title}:\t" + ("\n\t".join(names) or NONE))
+    out.write(0, "Image pull secrets:\t" + ("\n\t".join(pull) or NONE))
+    for title, names in (("Mountable secrets", mounted), ("Tokens", tokens)):
+        if names:
+            out.write(0, f"{title}:\t" + "\n\t".join(names))
 
 
 def role(out: Writer, obj: Object) -> None:

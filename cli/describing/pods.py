@@ -161,14 +161,19 @@ def _basic(out: Writer, container: Object, status: Object | None) -> None:
     if status is not None:
         out.write(2, f"Image ID:\t{status.get('imageID', '')}")
     ports = container.get("ports") or ()
-    shown = ", ".join(f"{one['containerPort']}/{one.get('protocol', 'TCP')}" for one in ports)
-    hosts = ", ".join(f"{one.get('hostPort', 0)}/{one.get('protocol', 'TCP')}" for one in ports)
+    shown = ", ".join(f"{one['containerPort']}/{_named(one)}" for one in ports)
+    hosts = ", ".join(f"{one.get('hostPort', 0)}/{_named(one)}" for one in ports)
     plural = "s" if len(ports) > 1 else ""
     out.write(2, f"Port{plural}:\t{shown or NONE}")
     out.write(2, f"Host Port{plural}:\t{hosts or NONE}")
     context = container.get("securityContext") or {}
     if context.get("seccompProfile"):
         out.write(2, f"SeccompProfile:\t{context['seccompProfile']['type']}")
+
+
+def _named(port: Object) -> str:
+    name = f" ({port['name']})" if port.get("name") else ""
+    return f"{port.get('protocol', 'TCP')}{name}"
 
 
 def _command(out: Writer, container: Object) -> None:

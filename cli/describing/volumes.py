@@ -69,21 +69,17 @@ def _secret(out: Writer, body: Object) -> None:
     out.write(2, f"Optional:\t{truth(body.get('optional'))}")
 
 
-def _optional(value: Any) -> str:
-    return "<nil>" if value is None else truth(value)
-
-
 def _projected(out: Writer, body: Object) -> None:
     out.write(2, "Type:\tProjected (a volume that contains injected data from multiple sources)")
     for one in body.get("sources") or ():
         if "secret" in one:
             out.write(2, f"SecretName:\t{one['secret'].get('name', '')}")
-            out.write(2, f"SecretOptionalName:\t{_optional(one['secret'].get('optional'))}")
+            out.write(2, f"Optional:\t{truth(one['secret'].get('optional'))}")
         elif "downwardAPI" in one:
             out.write(2, "DownwardAPI:\ttrue")
         elif "configMap" in one:
             out.write(2, f"ConfigMapName:\t{one['configMap'].get('name', '')}")
-            out.write(2, f"ConfigMapOptional:\t{_optional(one['configMap'].get('optional'))}")
+            out.write(2, f"Optional:\t{truth(one['configMap'].get('optional'))}")
         elif "serviceAccountToken" in one:
             out.write(2, f"TokenExpirationSeconds:\t{one['serviceAccountToken'].get('expirationSeconds', 3600)}")
 

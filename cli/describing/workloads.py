@@ -103,6 +103,7 @@ def daemon_set(out: Writer, obj: Object, counts: dict[str, int]) -> None:
     """Write a daemon set."""
     spec, status, metadata = obj["spec"], obj.get("status") or {}, obj["metadata"]
     out.write(0, f"Name:\t{metadata['name']}")
+    out.write(0, f"Namespace:\t{metadata.get('namespace', '')}")
     out.write(0, f"Selector:\t{selector(spec.get('selector'))}")
     mapping(out, 0, "Node-Selector", spec["template"]["spec"].get("nodeSelector"))
     mapping(out, 0, "Labels", metadata.get("labels"))

@@ -125,6 +125,37 @@ class ImageStore:
             return next((image for image in self.all() if digest in image.digests), None)
         return next((image for image in self.all() if str(wanted) in image.tags), None)
 
+    def find_short(self, name: str) -> Image | None:
+        """The image with this id (or its first four digits or more), tag or digest.
+
+        Raises: InvalidArgument if it is no image name at all.
+        """
+        if re.fullmatch(r"(?:sha256:)?[0-9a-f]{4,63}", name):
+            prefix = f"sha256:{name.removeprefix('sha256:')}"
+            found = [image for image in self.all() if image.id.startswith(prefix)]
+            if len(found) == 1:
+                return found[0]
+        return self.find(name)
+
+    def untag(self, image: Image, name: str, *, force: bool) -> dict[str, list[str]]:
+        """Take a name from an image, and the image away with its last; an id takes all names, if there is but one.
+
+        Returns: the names taken ("untagged") and the image's id if it went ("deleted").
+        Raises: RuntimeFailure if an id is given that has several names, without `force`.
+        """
+        by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
+        if by_id and len(image.tags) > 1 and not force:
+            raise RuntimeFailure(
+                f"unable to delete {name} (must be forced) - image is referenced in multiple repositories"
+            )
+        taken = list(image.tags) if by_id else [tag for tag in image.tags if tag == str(reference.parse(name))]
+        image.tags = [tag for tag in image.tags if tag not in taken]
+        if image.tags:
+            self._save(image)
+            return {"untagged": taken, "deleted": []}
+        self.remove(image.id)
+        return {"untagged": taken, "deleted": [image.id]}
+
     def get(self, name: str) -> Image:
         """The image with this id, tag or digest.
 

@@ -15,6 +15,9 @@ from cluster.layout import Layout
 from tests.e2e.conftest import ROOT
 from tests.support.server import free_port
 
+_NEWEST = ROOT / ".venv/clients/kubectl-1.35"
+KUBECTL = str(_NEWEST) if _NEWEST.exists() else "kubectl"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -44,7 +47,7 @@ class Lab:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def kubectl(self, line: str, stdin: str = "", **environment: str) -> Answer:
-        return self.run("kubectl", *shlex.split(line), stdin=stdin, **environment)
+        return self.run(KUBECTL, *shlex.split(line), stdin=stdin, **environment)
 
     def wherry(self, line: str, stdin: str = "", **environment: str) -> Answer:
         return self.run(sys.executable, "-m", "cluster.main", *shlex.split(line), stdin=stdin, **environment)

@@ -129,6 +129,7 @@ STDIN = {"hello": HELLO, "changed": CHANGED}
 def plain(answer: Answer, namespace: str) -> Answer:
     def words(text: str) -> str:
         text = text.replace(f" from {namespace} namespace", "").replace(namespace, "NS").replace("kubectl", "wherry")
+        text = re.sub(r"Waiting for .*\n", "", text)  # how far a rollout is when it is looked at is chance
         text = re.sub(r'last-applied-configuration":"[^\n]*', "", text)
         text = re.sub(r"\n +creationTimestamp: null(?=\n)", "", text)
         text = re.sub(r"metadata: \{\}\n", "metadata:\n", text)

@@ -22,6 +22,7 @@ READS = [
     "get deploy hello -o yaml",
     "get deploy hello -o json",
     "get secret sec -o yaml",
+    "get cm conf -o kyaml",
     "get pods -o name",
     "get pods -l app=hello,foo!=bar",
     "get pods --field-selector=status.phase=Running -o name",

@@ -1,0 +1,444 @@
+"""`wherry compose`: the services of a Compose file, run in a namespace of the project's own."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from cli import options
+from cli.compose.manifests import PROJECT, SERVICE, image_of, runs_once, service_objects, shared_objects
+from cli.compose.project import Project, dependencies, in_order, load
+from cli.containers.listing import ports_text
+from cli.containers.naming import status_text
+from cli.framework import VerbGroup
+from cli.printers import json_text, rows_text, yaml_text
+from cli.selection import Selected
+from cli.session import Session
+from cli.watching import watch_one
+from machinery.errors import APIError, NotFound
+
+_UP_SECONDS = 300.0
+Object = dict[str, Any]
+
+
+@click.group(cls=VerbGroup)
+@options.reachable
+@click.option("-f", "--file", "files", multiple=True)
+@click.option("-p", "--project-name", default="")
+@click.option("--profile", "profiles", multiple=True)
+@click.option("--env-file", default="")
+@click.option("--project-directory", default="")
+@click.pass_context
+def compose(ctx: click.Context, **given: Any) -> None:
+    """Run the services of a Compose file."""
+    ctx.obj = given
+
+
+class _Call:
+    """One call: the project, and the cluster when it is needed."""
+
+    def __init__(self, given: Object) -> None:
+        self.given = dict(given)
+        self.project: Project = load(
+            given["files"], name=given["project_name"], profiles=given["profiles"], env_file=given["env_file"],
+            folder=given["project_directory"],
+        )  # fmt: skip
+
+    def session(self) -> Session:
+        found = Session(dict(self.given))
+        found.asked_namespace = self.project.name
+        return found
+
+
+def apply(session: Session, obj: Object) -> Object:
+    """Bring one object to what is wanted, by server-side apply. Raises: APIError."""
+    resource = session.discovery.of_kind(obj["apiVersion"], obj["kind"]).resource
+    metadata = obj["metadata"]
+    import orjson
+
+    return session.connection.json(
+        "PATCH", resource.path(metadata.get("namespace", ""), metadata["name"]), body=orjson.dumps(obj),
+        content_type="application/apply-patch+yaml", params={"fieldManager": "wherry-compose", "force": "true"},
+    )  # fmt: skip
+
+
+@compose.command()
+@click.argument("services", nargs=-1)
+@click.option("-d", "--detach", is_flag=True)
+@click.option("--build", "builds", is_flag=True)
+@click.option("--scale", "scales", multiple=True, help="SERVICE=NUMBER.")
+@click.option("--wait", "waits", is_flag=True)
+@click.option("--remove-orphans", is_flag=True)
+@click.option("--no-build", is_flag=True)
+@click.option("--force-recreate", is_flag=True, hidden=True)
+@click.option("--timeout", "-t", default=10, hidden=True)
+@click.pass_obj
+def up(given: Object, services: Sequence[str], detach: bool, builds: bool, **more: Any) -> None:
+    """Create and start services; in the foreground, follow their logs and stop them at Ctrl-C."""
+    call = _Call(given)
+    project, session = call.project, call.session()
+    counts = {name: int(count) for name, _, count in (text.partition("=") for text in more["scales"])}
+    wanted = in_order(project, services)
+    if not more["no_build"]:
+        _build(project, wanted, always=builds)
+    for obj in shared_objects(project):
+        apply(session, obj)
+    for name in wanted:
+        for other, condition in dependencies(project.services[name]).items():
+            _await(session, project, other, condition)
+        for obj in service_objects(project, name, replicas=counts.get(name)):
+            _apply_workload(session, obj)
+        click.echo(f" Container {project.name}-{name}  Started", err=True)
+    _remove_orphans(session, project)
+    if more["waits"] or not detach:
+        for name in wanted:
+            _await(session, project, name, "service_healthy" if not runs_once(project, name) else "service_started")
+    if not detach:
+        try:
+            _follow(session, project, wanted)
+        finally:
+            _scale_all(session, project, wanted, 0)
+
+
+def _apply_workload(session: Session, obj: Object) -> None:
+    """Apply a workload; a job that differs is made anew, for its template can't be changed."""
+    try:
+        apply(session, obj)
+    except APIError:
+        if obj["kind"] != "Job":
+            raise
+        from cli.deleting import delete_and_wait
+
+        known = session.discovery.of_kind(obj["apiVersion"], obj["kind"])
+        delete_and_wait(session, [Selected(known, obj["metadata"]["namespace"], obj["metadata"]["name"])])
+        apply(session, obj)
+
+
+def _workload(session: Session, project: Project, name: str) -> Selected:
+    known = session.discovery.find("jobs.batch" if runs_once(project, name) else "deployments.apps")
+    return Selected(known, project.name, name)
+
+
+def _await(session: Session, project: Project, name: str, condition: str) -> None:
+    """Wait until a service is as another needs it. Raises: ClickException when it fails or takes too long."""
+    one = _workload(session, project, name)
+    for obj in watch_one(session, one, _UP_SECONDS):
+        status = (obj or {}).get("status") or {}
+        if status.get("failed") and condition != "service_started":
+            raise click.ClickException(f'service "{name}" didn\'t complete successfully')
+        if condition == "service_completed_successfully":
+            if status.get("succeeded"):
+                return
+        elif one.known.resource.kind == "Job":
+            if status.get("active") or status.get("succeeded") or status.get("failed"):
+                return
+        elif obj is not None and _is_up(obj, status, healthy=condition == "service_healthy"):
+            return
+    raise click.ClickException(f"dependency failed to start: {name} is not as wanted ({condition}) in time")
+
+
+def _is_up(obj: Object, status: Object, *, healthy: bool) -> bool:
+    seen = status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0)
+    count = obj["spec"].get("replicas", 1)
+    return seen and int(status.get("readyReplicas" if healthy else "replicas", 0)) >= count
+
+
+def _remove_orphans(session: Session, project: Project) -> None:
+    """Delete workloads of services the file no longer has."""
+    for kind in ("deployments.apps", "jobs.batch", "services"):
+        known = session.discovery.find(kind)
+        path = known.resource.path(project.name)
+        for obj in session.connection.json("GET", path, params={"labelSelector": f"{PROJECT}={project.name}"})["items"]:
+            service = obj["metadata"]["labels"].get(SERVICE)
+            if service and service not in (project.document.get("services") or {}):
+                session.connection.json(
+                    "DELETE",
+                    known.resource.path(project.name, obj["metadata"]["name"]),
+                    body={"propagationPolicy": "Background"},
+                )
+                if kind != "services":
+                    click.echo(f" Container {project.name}-{service}  Removed", err=True)
+
+
+@compose.command()
+@click.option("-v", "--volumes", is_flag=True, help="Named volumes too.")
+@click.option("--rmi", default="", hidden=True)
+@click.option("--remove-orphans", is_flag=True, hidden=True)
+@click.option("-t", "--timeout", default=10, hidden=True)
+@click.pass_obj
+def down(given: Object, volumes: bool, **more: Any) -> None:
+    """Stop and remove what `up` made."""
+    call = _Call(given)
+    project, session = call.project, call.session()
+    kinds = ["deployments.apps", "jobs.batch", "services", "secrets", "configmaps"]
+    found = [
+        Selected(known, project.name, obj["metadata"]["name"], live=obj)
+        for known in map(session.discovery.find, [*kinds, *(["persistentvolumeclaims"] if volumes else [])])
+        for obj in _labelled(session, known.resource.path(project.name), project)
+    ]  # fmt: skip
+    for one in found:
+        session.connection.json("DELETE", one.path, body={"propagationPolicy": "Foreground"})
+        service = ((one.live or {}).get("metadata") or {}).get("labels", {}).get(SERVICE)
+        if service and one.known.resource.kind != "Service":
+            click.echo(f" Container {project.name}-{service}  Removed", err=True)
+    deadline = time.monotonic() + _UP_SECONDS
+    while _labelled(session, f"/api/v1/namespaces/{project.name}/pods", project):
+        if time.monotonic() > deadline:
+            raise click.ClickException("timed out waiting for containers to end")
+        time.sleep(0.1)
+    if volumes or not _labelled(session, f"/api/v1/namespaces/{project.name}/persistentvolumeclaims", project):
+        try:
+            session.connection.json("DELETE", f"/api/v1/namespaces/{project.name}")
+        except NotFound:
+            return
+        click.echo(f" Network {project.name}_default  Removed", err=True)
+
+
+def _labelled(session: Session, path: str, project: Project) -> list[Object]:
+    return list(session.connection.json("GET", path, params={"labelSelector": f"{PROJECT}={project.name}"})["items"])
+
+
+def _build(project: Project, names: Sequence[str], *, always: bool) -> None:
+    from cli.commands.build import build_image
+    from cli.commands.images import full_name
+    from cli.containers.node import Images
+
+    with_build = [name for name in names if project.services[name].get("build")]
+    if not with_build:
+        return
+    with Images() as node:
+        known = {tag for image in node.call("List") for tag in image["tags"]}
+    for name in with_build:
+        image = image_of(project, name)
+        if not always and full_name(image) in known:
+            continue
+        spec = project.services[name]["build"]
+        spec = {"context": spec} if isinstance(spec, str) else spec
+        context = project.folder / spec.get("context", ".")
+        from cli.compose.project import pairs
+
+        build_image(
+            str(context) if "://" not in str(spec.get("context")) else spec["context"], [image],
+            dockerfile=str(context / spec["dockerfile"]) if spec.get("dockerfile") else "", target=spec.get("target", ""),
+            arguments=[f"{key}={value}" for key, value in pairs(spec.get("args")).items() if value is not None],
+            no_cache=bool(spec.get("no_cache")),
+        )  # fmt: skip
+
+
+@compose.command()
+@click.argument("services", nargs=-1)
+@click.option("--no-cache", is_flag=True, hidden=True)
+@click.pass_obj
+def build(given: Object, services: Sequence[str], no_cache: bool) -> None:
+    """Build the images of services."""
+    project = _Call(given).project
+    _build(project, services or list(project.services), always=True)
+
+
+@compose.command()
+@click.argument("services", nargs=-1)
+@click.option("-q", "--quiet", is_flag=True)
+@click.pass_obj
+def pull(given: Object, services: Sequence[str], quiet: bool) -> None:
+    """Fetch the images of services."""
+    from cli.commands.images import full_name
+    from cli.containers.node import Images
+
+    project = _Call(given).project
+    with Images() as node:
+        for name in services or project.services:
+            if not project.services[name].get("build"):
+                node.pull(full_name(image_of(project, name)))
+                click.echo(f" {name} Pulled", err=True)
+
+
+def _pods(session: Session, project: Project, services: Sequence[str] = ()) -> list[Object]:
+    found = _labelled(session, f"/api/v1/namespaces/{project.name}/pods", project)
+    return [pod for pod in found if not services or pod["metadata"]["labels"].get(SERVICE) in services]
+
+
+@compose.command()
+@click.argument("services", nargs=-1)
+@click.option("-a", "--all", "everything", is_flag=True)
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("--services", "names_only", is_flag=True)
+@click.option("--format", "form", default="table")
+@click.pass_obj
+def ps(given: Object, services: Sequence[str], everything: bool, quiet: bool, names_only: bool, form: str) -> None:
+    """List the project's containers."""
+    call = _Call(given)
+    pods = [
+        pod
+        for pod in _pods(call.session(), call.project, services)
+        if everything or not status_text(pod).startswith("Exited")
+    ]
+    if names_only or quiet:
+        for text in dict.fromkeys(
+            pod["metadata"]["labels"][SERVICE] if names_only else pod["metadata"]["name"] for pod in pods
+        ):
+            click.echo(text)
+        return
+    rows = [
+        [
+            pod["metadata"]["name"], pod["spec"]["containers"][0]["image"], pod["metadata"]["labels"][SERVICE],
+            status_text(pod), ports_text(pod),
+        ]
+        for pod in pods
+    ]  # fmt: skip
+    if form == "json":
+        click.echo(
+            json_text([dict(zip(("Name", "Image", "Service", "Status", "Ports"), row, strict=True)) for row in rows])
+        )
+    else:
+        click.echo(rows_text(["NAME", "IMAGE", "SERVICE", "STATUS", "PORTS"], rows))
+
+
+def _follow(session: Session, project: Project, services: Sequence[str]) -> None:
+    from cli.commands.logs import print_logs
+
+    pods = _pods(session, project, services)
+    print_logs(session, pods, follow=True)
+
+
+@compose.command()
+@click.argument("services", nargs=-1)
+@click.option("-f", "--follow", is_flag=True)
+@click.option("-n", "--tail", default="all")
+@click.option("-t", "--timestamps", is_flag=True)
+@click.option("--no-log-prefix", is_flag=True)
+@click.option("--no-color", is_flag=True, hidden=True)
+@click.pass_obj
+def logs(given: Object, services: Sequence[str], follow: bool, **more: Any) -> None:
+    """Show what services print."""
+    from cli.commands.logs import print_logs
+
+    call = _Call(given)
+    session = call.session()
+    print_logs(
+        session,
+        _pods(session, call.project, services),
+        follow=follow,
+        prefix=not more["no_log_prefix"],
+        tail=more["tail"],
+        timestamps=more["timestamps"],
+    )
+
+
+@compose.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("service")
+@click.argument("command", nargs=-1, required=True)
+@click.option("-T", "--no-tty", is_flag=True)
+@click.option("-i", "--interactive", is_flag=True, hidden=True)
+@click.option("-t", "--tty", is_flag=True, hidden=True)
+@click.option("--index", default=1)
+@click.pass_obj
+def exec_(given: Object, service: str, command: Sequence[str], no_tty: bool, index: int, **more: Any) -> None:
+    """Run a command in a service's container."""
+    from cli.streaming import StreamRequest, run_stream
+
+    call = _Call(given)
+    session = call.session()
+    pods = [pod for pod in _pods(session, call.project, [service]) if status_text(pod).startswith("Up")]
+    if len(pods) < index:
+        raise click.ClickException(f'service "{service}" is not running')
+    pod = pods[index - 1]
+    tty = sys.stdin.isatty() and not no_tty
+    request = StreamRequest(
+        call.project.name,
+        pod["metadata"]["name"],
+        pod["spec"]["containers"][0]["name"],
+        tuple(command),
+        stdin=True,
+        tty=tty,
+    )
+    sys.exit(run_stream(session.connection, request) or 0)
+
+
+def _scale_all(session: Session, project: Project, services: Sequence[str], count: int | None) -> None:
+    """Set the replicas of services; None for what the file says."""
+    for name in services:
+        if runs_once(project, name):
+            continue
+        one = _workload(session, project, name)
+        body = project.services[name]
+        wanted = count if count is not None else (body.get("deploy") or {}).get("replicas", body.get("scale", 1))
+        session.connection.json(
+            "PATCH",
+            f"{one.path}/scale",
+            body={"spec": {"replicas": wanted}},
+            content_type="application/merge-patch+json",
+        )
+        click.echo(f" Container {project.name}-{name}  {'Stopped' if wanted == 0 else 'Started'}", err=True)
+
+
+def _services_command(name: str, text: str, action: Callable[[Session, Project, Sequence[str]], None]) -> None:
+    @compose.command(name, help=text)
+    @click.argument("services", nargs=-1)
+    @click.option("-t", "--timeout", default=10, hidden=True)
+    @click.pass_obj
+    def command(given: Object, services: Sequence[str], timeout: int) -> None:
+        call = _Call(given)
+        action(call.session(), call.project, services or list(call.project.services))
+
+
+def _restart(session: Session, project: Project, services: Sequence[str]) -> None:
+    for pod in _pods(session, project, services):
+        session.connection.json("DELETE", f"/api/v1/namespaces/{project.name}/pods/{pod['metadata']['name']}")
+    for name in services:
+        _await(session, project, name, "service_started")
+        click.echo(f" Container {project.name}-{name}  Started", err=True)
+
+
+_services_command(
+    "stop", "Stop services; they stay.", lambda session, project, names: _scale_all(session, project, names, 0)
+)
+_services_command(
+    "start",
+    "Start services that were stopped.",
+    lambda session, project, names: _scale_all(session, project, names, None),
+)
+_services_command("restart", "Start services anew.", _restart)
+
+
+@compose.command("config")
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("--services", "names_only", is_flag=True)
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml")
+@click.pass_obj
+def config(given: Object, quiet: bool, names_only: bool, form: str) -> None:
+    """Check the files and print what they come to."""
+    project = _Call(given).project
+    if names_only:
+        click.echo("\n".join(project.services))
+    elif not quiet:
+        whole = {**project.document, "name": project.name, "services": project.services}
+        click.echo(json_text(whole) if form == "json" else yaml_text(whole), nl=form == "json")
+
+
+@compose.command("convert")
+@click.pass_obj
+def convert(given: Object) -> None:
+    """Print the manifests of the project."""
+    project = _Call(given).project
+    found = shared_objects(project) + [obj for name in in_order(project) for obj in service_objects(project, name)]
+    click.echo("---\n".join(yaml_text(obj) for obj in found), nl=False)
+
+
+@compose.command("ls")
+@click.option("-a", "--all", "everything", is_flag=True, hidden=True)
+@click.option("-q", "--quiet", is_flag=True)
+@click.pass_obj
+def ls(given: Object, everything: bool, quiet: bool) -> None:
+    """List projects."""
+    session = Session({key: given[key] for key in ("kubeconfig", "context")})
+    found = session.connection.json("GET", "/api/v1/namespaces", params={"labelSelector": PROJECT})["items"]
+    rows = []
+    for one in found:
+        name = one["metadata"]["name"]
+        pods = session.connection.json("GET", f"/api/v1/namespaces/{name}/pods", params={"labelSelector": PROJECT})[
+            "items"
+        ]
+        rows.append([name, f"running({sum(status_text(pod).startswith('Up') for pod in pods)})"])
+    click.echo("\n".join(row[0] for row in rows) if quiet else rows_text(["NAME", "STATUS"], rows))

@@ -1,0 +1,70 @@
+"""A Compose project on a real node: built, brought up in order, reached, and taken down."""
+
+import shutil
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import IMAGE, Cluster
+from tests.support.server import free_port
+
+pytestmark = [
+    pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180),
+    pytest.mark.skipif(shutil.which("buildah") is None, reason="needs buildah"),
+]  # fmt: skip
+FILE = """
+name: boats
+services:
+  web:
+    build: ./app
+    ports: ["{port}:8080"]
+    environment: {{GREETING: "${{GREETING:-hello}}"}}
+    depends_on: {{db: {{condition: service_healthy}}, init: {{condition: service_completed_successfully}}}}
+    secrets: [pass]
+    configs: [{{source: conf, target: /etc/conf}}]
+  db:
+    image: {image}
+    command: sh -c "touch /ready; exec sleep 1000"
+    healthcheck: {{test: [CMD, test, -e, /ready], interval: 1s}}
+  init: {{image: {image}, command: [echo, init done]}}
+secrets: {{pass: {{file: ./pass.txt}}}}
+configs: {{conf: {{content: "x=1"}}}}
+"""
+DOCKERFILE = f"""
+FROM {IMAGE}
+CMD ["sh", "-c", "echo $GREETING $(cat /run/secrets/pass) $(cat /etc/conf) > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"]
+"""
+
+
+def test_a_project_comes_up_in_order_and_goes(cluster: Cluster, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "Dockerfile").write_text(DOCKERFILE)
+    (tmp_path / "pass.txt").write_text("secret\n")
+    (tmp_path / "compose.yaml").write_text(FILE.format(port=port, image=IMAGE))
+
+    def compose(*arguments: str, check: bool = True) -> str:
+        return cluster.wherry("compose", "-f", str(tmp_path / "compose.yaml"), *arguments, check=check, seconds=120)
+
+    compose("up", "-d", "--wait")
+    try:
+        address = cluster.kubectl("get", "pods", "-n", "boats", "-o", "jsonpath={.items[0].status.hostIP}")
+        with urllib.request.urlopen(f"http://{address}:{port}/", timeout=5) as page:
+            assert page.read() == b"hello secret x=1\n"
+        listed = {line.split()[2] for line in compose("ps", "-a").splitlines()[1:]}
+        assert listed == {"web", "db", "init"}
+        assert "init done" in compose("logs", "init")
+        assert compose("exec", "-T", "db", "cat", "/ready", check=False) == "0\n"
+        assert "running(2)" in compose("ls")
+        compose("up", "-d", "--scale", "db=2")
+        cluster.until(lambda: compose("ps", "-q").count("db-") == 2, "a second db")
+        compose("stop", "db")
+        cluster.until(lambda: "db" not in compose("ps", "--services").split(), "db to stop", 30)
+        compose("start", "db")
+        cluster.until(lambda: "db" in compose("ps", "--services").split(), "db to start")
+        assert "kind: Deployment" in compose("convert")
+    finally:
+        compose("down", "-v")
+    assert "boats" not in compose("ls") or "running(0)" in compose("ls")
+    cluster.wherry("rmi", "boats-web")

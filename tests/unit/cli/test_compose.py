@@ -1,0 +1,113 @@
+"""Compose files: what is read, what it comes to, and how mistakes are told."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from cli.compose.manifests import service_objects, shared_objects
+from cli.compose.project import in_order, interpolated, load
+
+
+def project(tmp_path: Path, text: str, **given: Any) -> Any:
+    path = tmp_path / "compose.yaml"
+    path.write_text(text)
+    return load([str(path)], **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("$A-${A}", "one-one"), ("$$A", "$A"), ("${N:-x}", "x"), ("${N-x}", "x"), ("${E:-x}", "x"), ("${E-x}", ""),
+        ("${A:+y}", "y"), ("${N+y}", ""), ("${N:-${A}}", "one"), ("plain", "plain"), ("${N}", ""),
+    ],
+)  # fmt: skip
+def test_variables(text: str, result: str) -> None:
+    assert interpolated(text, {"A": "one", "E": ""}, Path("f")) == result
+
+
+def test_a_variable_that_must_be_there_is_named() -> None:
+    with pytest.raises(click.ClickException, match="required variable N is missing a value: say it"):
+        interpolated("${N:?say it}", {}, Path("f"))
+
+
+def test_mistakes_are_told_with_file_line_and_column(tmp_path: Path) -> None:
+    with pytest.raises(click.ClickException, match=r"compose.yaml:4:5: .*services.web.*'comand' was unexpected"):
+        project(tmp_path, "services:\n  web:\n    image: x\n    comand: y\n")
+    with pytest.raises(click.ClickException, match=r"compose.yaml:3:8: "):
+        project(tmp_path, "services:\n  web: {image: x\nvolumes: {}\n")
+    with pytest.raises(click.ClickException, match='service "web" depends on undefined service "db"'):
+        project(tmp_path, "services: {web: {image: x, depends_on: [db]}}")
+    with pytest.raises(click.ClickException, match="dependency cycle detected: a -> b -> a"):
+        project(tmp_path, "services: {a: {image: x, depends_on: [b]}, b: {image: x, depends_on: [a]}}")
+
+
+def test_profiles_env_files_extends_and_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("TAG=2\nCOMPOSE_PROJECT_NAME=My_App\n")
+    (tmp_path / "over.yaml").write_text("services: {web: {environment: {B: c}, command: [two]}}")
+    text = """
+services:
+  base: {image: "app:${TAG}", environment: [A=b], command: [one]}
+  web: {extends: base, ports: ["80"]}
+  debug: {image: x, profiles: [debug]}
+"""
+    (tmp_path / "compose.yaml").write_text(text)
+    found = load([str(tmp_path / "compose.yaml"), str(tmp_path / "over.yaml")])
+    assert found.name == "my-app"
+    assert set(found.services) == {"base", "web"}
+    assert found.services["web"]["image"] == "app:2"
+    assert found.services["web"]["environment"] == {"A": "b", "B": "c"}
+    assert found.services["web"]["command"] == ["two"]
+    assert "debug" in load([str(tmp_path / "compose.yaml")], profiles=["debug"]).services
+
+
+def test_services_come_after_what_they_wait_for(tmp_path: Path) -> None:
+    found = project(
+        tmp_path, "services: {a: {image: x, depends_on: [c]}, b: {image: x}, c: {image: x, depends_on: [b]}}"
+    )
+    assert in_order(found) == ["b", "c", "a"]
+    assert in_order(found, ["c"]) == ["b", "c"]
+
+
+def test_a_service_becomes_a_deployment_and_a_headless_service(tmp_path: Path) -> None:
+    found = project(
+        tmp_path,
+        """
+name: p
+services:
+  web:
+    image: web:1
+    entrypoint: run it
+    command: [--now]
+    ports: ["8080:80", {target: 53, published: "5353", protocol: udp}, "9000-9001:90-91"]
+    volumes: ["./here:/there:ro", "kept:/kept", {type: tmpfs, target: /t}]
+    secrets: [s]
+    healthcheck: {test: curl -f localhost, interval: 5s, retries: 2}
+    deploy: {replicas: 2, resources: {limits: {cpus: "0.5", memory: 64M}}}
+    user: "10:20"
+    cap_drop: [ALL]
+  once: {image: x, restart: "no"}
+volumes: {kept: {}}
+secrets: {s: {environment: HOME}}
+""",
+    )
+    deployment, service = service_objects(found, "web")
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert (deployment["kind"], deployment["spec"]["replicas"], deployment["metadata"]["namespace"]) == (
+        "Deployment",
+        2,
+        "p",
+    )
+    assert (container["command"], container["args"]) == (["run", "it"], ["--now"])
+    ports = [(one["hostPort"], one["containerPort"], one["protocol"]) for one in container["ports"]]
+    assert ports == [(8080, 80, "TCP"), (5353, 53, "UDP"), (9000, 90, "TCP"), (9001, 91, "TCP")]
+    assert [one["mountPath"] for one in container["volumeMounts"]] == ["/there", "/kept", "/t", "/run/secrets/s"]
+    assert container["readinessProbe"] == {
+        "exec": {"command": ["sh", "-c", "curl -f localhost"]}, "periodSeconds": 5, "failureThreshold": 2,
+    }  # fmt: skip
+    assert container["resources"]["limits"] == {"cpu": "0.5", "memory": str(64 << 20)}
+    assert container["securityContext"] == {"runAsUser": 10, "runAsGroup": 20, "capabilities": {"drop": ["ALL"]}}
+    assert (service["metadata"]["name"], service["spec"]["clusterIP"]) == ("web", "None")
+    assert [one["kind"] for one in service_objects(found, "once")] == ["Job", "Service"]
+    assert [one["kind"] for one in shared_objects(found)] == ["Namespace", "PersistentVolumeClaim", "Secret"]
