@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,10 +20,16 @@ ADMIN_TOKEN = "test-admin-token"
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port of loopback that was free a moment ago, for TCP and for UDP.
+
+    It lies below the range that connections are given theirs from: none of those can take it before it is used.
+    """
+    while True:
+        port = random.randint(15_000, 29_999)
+        with contextlib.suppress(OSError), socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", port))
+            udp.bind(("127.0.0.1", port))
+            return port
 
 
 def server_config(folder: Path, *, port: int = 0) -> ServerConfig:
