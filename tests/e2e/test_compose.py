@@ -57,8 +57,11 @@ def test_a_project_comes_up_in_order_and_goes(cluster: Cluster, tmp_path: Path) 
         assert "init done" in compose("logs", "init")
         assert compose("exec", "-T", "db", "cat", "/ready", check=False) == "0\n"
         assert "running(2)" in compose("ls")
-        compose("up", "-d", "--scale", "db=2")
-        cluster.until(lambda: compose("ps", "-q").count("db-") == 2, "a second db")
+        second = compose("up", "-d", "--scale", "db=2", check=False)
+        cluster.until(
+            lambda: len([name for name in compose("ps", "-q").split() if name.startswith("db-")]) == 2,
+            f"a second db: {second}",
+        )
         compose("stop", "db")
         cluster.until(lambda: "db" not in compose("ps", "--services").split(), "db to stop", 30)
         compose("start", "db")
