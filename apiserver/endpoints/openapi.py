@@ -275,9 +275,6 @@ def _paths(kinds: list[Kind], reference: str, *, v3: bool) -> dict[str, Any]:
             places.append((resource.path(), {"get": _COLLECTION["get"]}, [], "ForAllNamespaces"))
         for path, methods, names, suffix in places:
             actions = {method: action for method, (action, verb) in methods.items() if verb in kind.verbs}
-            if v3 and methods is _OBJECT and not actions:
-                # By a patch kubectl knows that the server looks at unknown fields; else it asks for v2 as protobuf.
-                actions = {"patch": "patch"}
             if actions:
                 paths[path] = _operations(kind, reference, actions, suffix, v3=v3)
                 if names:
