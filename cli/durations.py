@@ -1,22 +1,17 @@
 """Durations as Go writes them: 30s, 5m, 1h30m."""
 
-import re
-
 import click
 
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+from machinery.compose.values import ComposeError
+from machinery.compose.values import seconds as read_seconds
 
 
 def seconds(text: str) -> float:
     """Read a duration, or a plain number of seconds. Raises: ClickException."""
-    sign = -1.0 if text.startswith("-") else 1.0
-    plain = text.lstrip("-")
-    if plain.isdigit():
-        return sign * float(plain)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", plain)
-    if not parts or "".join(number + unit for number, unit in parts) != plain:
-        raise click.ClickException(f'invalid argument "{text}": time: invalid duration "{text}"')
-    return sign * sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        return read_seconds(text)
+    except ComposeError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def short(total_seconds: float) -> str:

@@ -23,6 +23,7 @@ COMMANDS = {
     "token": "cluster.join_commands:token",
     "join": "cluster.join_commands:join",
     "serve-node": "cluster.join_commands:serve_node",
+    "operator": "cluster.operator_commands:operator",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 

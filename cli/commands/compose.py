@@ -8,22 +8,35 @@ from typing import Any
 import click
 
 from cli import options
-from cli.compose.manifests import PROJECT, SERVICE, image_of, runs_once, service_objects, shared_objects
-from cli.compose.project import Project, dependencies, in_order, load
 from cli.containers.listing import ports_text
 from cli.containers.naming import status_text
+from cli.containers.run import free_port
 from cli.framework import VerbGroup
 from cli.printers import json_text, rows_text, yaml_text
 from cli.selection import Selected
 from cli.session import Session
 from cli.watching import watch_one
+from machinery.compose.manifests import PROJECT, SERVICE, image_of, runs_once, service_objects, shared_objects
+from machinery.compose.project import Project, dependencies, in_order, load, pairs
+from machinery.compose.values import ComposeError
 from machinery.errors import APIError, NotFound
 
 _UP_SECONDS = 300.0
 Object = dict[str, Any]
 
 
-@click.group(cls=VerbGroup)
+class _ComposeVerbs(VerbGroup):
+    """The verbs of Compose: a mistake in a project is an error of the command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb. Raises: ClickException."""
+        try:
+            return super().invoke(ctx)
+        except ComposeError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_ComposeVerbs)
 @options.reachable
 @click.option("-f", "--file", "files", multiple=True)
 @click.option("-p", "--project-name", default="")
@@ -43,7 +56,7 @@ class _Call:
         self.given = dict(given)
         self.project: Project = load(
             given["files"], name=given["project_name"], profiles=given["profiles"], env_file=given["env_file"],
-            folder=given["project_directory"],
+            folder=given["project_directory"], free_port=free_port,
         )  # fmt: skip
 
     def session(self) -> Session:
@@ -216,9 +229,7 @@ def _build(project: Project, names: Sequence[str], *, always: bool) -> None:
             continue
         spec = project.services[name]["build"]
         spec = {"context": spec} if isinstance(spec, str) else spec
-        context = project.folder / spec.get("context", ".")
-        from cli.compose.project import pairs
-
+        context = project.path(spec.get("context", "."))
         build_image(
             str(context) if "://" not in str(spec.get("context")) else spec["context"], [image],
             dockerfile=str(context / spec["dockerfile"]) if spec.get("dockerfile") else "", target=spec.get("target", ""),

@@ -31,6 +31,7 @@ from cli.selection import Selected
 from cli.session import Session
 from cli.streaming import DETACH, StreamRequest, run_stream
 from cli.watching import watch_one
+from machinery.compose import values
 from machinery.errors import AlreadyExists, APIError
 
 _START_SECONDS = 120.0
@@ -183,11 +184,10 @@ def environment(envs: Sequence[str], files: Sequence[str]) -> list[dict[str, str
 
 def byte_size(text: str) -> str:
     """Return Docker's size (512m, 1g) as a quantity. Raises: DockerError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)b?", text.lower())
-    if match is None:
-        raise DockerError(f"invalid size: '{text}'", 125)
-    factor = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}[match[2]]
-    return str(int(float(match[1]) * factor))
+    try:
+        return values.byte_size(text)
+    except values.ComposeError as error:
+        raise DockerError(str(error), 125) from error
 
 
 def _limits(given: dict[str, Any]) -> dict[str, Any]:
@@ -236,23 +236,14 @@ def _network(given: dict[str, Any]) -> dict[str, Any]:
 
 def port(text: str) -> dict[str, Any]:
     """Return the container port that `[IP:]HOST:CONTAINER[/PROTOCOL]` asks for. Raises: DockerError."""
-    body, _, protocol = text.partition("/")
-    *front, inner = body.split(":")
-    if not inner.isdigit() or (front and front[-1] and not front[-1].isdigit()):
-        raise DockerError(
-            f"invalid containerPort: {inner}" if not inner.isdigit() else f"invalid hostPort: {front[-1]}", 125
-        )
-    found: dict[str, Any] = {"containerPort": int(inner), "protocol": (protocol or "tcp").upper()}
-    if front:
-        found["hostPort"] = int(front[-1]) if front[-1] else _free_port()
-    else:
-        found["hostPort"] = _free_port()
-    if len(front) > 1:
-        found["hostIP"] = ":".join(front[:-1]).strip("[]")
-    return found
+    try:
+        return values.container_port(text, free_port)
+    except values.ComposeError as error:
+        raise DockerError(str(error), 125) from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this host that nobody listens at."""
     import socket
 
     with socket.socket() as probe:

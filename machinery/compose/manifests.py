@@ -1,22 +1,17 @@
 """A Compose service as objects of the cluster.
 
-A service is a Deployment (a Job, where it is to run once) and a headless Service of its name, so that others reach any of
-its ports by that name; named volumes are claims; secrets and configs are what they are called. All lie in the project's
-namespace.
+A service is a Deployment (a Job, where it is to run once) and a headless Service of its name, so that others reach any
+of its ports by that name; named volumes are claims; secrets and configs are what they are called. All lie in the
+project's namespace.
 """
 
 import base64
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
-import click
-
-from cli.compose.project import Project, dependencies, dot_env, pairs
-from cli.containers.run import byte_size
-from cli.containers.run import port as run_port
-from cli.durations import seconds
+from machinery.compose.project import Project, dependencies, dot_env, pairs
+from machinery.compose.values import ComposeError, byte_size, container_port, seconds
 
 PROJECT, SERVICE = "wherry.dev/compose-project", "wherry.dev/compose-service"
 Object = dict[str, Any]
@@ -64,12 +59,12 @@ def _content(project: Project, body: Object) -> bytes:
     if "content" in body:
         return str(body["content"]).encode()
     if "environment" in body:
-        return os.environ.get(body["environment"], "").encode()
-    path = project.folder / body.get("file", "")
+        return project.environment.get(body["environment"], "").encode()
+    path = project.path(body.get("file", ""))
     try:
         return path.read_bytes()
     except OSError as error:
-        raise click.ClickException(f"open {path}: no such file or directory") from error
+        raise ComposeError(f"open {path}: no such file or directory") from error
 
 
 def dns(name: str) -> str:
@@ -85,7 +80,7 @@ def _object(
 
 
 def service_objects(project: Project, name: str, *, replicas: int | None = None) -> list[Object]:
-    """Return the objects of one service. Raises: ClickException."""
+    """Return the objects of one service. Raises: ComposeError."""
     own = labels(project, name)
     template = {"metadata": {"labels": own}, "spec": pod_spec(project, name)}
     body = project.services[name]
@@ -112,7 +107,7 @@ def service_objects(project: Project, name: str, *, replicas: int | None = None)
 
 
 def pod_spec(project: Project, name: str) -> Object:
-    """Return the pod of a service. Raises: ClickException."""
+    """Return the pod of a service. Raises: ComposeError."""
     body = project.services[name]
     container: Object = {
         "name": dns(name),
@@ -125,7 +120,7 @@ def pod_spec(project: Project, name: str) -> Object:
         container["volumeMounts"] = mounts
     if probe := _probe(body.get("healthcheck") or {}):
         container["readinessProbe"] = probe
-    if ports := [port for one in body.get("ports") or () for port in _port(one)]:
+    if ports := [port for one in body.get("ports") or () for port in _port(project, one)]:
         container["ports"] = ports
     spec: Object = {"containers": [container], "enableServiceLinks": False, "automountServiceAccountToken": False}
     spec["terminationGracePeriodSeconds"] = int(seconds(str(body.get("stop_grace_period", "10s"))))
@@ -171,15 +166,15 @@ def _environment(project: Project, body: Service) -> dict[str, str]:
     files = body.get("env_file") or ()
     for one in [files] if isinstance(files, str | dict) else files:
         entry = {"path": one} if isinstance(one, str) else one
-        path = project.folder / entry["path"]
+        path = project.path(entry["path"])
         if not path.is_file() and entry.get("required", True):
-            raise click.ClickException(f"env file {path} not found")
+            raise ComposeError(f"env file {path} not found")
         found |= dot_env(path)
     for key, value in pairs(body.get("environment")).items():
         if value is not None:
             found[key] = str(value).lower() if isinstance(value, bool) else str(value)
-        elif key in os.environ:
-            found[key] = os.environ[key]
+        elif key in project.environment:
+            found[key] = project.environment[key]
     return found
 
 
@@ -189,7 +184,7 @@ def _security(body: Service) -> Object:
         uid, _, gid = str(body["user"]).partition(":")
         uid = "0" if uid == "root" else uid
         if not uid.isdigit() or (gid and not gid.isdigit()):
-            raise click.ClickException(f"user {body['user']}: give its number, UID[:GID]")
+            raise ComposeError(f"user {body['user']}: give its number, UID[:GID]")
         context |= {"runAsUser": int(uid)} | ({"runAsGroup": int(gid)} if gid else {})
     if body.get("read_only"):
         context["readOnlyRootFilesystem"] = True
@@ -240,7 +235,7 @@ def _probe(check: Object) -> Object | None:
     return found | ({"failureThreshold": int(check["retries"])} if check.get("retries") else {})
 
 
-def _port(one: Any) -> list[Object]:
+def _port(project: Project, one: Any) -> list[Object]:
     """Return the container ports of an entry; ranges such as 8000-8001:80-81 are taken apart."""
     if isinstance(one, dict):
         found: Object = {"containerPort": int(one["target"]), "protocol": str(one.get("protocol", "tcp")).upper()}
@@ -253,12 +248,14 @@ def _port(one: Any) -> list[Object]:
     *front, inner = text.split(":")
     suffix = f"/{protocol}" if protocol else ""
     if "-" not in inner:
-        return [run_port(str(one))]
+        return [container_port(str(one), project.free_port)]
     first, last = map(int, inner.split("-"))
     host = int(front[-1].split("-")[0]) if front else 0
     before = ":".join(front[:-1]) + ":" if len(front) > 1 else ""
     return [
-        run_port(f"{before}{host + at}:{first + at}{suffix}" if front else f"{first + at}{suffix}")
+        container_port(
+            f"{before}{host + at}:{first + at}{suffix}" if front else f"{first + at}{suffix}", project.free_port
+        )
         for at in range(last - first + 1)
     ]
 
@@ -311,10 +308,10 @@ def _volume_source(project: Project, entry: Object) -> Object:
     if kind == "tmpfs":
         return {"emptyDir": {"medium": "Memory"}}
     if kind == "bind":
-        path = (project.folder / Path(source).expanduser()).resolve()
+        path = project.path(str(Path(source).expanduser())).resolve()
         return {"hostPath": {"path": str(path), **({} if path.exists() else {"type": "DirectoryOrCreate"})}}
     if not source:
         return {"emptyDir": {}}
     if source not in (project.document.get("volumes") or {}):
-        raise click.ClickException(f"service refers to undefined volume {source}: invalid compose project")
+        raise ComposeError(f"service refers to undefined volume {source}: invalid compose project")
     return {"persistentVolumeClaim": {"claimName": dns(source)}}

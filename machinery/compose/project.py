@@ -7,12 +7,12 @@ Source: https://github.com/compose-spec/compose-spec
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
+from machinery.compose.values import ComposeError
 
 Document = dict[str, Any]
 _FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
@@ -31,21 +31,41 @@ class Project:
 
     Attributes:
         name: becomes the namespace.
-        folder: what relative paths start from.
+        folder: what relative paths start from; None when the project came without files of its own.
         document: the merged files.
         services: those whose profiles are on.
+        environment: where variables without a value take theirs from.
+        free_port: gives a port of the host to a port that names none; without it, it gets none.
     """
 
     name: str
-    folder: Path
+    folder: Path | None
     document: Document
     services: dict[str, Document] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    free_port: Callable[[], int] | None = None
+
+    def path(self, text: str) -> Path:
+        """Return where a file of the project is. Raises: ComposeError when it has none."""
+        return _beside(self.folder, text)
+
+
+def _beside(folder: Path | None, text: str) -> Path:
+    if folder is None:
+        raise ComposeError(f"{text}: a project kept in the cluster can't refer to files")
+    return folder / text
 
 
 def load(
-    files: Sequence[str], *, name: str = "", profiles: Sequence[str] = (), env_file: str = "", folder: str = ""
+    files: Sequence[str],
+    *,
+    name: str = "",
+    profiles: Sequence[str] = (),
+    env_file: str = "",
+    folder: str = "",
+    free_port: Callable[[], int] | None = None,
 ) -> Project:
-    """Read, check and merge Compose files. Raises: ClickException, which names file, line and column."""
+    """Read, check and merge Compose files. Raises: ComposeError, which names file, line and column."""
     paths = [Path(one) for one in files] or _default_files(Path(folder or "."))
     base = Path(folder) if folder else paths[0].resolve().parent
     environment = {**dot_env(Path(env_file) if env_file else base / ".env"), **os.environ}
@@ -56,14 +76,33 @@ def load(
         _project_name(name or environment.get("COMPOSE_PROJECT_NAME") or merged.get("name") or base.resolve().name),
         base.resolve(),
         merged,
+        environment=os.environ,
+        free_port=free_port,
     )
     on = {*profiles, *filter(None, environment.get("COMPOSE_PROFILES", "").split(","))}
-    for service, body in (merged.get("services") or {}).items():
+    _choose(found, on, environment)
+    return found
+
+
+def loads(text: str, *, name: str, source: str, environment: Mapping[str, str] | None = None) -> Project:
+    """Read and check one Compose file that is not on a disk: it sees no files and no variables but those given.
+
+    Raises: ComposeError, which names `source`, line and column.
+    """
+    variables = dict(environment or {})
+    document = _parsed(text, Path(source), variables)
+    found = Project(name, None, document, environment=variables)
+    _choose(found, set(), variables)
+    return found
+
+
+def _choose(project: Project, on: set[str], environment: Mapping[str, str]) -> None:
+    """Take the services whose profiles are on. Raises: ComposeError."""
+    for service, body in (project.document.get("services") or {}).items():
         wanted = set(body.get("profiles") or ())
         if not wanted or wanted & on or "*" in on:
-            found.services[service] = _extended(body, merged, base, environment)
-    _check_references(found)
-    return found
+            project.services[service] = _extended(body, project.document, project.folder, environment)
+    _check_references(project)
 
 
 def _default_files(folder: Path) -> list[Path]:
@@ -71,7 +110,7 @@ def _default_files(folder: Path) -> list[Path]:
         main = next((place / one for one in _FILES if (place / one).is_file()), None)
         if main is not None:
             return [main, *(place / one for one in _OVERRIDES if (place / one).is_file())]
-    raise click.ClickException("no configuration file provided: not found")
+    raise ComposeError("no configuration file provided: not found")
 
 
 def _project_name(text: str) -> str:
@@ -94,17 +133,22 @@ def dot_env(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path, environment: Mapping[str, str]) -> Document:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ComposeError(f"open {path}: no such file or directory") from error
+    return _parsed(text, path, environment)
+
+
+def _parsed(text: str, path: Path, environment: Mapping[str, str]) -> Document:
     import yaml
 
     try:
-        text = path.read_text()
         document = yaml.safe_load(text) or {}
-    except OSError as error:
-        raise click.ClickException(f"open {path}: no such file or directory") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise click.ClickException(f"{where}: {getattr(error, 'problem', error)}") from error
+        raise ComposeError(f"{where}: {getattr(error, 'problem', error)}") from error
     document = interpolated(document, environment, path)
     _validate(document, path, text)
     return document if isinstance(document, dict) else {}
@@ -125,7 +169,7 @@ def _validate(document: Any, path: Path, text: str) -> None:
             place.append(name)
     line, column = _position(text, place)
     dotted = ".".join(map(str, error.absolute_path)) or "the file"
-    raise click.ClickException(f"{path}:{line}:{column}: validating {path.name}: {dotted}: {error.message}")
+    raise ComposeError(f"{path}:{line}:{column}: validating {path.name}: {dotted}: {error.message}")
 
 
 def _position(text: str, place: Sequence[Any]) -> tuple[int, int]:
@@ -152,7 +196,7 @@ _VARIABLE = re.compile(r"\$(?:\$|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-?+])((?:
 
 
 def interpolated(value: Any, environment: Mapping[str, str], path: Path) -> Any:
-    """Return a document with ${VARIABLE}, ${V:-default}, ${V:?error} and ${V:+other} filled in. Raises: ClickException."""
+    """Return a document with ${VARIABLE}, ${V:-default}, ${V:?error}, ${V:+other} filled in. Raises: ComposeError."""
     if isinstance(value, dict):
         return {key: interpolated(one, environment, path) for key, one in value.items()}
     if isinstance(value, list):
@@ -168,7 +212,7 @@ def interpolated(value: Any, environment: Mapping[str, str], path: Path) -> Any:
         operator, text = match[3] or "", match[4] or ""
         missing = there is None or (operator.startswith(":") and there == "")
         if operator.endswith("?") and missing:
-            raise click.ClickException(f"{path}: required variable {name} is missing a value: {text}")
+            raise ComposeError(f"{path}: required variable {name} is missing a value: {text}")
         if operator.endswith("+"):
             return "" if missing else _VARIABLE.sub(fill, text)
         return _VARIABLE.sub(fill, text) if missing and operator else there or ""
@@ -202,15 +246,15 @@ def pairs(value: Any) -> dict[str, Any]:
     return found
 
 
-def _extended(body: Document, merged: Document, base: Path, environment: Mapping[str, str]) -> Document:
+def _extended(body: Document, merged: Document, base: Path | None, environment: Mapping[str, str]) -> Document:
     extends = body.get("extends")
     if not extends:
         return body
     source = {"service": extends} if isinstance(extends, str) else extends
-    document = _read(base / source["file"], environment) if source.get("file") else merged
+    document = _read(_beside(base, source["file"]), environment) if source.get("file") else merged
     parent = (document.get("services") or {}).get(source["service"])
     if parent is None:
-        raise click.ClickException(f'cannot extend service "{source["service"]}": service not found')
+        raise ComposeError(f'cannot extend service "{source["service"]}": service not found')
     own = {key: value for key, value in body.items() if key != "extends"}
     found: Document = merge(_extended(parent, document, base, environment), own)
     return found
@@ -228,23 +272,21 @@ def _check_references(project: Project) -> None:
     for name, body in project.services.items():
         for other in dependencies(body):
             if other not in project.services:
-                raise click.ClickException(
-                    f'service "{name}" depends on undefined service "{other}": invalid compose project'
-                )
+                raise ComposeError(f'service "{name}" depends on undefined service "{other}": invalid compose project')
     in_order(project)
 
 
 def in_order(project: Project, wanted: Sequence[str] = ()) -> list[str]:
-    """Return services after those they wait for; only those `wanted` and what they need. Raises: ClickException."""
+    """Return services after those they wait for; only those `wanted` and what they need. Raises: ComposeError."""
     found: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            raise click.ClickException(f"dependency cycle detected: {' -> '.join((*path, name))}")
+            raise ComposeError(f"dependency cycle detected: {' -> '.join((*path, name))}")
         if name in found:
             return
         if name not in project.services:
-            raise click.ClickException(f"no such service: {name}")
+            raise ComposeError(f"no such service: {name}")
         for other in dependencies(project.services[name]):
             visit(other, (*path, name))
         found.append(name)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
-from cli.compose.manifests import service_objects, shared_objects
-from cli.compose.project import in_order, interpolated, load
+from machinery.compose.manifests import service_objects, shared_objects
+from machinery.compose.project import in_order, interpolated, load, loads
+from machinery.compose.values import ComposeError
 
 
 def project(tmp_path: Path, text: str, **given: Any) -> Any:
@@ -28,18 +28,18 @@ def test_variables(text: str, result: str) -> None:
 
 
 def test_a_variable_that_must_be_there_is_named() -> None:
-    with pytest.raises(click.ClickException, match="required variable N is missing a value: say it"):
+    with pytest.raises(ComposeError, match="required variable N is missing a value: say it"):
         interpolated("${N:?say it}", {}, Path("f"))
 
 
 def test_mistakes_are_told_with_file_line_and_column(tmp_path: Path) -> None:
-    with pytest.raises(click.ClickException, match=r"compose.yaml:4:5: .*services.web.*'comand' was unexpected"):
+    with pytest.raises(ComposeError, match=r"compose.yaml:4:5: .*services.web.*'comand' was unexpected"):
         project(tmp_path, "services:\n  web:\n    image: x\n    comand: y\n")
-    with pytest.raises(click.ClickException, match=r"compose.yaml:3:8: "):
+    with pytest.raises(ComposeError, match=r"compose.yaml:3:8: "):
         project(tmp_path, "services:\n  web: {image: x\nvolumes: {}\n")
-    with pytest.raises(click.ClickException, match='service "web" depends on undefined service "db"'):
+    with pytest.raises(ComposeError, match='service "web" depends on undefined service "db"'):
         project(tmp_path, "services: {web: {image: x, depends_on: [db]}}")
-    with pytest.raises(click.ClickException, match="dependency cycle detected: a -> b -> a"):
+    with pytest.raises(ComposeError, match="dependency cycle detected: a -> b -> a"):
         project(tmp_path, "services: {a: {image: x, depends_on: [b]}, b: {image: x, depends_on: [a]}}")
 
 
@@ -111,3 +111,29 @@ secrets: {s: {environment: HOME}}
     assert (service["metadata"]["name"], service["spec"]["clusterIP"]) == ("web", "None")
     assert [one["kind"] for one in service_objects(found, "once")] == ["Job", "Service"]
     assert [one["kind"] for one in shared_objects(found)] == ["Namespace", "PersistentVolumeClaim", "Secret"]
+
+
+def test_a_project_without_files_sees_neither_files_nor_variables_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HERE", "secret")
+    text = """
+services:
+  web:
+    image: "x:${HERE:-none}"
+    environment: [HERE, A=b]
+    ports: ["80", "8080:81"]
+"""
+    found = loads(text, name="p", source="compose.yaml")
+    container = service_objects(found, "web")[0]["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "x:none"
+    assert container["env"] == [{"name": "A", "value": "b"}]
+    assert [one.get("hostPort") for one in container["ports"]] == [None, 8080]
+    for more in ("env_file: a", "volumes: ['./a:/a']", "volumes: ['/etc:/a']"):
+        refused = loads(f"services: {{web: {{image: x, {more}}}}}", name="p", source="compose.yaml")
+        with pytest.raises(ComposeError, match="can't refer to files"):
+            service_objects(refused, "web")
+    with pytest.raises(ComposeError, match="can't refer to files"):
+        loads("services: {web: {extends: {file: a, service: b}}}", name="p", source="compose.yaml")
+    with pytest.raises(ComposeError, match="^compose.yaml:1:26: .*'comand'"):
+        loads("services: {w: {image: x, comand: y}}", name="p", source="compose.yaml")

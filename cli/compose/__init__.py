@@ -1,1 +1,0 @@
-"""Compose files: read and checked (project.py), turned into manifests (manifests.py), brought up (up.py)."""

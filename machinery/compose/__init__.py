@@ -1,0 +1,1 @@
+"""Compose files: read and checked (project.py), turned into manifests (manifests.py)."""
