@@ -14,7 +14,6 @@ def group_of(path: Path) -> str:
     return "machine" if place.startswith(MACHINE) else place
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file together, and those that change the machine; the latter take longest and come first."""
     for item in items:

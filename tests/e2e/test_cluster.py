@@ -349,9 +349,9 @@ def test_down_ends_containers_though_the_runtime_is_away_and_leaves_no_cgroup(cl
             str(folder),
             *options,
             "--pod-cidr",
-            "10.247.0.0/24",
+            "10.243.0.0/24",
             "--service-cidr",
-            "10.99.0.0/16",
+            "10.95.0.0/16",
             "--detach",
         )
         other.until(lambda: "default" in other.kubectl("get", "sa", check=False), "the default service account")
