@@ -107,7 +107,7 @@ async def test_hooks_run_by_exec_http_and_sleep(pods: Pods) -> None:
     })  # fmt: skip
     http_hook = named("http", command, lifecycle={"postStart": {"httpGet": get}, "preStop": {"httpGet": get}})
     pod = await pods.create(exec_hook, http_hook, volumes=VOLUME, terminationGracePeriodSeconds=20)
-    await pods.running(pod)
+    await pods.running(pod, 40)  # where the server does not listen yet, the hook fails and the container begins anew
     assert await pods.exec(pod, "cat", "/v/hook") == "started\n"
     assert 1 <= await pods.delete(pod) < 6
     assert (await pods.logs(server)).count("url:/hooked") == 2
