@@ -1,7 +1,7 @@
 """POSTs in quick succession: prepared bytes over a few HTTP/1.1 connections that are kept open.
 
 For the one path where a request costs more than what it asks for (the scheduler binds thousands of pods a second).
-Everything else goes through machinery.client.rest, which knows redirects, streams, patience and objects.
+Everything else goes through machinery.client.rest, which knows streams, patience and objects.
 """
 
 import asyncio
