@@ -3,6 +3,7 @@
 Source: https://kubernetes.io/docs/concepts/architecture/cri/
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -174,11 +175,15 @@ class Runtime:
         return str((await self._call(self._runtime.PortForward(request, timeout=CALL_SECONDS))).url)
 
     async def stats(self) -> list[Any]:
-        """Return the statistics of all containers."""
-        answer = await self._call(
-            self._runtime.ListContainerStats(cri.ListContainerStatsRequest(), timeout=CALL_SECONDS)
-        )
-        return list(answer.stats)
+        """Return the statistics of all containers; one that vanishes meanwhile is left out."""
+        request = cri.ListContainerStatsRequest()
+        try:
+            return list((await self._call(self._runtime.ListContainerStats(request, timeout=CALL_SECONDS))).stats)
+        except RuntimeFailure as error:
+            if error.is_away:
+                raise
+        found = (await self.containers(), self._runtime.ContainerStats, cri.ContainerStatsRequest, "container_id")
+        return await self._one_by_one(*found)
 
     async def sandbox_stats(self) -> list[Any]:
         """Return the statistics of all sandboxes; of a runtime that has only containers' they are added up."""
@@ -186,9 +191,18 @@ class Runtime:
         try:
             return list((await self._call(self._runtime.ListPodSandboxStats(request, timeout=CALL_SECONDS))).stats)
         except RuntimeFailure as error:
-            if error.code != grpc.StatusCode.UNIMPLEMENTED:
+            if error.code == grpc.StatusCode.UNIMPLEMENTED:
+                return _added_up(await self.stats())
+            if error.is_away:
                 raise
-        return _added_up(await self.stats())
+        found = (await self.sandboxes(), self._runtime.PodSandboxStats, cri.PodSandboxStatsRequest, "pod_sandbox_id")
+        return await self._one_by_one(*found)
+
+    async def _one_by_one(self, listed: list[Any], ask: Any, request: Any, field: str) -> list[Any]:
+        """Ask for each one's statistics: containerd fails the whole list for one sandbox that is half gone."""
+        calls = [self._call(ask(request(**{field: one.id}), timeout=CALL_SECONDS)) for one in listed]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [answer.stats for answer in answers if not isinstance(answer, BaseException)]
 
     async def events(self) -> AsyncIterator[Any]:
         """Yield container events until the connection breaks. Raises: RuntimeFailure."""
