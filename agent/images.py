@@ -47,7 +47,7 @@ class ImagePuller:
         try:
             present = await self._runtime.image(name)
         except RuntimeFailure as error:
-            if error.code != grpc.StatusCode.INVALID_ARGUMENT:
+            if error.code != grpc.StatusCode.INVALID_ARGUMENT and "invalid reference format" not in str(error):
                 raise
             text = f'Failed to apply default image tag "{name}": couldn\'t parse image name: {error}'
             await tell("Warning", "InspectFailed", text)
