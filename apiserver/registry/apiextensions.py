@@ -67,6 +67,6 @@ KIND = Kind(
     default=_default, validate=lambda crd: list(definition_causes(crd)),
     validate_update=lambda new, old: list(update_causes(new, old)),
     prepare_create=_prepare_create, prepare_update=_prepare_update, prepare_delete=_prepare_delete,
-    has_generation=True,
+    has_generation=True, unconditional_update=False,
 )  # fmt: skip
 KINDS = (KIND,)

@@ -67,7 +67,7 @@ KINDS = (
     Kind(
         resources.LEASES, "io.k8s.api.coordination.v1.Lease", "lease",
         columns=(NAME, Column("Holder", lambda obj: (obj.get("spec") or {}).get("holderIdentity", "")), AGE),
-        validate=lambda obj: list(_lease_causes(obj)), creates_on_update=True,
+        validate=lambda obj: list(_lease_causes(obj)), creates_on_update=True, unconditional_update=False,
     ),
     Kind(
         resources.ENDPOINT_SLICES, "io.k8s.api.discovery.v1.EndpointSlice", "endpointslice",

@@ -350,10 +350,11 @@ KINDS = (
         ),
         selectable={"spec.clusterIP": _field("spec", "clusterIP"), "spec.type": _field("spec", "type")},
         validate_name=names.dns_1035_label, default=_default_service, validate=_validate_service, returns_deleted=True,
+        creates_on_update=True,
     ),
     Kind(
         resources.ENDPOINTS, CORE + "Endpoints", "endpoints", ("ep",),
-        columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=False,
+        columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=True,
     ),
     Kind(
         resources.EVENTS, CORE + "Event", "event", ("ev",),

@@ -24,10 +24,12 @@ from machinery import errors
 from machinery.api import meta
 from machinery.api.resources import RESOURCE_QUOTAS
 from machinery.api.schema import Findings, SchemaMismatch, conform, shape_of
+from machinery.api.zeros import fill
 from machinery.errors import Cause
 
 _SERVER_FIELDS = ("resourceVersion", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 _GENERATE_TRIES = 8
+_NOT_WRITTEN = frozenset(["metadata", "status"])
 _NO_VERSION = Cause(
     "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update", "metadata.resourceVersion"
 )
@@ -74,6 +76,13 @@ def _report_unknown(kind: Kind, findings: Findings, options: WriteOptions) -> No
     options.warnings += texts
 
 
+def complete(kind: Kind, obj: Object) -> None:
+    """Put in what an object has although nobody wrote it: empty structs, then defaults."""
+    if kind.custom is None:
+        fill(obj, shape_of(kind.definition), leaving=_NOT_WRITTEN)
+    kind.default(obj)
+
+
 class Rest:
     """Create, update and delete for every kind; reading is done by the endpoints from the cache."""
 
@@ -93,7 +102,7 @@ class Rest:
             if generated:
                 metadata["name"] = names.generate(metadata["generateName"])
             if attempt == 0:
-                kind.default(obj)
+                complete(kind, obj)
                 if kind.has_status:
                     obj.pop("status", None)
                     obj |= {} if kind.user_defined else {"status": {}}
@@ -133,7 +142,7 @@ class Rest:
     def _completed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
         """Bring what admission made of an object to its kind's shape again."""
         conformed(kind, obj, WriteOptions(field_validation="Ignore", warnings=options.warnings))
-        kind.default(obj)
+        complete(kind, obj)
         return obj
 
     async def admit_part(self, kind: Kind, info: RequestInfo, body: Object, options: WriteOptions) -> Object:
@@ -296,7 +305,7 @@ class Rest:
         self._keep_server_fields(kind, old, new)
         main = subresource not in ("status", "approval")
         if main:
-            kind.default(new)
+            complete(kind, new)
             kind.prepare_update(new, old)
         request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
         new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
