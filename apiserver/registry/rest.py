@@ -48,6 +48,8 @@ class WriteOptions:
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] | None = None  # what admission has to say to the audit log
+    # A patch makes the error of its own for a result that can't be read; given why.
+    unreadable: Callable[[str], errors.APIError] | None = None
 
 
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
@@ -55,24 +57,27 @@ def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
     try:
         findings = kind.custom.conform(obj) if kind.custom else conform(obj, shape_of(kind.definition))
     except SchemaMismatch as error:
-        raise _not_handled(kind, str(error)) from error
+        raise _not_handled(kind, str(error), options) from error
     _report_unknown(kind, findings, options)
     return obj
 
 
-def _not_handled(kind: Kind, why: str) -> errors.BadRequest:
+def _not_handled(kind: Kind, why: str, options: WriteOptions) -> errors.APIError:
+    if options.unreadable is not None:
+        return options.unreadable(why)
     version, name = kind.resource.version, kind.resource.kind
     return errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {why}')
 
 
 def _report_unknown(kind: Kind, findings: Findings, options: WriteOptions) -> None:
     """Refuse unknown fields and keys that are there twice, warn of them, or say nothing, as the client asked."""
-    texts = [*(f'unknown field "{path}"' for path in findings.unknown), *options.twice]
+    unknown = [f'unknown field "{path}"' for path in findings.unknown]
+    texts = [*unknown, *options.twice] if options.unreadable is None else [*options.twice, *unknown]
     options.twice = []  # told once
     if not texts or options.field_validation == "Ignore":
         return
     if options.field_validation == "Strict":
-        raise _not_handled(kind, "strict decoding error: " + ", ".join(texts))
+        raise _not_handled(kind, "strict decoding error: " + ", ".join(texts), options)
     options.warnings += texts
 
 
