@@ -28,7 +28,7 @@ def _default_slice(endpoint_slice: Object) -> None:
 
 
 def _slice_causes(endpoint_slice: Object) -> Iterator[Cause]:
-    if endpoint_slice.get("addressType") not in _ADDRESS_TYPES:
+    if endpoint_slice.get("addressType") and endpoint_slice["addressType"] not in _ADDRESS_TYPES:
         yield unsupported("addressType", endpoint_slice.get("addressType"), _ADDRESS_TYPES)
     if len(endpoint_slice.get("endpoints") or ()) > 1000:
         yield Cause("FieldValueTooMany", "Too many: must have at most 1000 items", "endpoints")

@@ -12,6 +12,7 @@ from apiserver.registry.kind import (
     Column,
     Kind,
     Object,
+    default_text,
     forbidden,
     immutable,
     invalid,
@@ -60,7 +61,7 @@ def _mode_causes(spec: Object, path: str) -> Iterator[Cause]:
 
 def _default_volume(volume: Object) -> None:
     spec = volume.setdefault("spec", {})
-    spec.setdefault("persistentVolumeReclaimPolicy", "Retain")
+    default_text(spec, "persistentVolumeReclaimPolicy", "Retain")
     spec.setdefault("volumeMode", "Filesystem")
     if "hostPath" in spec:
         spec["hostPath"].setdefault("type", "")

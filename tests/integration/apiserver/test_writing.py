@@ -11,6 +11,7 @@ import pytest
 from machinery import errors
 from machinery.api.meta import Resource
 from machinery.api.resources import (
+    CLUSTER_ROLES,
     CONFIG_MAPS,
     CRON_JOBS,
     DEPLOYMENTS,
@@ -21,6 +22,8 @@ from machinery.api.resources import (
     NODES,
     POD_DISRUPTION_BUDGETS,
     PODS,
+    ROLE_BINDINGS,
+    ROLES,
     RUNTIME_CLASSES,
     SECRETS,
     SERVICES,
@@ -276,3 +279,22 @@ async def test_an_absent_struct_is_an_empty_one(client: Client) -> None:
         await client.create(CRON_JOBS, {"metadata": {"name": "a"}, "spec": {"schedule": "* * * * *"}}, "default")
     assert "spec.jobTemplate.spec.template.spec.containers: Required value" in str(caught.value)
     assert "spec.jobTemplate: Required" not in str(caught.value)
+
+
+async def test_an_empty_text_takes_its_default(client: Client) -> None:
+    port = {"port": 80, "protocol": ""}
+    made = await client.create(
+        SERVICES, {"metadata": {"name": "a"}, "spec": {"type": "", "ports": [port], "selector": {"a": "b"}}}, "default"
+    )
+    assert (made["spec"]["type"], made["spec"]["ports"][0]["protocol"]) == ("ClusterIP", "TCP")
+    reference = {"apiGroup": "", "kind": "Role", "name": "r"}  # as client-go sends it
+    bound = await client.create(ROLE_BINDINGS, {"metadata": {"name": "a"}, "roleRef": reference}, "default")
+    assert bound["roleRef"]["apiGroup"] == "rbac.authorization.k8s.io"
+
+
+async def test_roles_of_namespaces_give_no_paths(client: Client) -> None:
+    rule = {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}
+    why = "rules\\[0\\].nonResourceURLs: Invalid value: .*: namespaced rules cannot apply to non-resource URLs"
+    with pytest.raises(errors.Invalid, match=why):
+        await client.create(ROLES, {"metadata": {"name": "a"}, "rules": [rule]}, "default")
+    await client.create(CLUSTER_ROLES, {"metadata": {"name": "a"}, "rules": [rule]})
