@@ -17,6 +17,10 @@ from machinery.errors import NotFound
 
 _KEPT = ("CustomResourceDefinition", "Namespace", "PersistentVolumeClaim")
 """Kinds whose objects hold what users made: they go only when that is asked for."""
+_DASHBOARD = (
+    "It is at http://127.0.0.1:8090/ unless --dashboard-port said otherwise; a token to log in with is made by\n"
+    "  wherry create token -n kube-system dashboard-viewer"
+)
 Object = dict[str, Any]
 
 
@@ -73,9 +77,10 @@ def enable(name: str, data_dir: Path, **given: Any) -> None:
     session = Session(given)
     install(session, _named(name))
     click.echo(f"addon {name} enabled")
-    if name in addons.OPERATED and not (
-        _is_here(session, data_dir) and addons.set_here(Layout(data_dir), name, wanted=True)
-    ):
+    here = _is_here(session, data_dir) and addons.set_here(Layout(data_dir), name, wanted=True)
+    if name == "dashboard" and here:
+        click.echo(_DASHBOARD)
+    if name in addons.OPERATED and not here:
         click.echo(
             f"The cluster was not started on this machine (by `wherry up --data-dir {data_dir}`): start the add-on's "
             f"operator by `wherry operator {name} --kubeconfig FILE`, as the user system:wherry-{name}.", err=True,

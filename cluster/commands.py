@@ -42,6 +42,7 @@ _data_dir = click.option(
 @click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")
 @click.option("--ingress", is_flag=True, help="Serve Ingresses with HAProxy at this machine's ports 80 and 443.")
 @click.option("--dns/--no-dns", default=True, help="Run cluster DNS.")
+@click.option("--dashboard-port", default=8090, help="Where the add-on `dashboard` is served, on loopback.")
 @click.option(
     "--addon", "chosen", multiple=True, type=click.Choice(addons.names()), help="Put an add-on in; may be repeated."
 )

@@ -27,8 +27,9 @@ SUPERVISOR = "up"
 # The order they are started in; stopped in reverse.
 COMPONENTS = (
     "etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "ingress", "operators",
-    "simulated-nodes",
+    "dashboard", "simulated-nodes",
 )  # fmt: skip
+_OF_ADDONS = ("operators", "dashboard")
 _READY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.05
 
@@ -58,6 +59,7 @@ class Settings:
     join: str = ""  # the API server of the cluster this machine has joined; "" for a control plane
     cluster_dns: str = ""  # only for a machine that has joined
     addons: list[str] = field(default_factory=list)
+    dashboard_port: int = 8090
 
 
 def missing_for_agent() -> list[str]:
@@ -134,6 +136,10 @@ def _beside(layout: Layout, settings: Settings) -> list[Component]:
         found.append(_wherry(layout, "ingress", *(["--address", settings.node_ip] if settings.node_ip else [])))
     if operated := addons.operated(settings.addons):
         found.append(replace(_wherry(layout, "operator", *operated), name="operators"))
+    if "dashboard" in settings.addons:
+        where = ["--server", f"https://127.0.0.1:{settings.api_port}", "--port", str(settings.dashboard_port)]
+        where += ["--certificate-authority", str(layout.pki / "ca.crt")]
+        found.append(Component("dashboard", [sys.executable, "-m", "cluster.main", "dashboard", *where]))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
@@ -273,7 +279,7 @@ async def serve(layout: Layout, settings: Settings, *, announce: bool) -> None:
         for component in plan(layout, settings):
             supervisor.start(component)
         tasks = [
-            asyncio.create_task(_follow_operators(layout, supervisor, settings, changed)),
+            asyncio.create_task(_follow_addons(layout, supervisor, settings, changed)),
             asyncio.create_task(_complete(layout, settings, announce=announce)),
         ]
         await stop.wait()
@@ -284,20 +290,20 @@ async def serve(layout: Layout, settings: Settings, *, announce: bool) -> None:
         layout.pid_file(SUPERVISOR).unlink(missing_ok=True)
 
 
-async def _follow_operators(layout: Layout, supervisor: Supervisor, settings: Settings, changed: asyncio.Event) -> None:
-    """Run the operators that the settings on disk name, whenever we are told that those have changed."""
-    running = addons.operated(settings.addons)
+async def _follow_addons(layout: Layout, supervisor: Supervisor, settings: Settings, changed: asyncio.Event) -> None:
+    """Run what belongs to the add-ons that the settings on disk name, whenever we are told that those have changed."""
+    running = {one.name: one for one in plan(layout, settings) if one.name in _OF_ADDONS}
     while True:
         await changed.wait()
         changed.clear()
         settings = load(layout) or settings
-        wanted = addons.operated(settings.addons)
-        if wanted != running:
-            await supervisor.stop("operators")
-            for component in plan(layout, settings):
-                if component.name == "operators":
-                    supervisor.start(component)
-            running = wanted
+        wanted = {one.name: one for one in plan(layout, settings) if one.name in _OF_ADDONS}
+        if gone := [name for name in running if wanted.get(name) != running[name]]:
+            await supervisor.stop(*gone)
+        for name, component in wanted.items():
+            if running.get(name) != component:
+                supervisor.start(component)
+        running = wanted
 
 
 async def _complete(layout: Layout, settings: Settings, *, announce: bool) -> None:
