@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import addons, etcd
-from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR, node_address
+from cluster.addresses import node_address
+from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR
 from cluster.kubeconfig import write_kubeconfig
 from cluster.layout import Layout
 from cluster.processes import Component, Supervisor, running_pid, stop_pid, write_pid
