@@ -1,8 +1,7 @@
 """The console script `wherry`: kubectl's verbs and the cluster's own commands, each loaded when it is used."""
 
+import importlib
 import sys
-
-from cli.main import run_cli
 
 COMMANDS = {
     "up": "cluster.commands:up",
@@ -24,12 +23,25 @@ COMMANDS = {
     "join": "cluster.join_commands:join",
     "serve-node": "cluster.join_commands:serve_node",
     "operator": "cluster.operator_commands:operator",
+    "dashboard": "cluster.dashboard_commands:dashboard",
+    "addon": "cluster.addon_commands:addon",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 
 
+# These run for as long as the cluster does and do without the command line's frame, which takes 2 MB of each.
+PROCESSES = ("apiserver", "scheduler", "controller-manager", "agent", "runtime", "dns", "ingress", "simulated-nodes")
+
+
 def main() -> None:
     """Run one command and exit with its code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in PROCESSES:
+        module, _, attribute = COMMANDS[name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        command.main(sys.argv[2:], prog_name=f"wherry {name}", help_option_names=["-h", "--help"])
+    from cli.main import run_cli
+
     sys.exit(run_cli(COMMANDS))
 
 
