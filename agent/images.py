@@ -82,6 +82,8 @@ class ImagePuller:
         except RuntimeFailure as error:
             if error.is_away and not str(error).startswith("failed to pull"):  # else the registry is away
                 raise
+            if "invalid reference format" in str(error):  # some runtimes see it only now
+                raise PullError("InvalidImageName", str(error), _FIRST_SECONDS) from error
             count = self._failures.get(key, (0, 0.0, ""))[0] + 1
             pause = min(_FIRST_SECONDS * 2 ** (count - 1), _MAX_SECONDS)
             self._failures[key] = (count, time.monotonic() + pause, str(error))
