@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from machinery import errors
-from machinery.api.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
+from machinery.api.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICE_ACCOUNTS, SERVICES
 from machinery.client.rest import Client
 from machinery.client.tls import ssl_context
 from tests.integration.apiserver.conftest import Kubectl, pod
@@ -46,6 +46,7 @@ async def answering() -> AsyncIterator[int]:
 async def port(client: Client) -> AsyncIterator[int]:
     async with answering() as port:
         await client.create(NAMESPACES, {"metadata": {"name": NAMESPACE}})
+        await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, NAMESPACE)
         body = pod("web")
         body["spec"]["containers"][0]["ports"] = [{"name": "http", "containerPort": port}]
         await client.create(PODS, body, NAMESPACE)
