@@ -23,6 +23,8 @@ COMMANDS = {
     "join": "cluster.join_commands:join",
     "serve-node": "cluster.join_commands:serve_node",
     "operator": "cluster.operator_commands:operator",
+    "dashboard": "cluster.dashboard_commands:dashboard",
+    "addon": "cluster.addon_commands:addon",
     "simulated-nodes": "cluster.node_components:simulated_nodes",
 }
 

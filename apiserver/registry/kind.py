@@ -155,6 +155,7 @@ class Kind:
     ttl_seconds: int = 0
     prepare_delete: Callable[[Object], None] = _nothing
     custom: CustomKind | None = None
+    status_metadata: Sequence[str] = ("labels", "annotations", "finalizers")  # what may be changed through its status
     list_kind: str = ""  # where it is not the kind with "List" behind
 
     @property

@@ -168,6 +168,7 @@ def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iter
         for index, container in enumerate(spec.get(group) or ()):
             at = f"{path}.{group}[{index}]"
             yield from _container_causes(container, at, taken, volumes)
+            yield from pod_rules.env_file_causes(container, at, spec.get("volumes") or ())
             if group == "initContainers" and container.get("restartPolicy") != "Always":
                 yield from _init_causes(container, at)
     yield from _scalar_causes(spec, path)
