@@ -69,8 +69,8 @@ CONNECTED = ("attach", "exec", "portforward", "proxy")
 LASTING = (*CONNECTED, "log")
 _KEYS_PATH = "/openid/v1/jwks"
 _ISSUER_PATHS = ("/.well-known/openid-configuration", _KEYS_PATH)
-# What was forgotten is between one and two of these old. Less than the five minutes of upstream by so much that a client
-# who waits for ten of them sees it gone.
+# What is forgotten is between one and two of these old. So much less than upstream's five minutes that a client
+# who waits for ten of those sees it gone.
 COMPACT_SECONDS = 285.0
 BACKLOG = 1024
 MAX_HEADER_BYTES = 64 * 1024  # of a path with its query, and of one header: selectors and tokens may be long
