@@ -25,7 +25,8 @@ from agent.server import AgentServer
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
-from machinery.api.resources import PODS, SERVICES
+from machinery.api.quantity import to_bytes
+from machinery.api.resources import NODES, PODS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
@@ -53,7 +54,7 @@ async def run(config: AgentConfig) -> None:
             volumes=VolumeManager(config.pods_dir, Claims(client)), puller=ImagePuller(runtime), objects=objects,
             tokens=TokenSource(client), services=services.list, admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
-            allocatable=reporter.allocatable, container_scheme=f"{version.partition('://')[0]}://",
+            allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
         node.devices = devices = DevicePlugins(
             config.device_plugin_dir, lambda: reporter.set_devices(devices.capacity(), devices.allocatable())
@@ -76,9 +77,17 @@ async def _work(
 ) -> None:  # fmt: skip
     selector = f"spec.nodeName={config.node_name}"
     wanted: Informer[Object] = Informer(client, PODS, dict, field_selector=selector)
+    itself: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
+
+    def on_node(_: Object | None, new: Object | None) -> None:
+        pods.node = new or {}
+        reporter.on_node(pods.node)
+
+    itself.add_handler(on_node)
     async with asyncio.TaskGroup() as group:
         group.create_task(reporter.run())
         group.create_task(services.run())
+        group.create_task(itself.run())
         group.create_task(pods.follow_runtime())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())

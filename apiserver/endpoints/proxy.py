@@ -61,7 +61,7 @@ class Proxy:
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer a request for what lies below `proxy`. Raises: NotFound, ServiceUnavailable, BadRequest."""
         target = self._targets[call.info.resource](call)
-        before, _, rest = call.http.raw_path.partition("?")[0].partition("/proxy")
+        before, rest = _around_proxy(call.http.raw_path.partition("?")[0], namespaced=bool(call.info.namespace))
         if not rest and call.http.method in ("GET", "HEAD"):
             query = call.http.query_string
             location = f"{before}/proxy/" + (f"?{query}" if query else "")
@@ -152,6 +152,13 @@ class Proxy:
 _SKIP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
+def _around_proxy(path: str, *, namespaced: bool) -> tuple[str, str]:
+    """Return what stands before and behind `/proxy`; names may begin with that word, so it is found by counting."""
+    at = 7 if namespaced else 5  # /api/v1/namespaces/NAMESPACE/pods/NAME/proxy, /api/v1/nodes/NAME/proxy
+    parts = path.split("/", at + 1)
+    return "/".join(parts[:at]), "/" + parts[at + 1] if len(parts) > at + 1 else ""
+
+
 def _split(name: str) -> tuple[str, str, str]:
     """Return scheme, name and port of "name", "name:port" or "scheme:name:port". Raises: BadRequest."""
     parts = name.split(":")
@@ -197,6 +204,7 @@ async def hand_back(call: Call, answer: aiohttp.ClientResponse) -> web.StreamRes
     for name, value in answer.headers.items():
         if name.lower() not in _HOP_BY_HOP:
             response.headers.add(name, value)
+    response.headers.update(call.told)
     if "Content-Length" not in answer.headers:
         response.enable_chunked_encoding()
     await response.prepare(call.http)

@@ -28,6 +28,7 @@ from apiserver.registry.kind import (
     Kind,
     Object,
     Since,
+    default_text,
     immutable,
     invalid,
     required,
@@ -61,7 +62,7 @@ def _default_job_spec(spec: Object) -> None:
     )  # fmt: skip
     for rule in (spec.get("podFailurePolicy") or {}).get("rules") or ():
         for pattern in rule.get("onPodConditions") or ():
-            pattern.setdefault("status", "True")
+            default_text(pattern, "status", "True")
     templates.default_template(spec)
 
 
@@ -258,7 +259,7 @@ def _job_status(job: Object) -> str:
 
 def _default_cron_job(cron_job: Object) -> None:
     spec = cron_job.setdefault("spec", {})
-    spec.setdefault("concurrencyPolicy", "Allow")
+    default_text(spec, "concurrencyPolicy", "Allow")
     spec.setdefault("suspend", False)
     spec.setdefault("successfulJobsHistoryLimit", 3)
     spec.setdefault("failedJobsHistoryLimit", 1)
