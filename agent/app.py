@@ -25,6 +25,7 @@ from agent.server import AgentServer
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
+from machinery.api.quantity import to_bytes
 from machinery.api.resources import NODES, PODS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
@@ -53,7 +54,7 @@ async def run(config: AgentConfig) -> None:
             volumes=VolumeManager(config.pods_dir, Claims(client)), puller=ImagePuller(runtime), objects=objects,
             tokens=TokenSource(client), services=services.list, admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
-            allocatable=reporter.allocatable, container_scheme=f"{version.partition('://')[0]}://",
+            allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
         node.devices = devices = DevicePlugins(
             config.device_plugin_dir, lambda: reporter.set_devices(devices.capacity(), devices.allocatable())

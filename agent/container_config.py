@@ -23,6 +23,8 @@ Pod = Mapping[str, Any]
 HASH = "wherry.container.hash"
 _PERIOD_MICROSECONDS = 100_000
 _MIN_QUOTA = 1000
+_LATEST = -997  # the oom_score_adj of what goes last but for the node's own daemons
+_NODE_CRITICAL = 2_000_001_000  # the priority of system-node-critical
 _NOTHING_GIVEN = Given()
 _HUGEPAGES = "hugepages-"
 _PROTOCOLS = {"TCP": cri.TCP, "UDP": cri.UDP, "SCTP": cri.SCTP}
@@ -146,14 +148,17 @@ def _add_devices(config: Any, given: Given) -> None:
         config.CDI_devices.add(name=name)
 
 
-def linux_resources(pod: Pod, container: Mapping[str, Any], allocatable: Mapping[str, str]) -> Any:
-    """Return cgroup settings out of requests and limits."""
+def linux_resources(pod: Pod, container: Mapping[str, Any], memory_bytes: int) -> Any:
+    """Return cgroup settings out of requests and limits.
+
+    Args: `memory_bytes` is what the node has; the share of it that is asked for says how late the kernel kills.
+    """
     resources = container.get("resources") or {}
     requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
     millis = cpu_millis(requests["cpu"]) if "cpu" in requests else cpu_millis(limits.get("cpu", "0"))
     found = cri.LinuxContainerResources(
         cpu_shares=max(millis * 1024 // 1000, 2), cpu_period=_PERIOD_MICROSECONDS,
-        oom_score_adj=_oom_score(pod, requests, allocatable),
+        oom_score_adj=_oom_score(pod, container, memory_bytes),
     )  # fmt: skip
     if "cpu" in limits:
         found.cpu_quota = max(cpu_millis(limits["cpu"]) * _PERIOD_MICROSECONDS // 1000, _MIN_QUOTA)
@@ -176,15 +181,28 @@ def _from_list(amounts: Mapping[str, str]) -> Any:
     return found
 
 
-def _oom_score(pod: Pod, requests: Mapping[str, str], allocatable: Mapping[str, str]) -> int:
-    """Return how early the kernel ends a container; the less of its memory was asked for, the earlier."""
+def _oom_score(pod: Pod, container: Mapping[str, Any], memory_bytes: int) -> int:
+    """Return how early the kernel ends a container; the less of its memory was asked for, the earlier.
+
+    Sources: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-out-of-memory-behavior;
+    a sidecar goes no earlier than the containers it serves (KEP 753).
+    """
+    if (pod["spec"].get("priority") or 0) >= _NODE_CRITICAL:
+        return _LATEST
     quality = (pod.get("status") or {}).get("qosClass", "BestEffort")
     if quality == "Guaranteed":
-        return -997
+        return _LATEST
     if quality == "BestEffort":
         return 1000
-    share = 1000 * to_bytes(requests.get("memory", "0")) // max(to_bytes(allocatable.get("memory", "1")), 1)
-    return int(min(max(1000 - share, 3), 999))
+    score = _share_score(container, memory_bytes)
+    if container.get("restartPolicy") == "Always" and container in (pod["spec"].get("initContainers") or ()):
+        score = min([score, *(_share_score(one, memory_bytes) for one in pod["spec"].get("containers") or ())])
+    return min(max(score, 1000 + _LATEST), 999)
+
+
+def _share_score(container: Mapping[str, Any], memory_bytes: int) -> int:
+    asked = ((container.get("resources") or {}).get("requests") or {}).get("memory", "0")
+    return 1000 - 1000 * to_bytes(asked) // max(memory_bytes, 1)
 
 
 def mount(

@@ -14,9 +14,10 @@ from machinery.errors import NotFound
 
 Pod = Mapping[str, Any]
 Fetch = Callable[[str, str], Awaitable[Mapping[str, Any]]]  # (configmaps|secrets, name) -> object
+FromFile = Callable[[Mapping[str, Any]], Awaitable[str | None]]
 
 _REFERENCE = re.compile(r"\$(\$|\(([^()$]*)\))")
-_ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_ENV_NAME = re.compile(r"[ -<>-~]+")  # all that prints, but no "="
 _INDEXED = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]")
 
 
@@ -76,16 +77,24 @@ def _url(address: str, port: Mapping[str, Any]) -> str:
 
 
 async def make_environment(
-    pod: Pod, container: Mapping[str, Any], services: Mapping[str, str], fetch: Fetch, facts: Mapping[str, Any]
-) -> dict[str, str]:
-    """Return a container's variables. Raises: ConfigError when a reference leads nowhere."""
+    pod: Pod, container: Mapping[str, Any], services: Mapping[str, str], fetch: Fetch, facts: Mapping[str, Any],
+    from_file: FromFile | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """Return a container's variables. Raises: ConfigError when a reference leads nowhere.
+
+    Args: `from_file` reads what a fileKeyRef names; None for a variable that is left out.
+    """
     found: dict[str, str] = {}
     for source in container.get("envFrom") or ():
         found.update(await _from_source(source, fetch))
     merged = dict(services)
     merged.update(found)
     for variable in container.get("env") or ():
-        value = await _value(pod, container, variable, merged, fetch, facts)
+        reference = (variable.get("valueFrom") or {}).get("fileKeyRef")
+        if reference is not None:
+            value = await from_file(reference) if from_file is not None else None
+        else:
+            value = await _value(pod, container, variable, merged, fetch, facts)
         if value is not None:
             merged[variable["name"]] = value
     return merged

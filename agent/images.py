@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import grpc
 import orjson
 
 from agent.cri.client import Runtime, RuntimeFailure
@@ -43,7 +44,16 @@ class ImagePuller:
         """Return the image's reference and what to tell about it. Raises: PullError."""
         name, policy = container["image"], container.get("imagePullPolicy", "IfNotPresent")
         key = (pod["metadata"]["uid"], name)
-        present = await self._runtime.image(name) if policy != "Always" else None
+        try:
+            present = await self._runtime.image(name)
+        except RuntimeFailure as error:
+            if error.code != grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            text = f'Failed to apply default image tag "{name}": couldn\'t parse image name: {error}'
+            await tell("Warning", "InspectFailed", text)
+            raise PullError("InvalidImageName", text, _FIRST_SECONDS) from error
+        if policy == "Always":
+            present = None
         if present is not None:
             return present.id, f'Container image "{name}" already present on machine'
         if policy == "Never":

@@ -53,6 +53,7 @@ class NodeServices:
     devices: DevicePlugins | None = None
     cpus: CpuManager | None = None
     allocatable: dict[str, str] = field(default_factory=dict)
+    memory_bytes: int = 0  # what the machine has
     container_scheme: str = "wherry://"
 
     async def runtime_handler(self, pod: Pod) -> str:
@@ -79,7 +80,7 @@ class NodeServices:
 
     def linux_resources(self, pod: Pod, container: Mapping[str, Any]) -> Any:
         """Return a container's cgroup settings, with the CPUs that are its own. Raises: ConfigError."""
-        found = linux_resources(pod, container, self.allocatable)
+        found = linux_resources(pod, container, self.memory_bytes)
         if self.cpus is not None:
             found.cpuset_cpus = self.cpus.cpus(pod, container)
         return found

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import container_config
+from agent.environment import ConfigError
 from agent.node_services import NodeServices
 from agent.pod_files import dns_config, hostname
 from agent.pod_state import Memory, Pod, Seen, Spec, all_specs
@@ -102,6 +103,19 @@ class PodContext:
     async def fetch_once(self, plural: str, name: str) -> Mapping[str, Any]:
         """Return a ConfigMap or Secret whose later changes don't matter to the pod. Raises: NotFound."""
         return await self.node.objects.get(plural, self.pod["metadata"]["namespace"], name)
+
+    async def from_file(self, reference: Mapping[str, Any]) -> str | None:
+        """Return a variable that another container wrote to a file; None for an optional one. Raises: ConfigError."""
+        from agent import env_files
+
+        volume = next(one for one in self.pod["spec"]["volumes"] if one["name"] == reference["volumeName"])
+        path, key = reference["path"], reference["key"]
+        text = await asyncio.to_thread(env_files.read_beneath, self.node.volumes.path(self.pod, volume), path)
+        found = env_files.parse(text) if text is not None else {}
+        if key in found or reference.get("optional"):
+            return found.get(key)
+        why = f'file "{path}" not found' if text is None else f'key "{key}" not found in file "{path}"'
+        raise ConfigError(f"couldn't get environment variable from volume {volume['name']}: {why}")
 
     async def token(self, source: Mapping[str, Any]) -> str:
         """Return a service account token for the pod. Raises: APIError."""

@@ -50,8 +50,8 @@ class PodProbes:
 
         return hear
 
-    def _warn(self, spec: Spec) -> Callable[[str], None]:
-        return lambda text: self._context.event_on(spec, "Warning", "Unhealthy", text)
+    def _warn(self, spec: Spec) -> Callable[[str, str], None]:
+        return lambda reason, text: self._context.event_on(spec, "Warning", reason, text)
 
     async def close(self) -> None:
         """Stop probing."""

@@ -38,11 +38,14 @@ class PodReporter:
         """Return the pod's QoS class."""
         return (self._context.pod.get("status") or {}).get("qosClass")
 
-    async def report(self, override: Mapping[str, Any] | None = None, *, disrupted: bool = False) -> None:
+    async def report(
+        self, override: Mapping[str, Any] | None = None, *, disrupted: bool = False, is_final: bool = False
+    ) -> None:
         """Write what is seen now.
 
         Args:
             override: replaces parts of it, such as a phase the node decided.
+            is_final: all containers were ended for good.
             disrupted: the node ended the pod for its own sake, which its controllers count in another way.
         """
         context = self._context
@@ -50,8 +53,9 @@ class PodReporter:
         pod = context.pod if override is None else {**context.pod, "status": {**self._old(), **override}}
         async with self._lock:
             status = make_status(
-                pod, context.seen, context.memory, time.time(), config.node_ip, context.node.container_scheme
-            )
+                pod, context.seen, context.memory, time.time(), config.node_ip, context.node.container_scheme,
+                is_final=is_final,
+            )  # fmt: skip
             status |= context.node.resizes.status(context.pod, status)
             if not context.node.runtime.is_simulated:
                 await asyncio.to_thread(self._add_messages, status)

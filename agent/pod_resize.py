@@ -15,6 +15,14 @@ from agent.resizes import asked
 
 _FIELDS = ("cpu_shares", "cpu_quota", "memory_limit_in_bytes", "cpuset_cpus")
 
+_BOUNDS = ("cpu_quota", "memory_limit_in_bytes")
+
+
+def _bound(resources: Any, field: str) -> Any:
+    """A field as it holds: none and -1 are both no limit."""
+    value = getattr(resources, field)
+    return max(value, 0) if field in _BOUNDS else value
+
 
 class PodResizer:
     """Resizes one pod."""
@@ -45,7 +53,10 @@ class PodResizer:
                 error = str(failure)
                 continue
             actual = self._known.setdefault(last.id, wanted) if last.resources is None else last.resources
-            changed = [field for field in _FIELDS if getattr(wanted, field) != getattr(actual, field)]
+            changed = [field for field in _FIELDS if _bound(wanted, field) != _bound(actual, field)]
+            for field in changed:
+                if field in _BOUNDS and not getattr(wanted, field):
+                    setattr(wanted, field, -1)  # to the runtime 0 means: as it was
             if not changed:
                 resizes.applied(last.id, spec.get("resources") or {})
                 continue

@@ -18,7 +18,7 @@ from agent.pod_probes import PodProbes
 from agent.pod_report import PodReporter
 from agent.pod_resize import PodResizer
 from agent.pod_start import ContainerStarter
-from agent.pod_state import ContainerSeen, Pod, Seen, all_specs, is_over
+from agent.pod_state import ContainerSeen, Pod, Seen, all_specs, begin_anew_at, is_over
 from agent.pod_worker import EndSidecars, KillContainer, MakeSandbox, StartContainer, StopSandbox
 from agent.volumes.manager import VolumeError, has_files
 from machinery.api.meta import parse_time
@@ -158,7 +158,7 @@ class PodRuntime:
             sandbox_id=newest.id if newest else "",
             sandbox_ready=is_ready,
             sandbox_attempt=newest.metadata.attempt if newest else 0,
-            ip=ips[0] if ips and is_ready else "", ips=ips, containers=found,
+            ip=ips[0] if ips and is_ready else "", ips=ips, containers=found, since=begin_anew_at(self.pod, found),
             old_sandboxes=[one.id for one in sandboxes[1:]],
         )  # fmt: skip
         if self.seen.ip != before:
@@ -336,7 +336,7 @@ class PodRuntime:
         await self._stop_or_hurry(stops, grace)
         await self._look()
         if not self.deleted:
-            await self._reporter.report(self._end)
+            await self._reporter.report(self._end, is_final=True)
         for sandbox_id in filter(None, (seen.sandbox_id, *seen.old_sandboxes)):
             with contextlib.suppress(RuntimeFailure):
                 await self._node.runtime.stop_sandbox(sandbox_id)

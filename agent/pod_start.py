@@ -122,7 +122,9 @@ class ContainerStarter:
         node, pod, seen = context.node, context.pod, context.seen
         links = pod["spec"].get("enableServiceLinks", True)
         services = service_variables(node.services(), pod["metadata"]["namespace"], links=links)
-        environment = await make_environment(pod, spec, services, context.fetch_once, context.facts())
+        environment = await make_environment(
+            pod, spec, services, context.fetch_once, context.facts(), context.from_file
+        )
         verify_user(pod, spec, await node.runtime.image(image))
         mounts: list[Any] = []
         if not node.runtime.is_simulated:

@@ -13,6 +13,7 @@ BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 10.0, 300.0
 STEADY_SECONDS = 600.0
 # Static and system pods stand above this and go last of all.
 CRITICAL_PRIORITY = 2_000_000_000
+RESTART_ALL = "RestartAllContainers"
 GROUPS = ("initContainers", "containers", "ephemeralContainers")
 
 Pod = Mapping[str, Any]
@@ -57,6 +58,8 @@ class Seen:
     containers: Mapping[str, Sequence[ContainerSeen]] = field(default_factory=dict)
     old_sandboxes: Sequence[str] = ()
     ips: Sequence[str] = ()
+    since: float = 0.0
+    """When all containers were to begin anew last; what was made before is of the past."""
 
     def newest(self, name: str) -> ContainerSeen | None:
         """Return the newest attempt of a container."""
@@ -64,9 +67,15 @@ class Seen:
         return found[0] if found else None
 
     def here(self, name: str) -> ContainerSeen | None:
-        """Return the newest attempt of a container if it was made in the present sandbox."""
+        """Return the newest attempt of a container if it was made in the present sandbox, and not before `since`."""
         last = self.newest(name)
-        return last if last is not None and last.sandbox_id in ("", self.sandbox_id) else None
+        if last is None or self.is_past(last):
+            return None
+        return last if last.sandbox_id in ("", self.sandbox_id) else None
+
+    def is_past(self, one: ContainerSeen) -> bool:
+        """Whether a container was made before all were to begin anew."""
+        return one.created_at < self.since
 
 
 @dataclass(slots=True)
@@ -107,16 +116,35 @@ def sidecars(pod: Pod) -> list[Spec]:
     return [spec for spec in specs(pod, "initContainers") if is_sidecar(spec)]
 
 
+def _rule(spec: Spec, exit_code: int) -> str:
+    """Return the action of the first rule that an exit code matches, "" where none does."""
+    for rule in spec.get("restartPolicyRules") or ():
+        wanted = rule.get("exitCodes") or {}
+        if (exit_code in (wanted.get("values") or ())) == (wanted.get("operator") == "In"):
+            return str(rule.get("action") or "")
+    return ""
+
+
+def begin_anew_at(pod: Pod, containers: Mapping[str, Sequence[ContainerSeen]]) -> float:
+    """Return when a container last ended in a way that has all of the pod begin anew (action RestartAllContainers)."""
+    return max(
+        (
+            one.finished_at
+            for _, spec in all_specs(pod)
+            for one in containers.get(spec["name"], ())
+            if one.state == "exited" and _rule(spec, one.exit_code) == RESTART_ALL
+        ),
+        default=0.0,
+    )
+
+
 def restarts(pod: Pod, spec: Spec, exit_code: int) -> bool:
     """Whether a container that ended so is to be started again: its own rules, its own policy, then the pod's.
 
     Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy
     """
-    for rule in spec.get("restartPolicyRules") or ():
-        wanted = rule.get("exitCodes") or {}
-        listed = exit_code in (wanted.get("values") or ())
-        if listed == (wanted.get("operator") == "In") and rule.get("action") == "Restart":
-            return True
+    if _rule(spec, exit_code) in ("Restart", RESTART_ALL):
+        return True
     policy = spec.get("restartPolicy") or pod["spec"].get("restartPolicy", "Always")
     return bool(policy == "Always" or (policy == "OnFailure" and exit_code != 0))
 
@@ -151,7 +179,7 @@ def init_failed(pod: Pod, seen: Seen) -> bool:
     """Whether an init container failed for good."""
     for spec in specs(pod, "initContainers"):
         last = seen.newest(spec["name"])
-        if last is None or last.state != "exited" or is_sidecar(spec):
+        if last is None or last.state != "exited" or is_sidecar(spec) or seen.is_past(last):
             continue
         if last.exit_code != 0 and not init_again(pod, spec, last.exit_code):
             return True
@@ -164,7 +192,7 @@ def is_done(pod: Pod, seen: Seen) -> bool:
         return True
     for spec in specs(pod, "containers"):
         last = seen.newest(spec["name"])
-        if last is None or last.state != "exited" or restarts(pod, spec, last.exit_code):
+        if last is None or last.state != "exited" or seen.is_past(last) or restarts(pod, spec, last.exit_code):
             return False
     return bool(specs(pod, "containers"))
 

@@ -37,17 +37,23 @@ def timestamp(seconds: float) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else None
 
 
-def make_status(pod: Pod, seen: Seen, memory: Memory, now: float, host_ip: str, scheme: str) -> Status:
+def make_status(
+    pod: Pod, seen: Seen, memory: Memory, now: float, host_ip: str, scheme: str, *, is_final: bool = False
+) -> Status:
     """Return the whole status; conditions keep the times of those that did not change.
 
     A phase of Succeeded or Failed that was told already stays, with its reason.
+
+    Args: `is_final` says that all containers were ended for good: then none waits, and the phase is an end.
     """
     old = pod.get("status") or {}
     found = {
         group: [_container_status(pod, spec, group, seen, memory, now, scheme) for spec in specs(pod, group)]
         for group in _FIELDS
     }
-    phase = old["phase"] if is_over(pod) else _phase(pod, seen)
+    if is_final:
+        found = {group: [_settled(one, group) for one in statuses] for group, statuses in found.items()}
+    phase = old["phase"] if is_over(pod) else _final_phase(found["containers"]) if is_final else _phase(pod, seen)
     status: Status = {
         "phase": phase, "hostIP": host_ip, "hostIPs": [{"ip": host_ip}],
         "startTime": old.get("startTime") or timestamp(now), "qosClass": old.get("qosClass"),
@@ -63,6 +69,19 @@ def make_status(pod: Pod, seen: Seen, memory: Memory, now: float, host_ip: str, 
         status["observedGeneration"] = generation
     status["conditions"] = make_conditions(pod, seen, phase, found["initContainers"], found["containers"], now)
     return {name: value for name, value in status.items() if value is not None}
+
+
+def _settled(status: Status, group: str) -> Status:
+    """A container of which nobody can tell any more how it ended counts as failed."""
+    if "terminated" in status["state"] or (group == "initContainers" and "containerID" not in status):
+        return status
+    message = "The container could not be located when the pod was terminated"
+    ended = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": message}
+    return {**status, "state": {"terminated": ended}, "ready": False, "started": False}
+
+
+def _final_phase(main: Sequence[Status]) -> str:
+    return "Failed" if any(one["state"]["terminated"]["exitCode"] for one in main) else "Succeeded"
 
 
 def _add_addresses(status: Status, pod: Pod, seen: Seen, host_ip: str) -> None:
@@ -200,7 +219,8 @@ def _waiting(pod: Pod, spec: Spec, group: str, seen: Seen, memory: Memory, now: 
         if has_init and seen.sandbox_ready and not _is_first(pod, name):
             return {"reason": "PodInitializing"}
         return {"reason": "PodInitializing" if has_init else "ContainerCreating"}
-    if last.state != "exited" or group == "ephemeralContainers" or is_over(pod):
+    is_ending = is_over(pod) or bool(pod["metadata"].get("deletionTimestamp"))
+    if last.state != "exited" or group == "ephemeralContainers" or is_ending:
         return None
     if group == "initContainers":
         comes_again = init_again(pod, spec, last.exit_code)

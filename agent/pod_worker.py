@@ -118,7 +118,9 @@ def _kills(pod: Pod, seen: Seen, memory: Memory, hashes: Mapping[str, str]) -> I
                 continue
             again = init_again(pod, spec, 1) if group == "initContainers" else restarts(pod, spec, 1)
             tail = ", will be restarted" if again else ""
-            if last.id in memory.unhealthy:
+            if seen.is_past(last):
+                yield KillContainer(last.id, last.name, "Container stopped: all containers of the pod are restarted")
+            elif last.id in memory.unhealthy:
                 why, probe = memory.unhealthy[last.id]
                 yield KillContainer(last.id, last.name, why + tail, probe)
             elif last.id in memory.resized:
@@ -189,6 +191,8 @@ def _main_step(pod: Pod, spec: Spec, seen: Seen, memory: Memory, now: float) -> 
         return _first(spec["name"], memory, now)
     if last.state in ("running", "created") and seen.here(spec["name"]) is not None:
         return None
+    if seen.is_past(last):
+        return StartContainer(spec["name"], last.attempt + 1)
     if last.state == "exited" and not restarts(pod, spec, last.exit_code):
         return None
     return _after(spec["name"], last, memory, now)

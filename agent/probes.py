@@ -45,9 +45,9 @@ class Prober:
     """Runs the probes of one container until closed."""
 
     def __init__(
-        self, runtime: Runtime, target: Target, tell: Callable[[Verdict], None], warn: Callable[[str], None]
+        self, runtime: Runtime, target: Target, tell: Callable[[Verdict], None], warn: Callable[[str, str], None]
     ) -> None:
-        """Args: `tell` is called when a verdict changes; `warn` with the text of each failure."""
+        """Args: `tell` is called when a verdict changes; `warn` with the reason and text of what is worth an event."""
         self._runtime = runtime
         self._target = target
         self._tell = tell
@@ -81,8 +81,7 @@ class Prober:
         while True:
             healthy, message = await self._once(probe)
             good, bad = (good + 1, 0) if healthy else (0, bad + 1)
-            if not healthy:
-                self._warn(f"{_NAMES[kind]} probe failed: {message}")
+            self._tell_of(kind, message, healthy=healthy)
             verdict: bool | None = None
             if good >= probe.get("successThreshold", 1):
                 verdict = True
@@ -97,6 +96,12 @@ class Prober:
                 if kind != "readinessProbe" and not verdict:
                     return  # the container is going to be killed
             await asyncio.sleep(probe.get("periodSeconds", 10))
+
+    def _tell_of(self, kind: str, message: str, *, healthy: bool) -> None:
+        if not healthy:
+            self._warn("Unhealthy", f"{_NAMES[kind]} probe failed: {message}")
+        elif message:
+            self._warn("ProbeWarning", f"{_NAMES[kind]} probe warning: {message}")
 
     async def _once(self, probe: Mapping[str, Any]) -> tuple[bool, str]:
         seconds = probe.get("timeoutSeconds", 1)
@@ -121,7 +126,7 @@ class Prober:
             if error.code == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return False, f"command timed out: {command} timed out after {seconds}s"
             return False, str(error)
-        return code == 0, output[:_MAX_BODY]
+        return code == 0, output[:_MAX_BODY] if code else ""
 
     def port(self, port: int | str) -> int:
         """Return a port given by number or by the name of one of the container's. Raises: ValueError."""
@@ -143,16 +148,18 @@ class Prober:
         """Ask; an answer that leads elsewhere on the same host is followed, one that leads away is good."""
         path = _path(probe.get("path", "/"))
         for _ in range(_MAX_REDIRECTS):
-            code, location = await self._ask_http(probe, path)
+            code, location, body = await self._ask_http(probe, path)
             target = urlsplit(location)
             asked = probe.get("host") or self._target.host
-            if not 300 <= code < 400 or not location or (target.hostname or asked) != asked:
-                return 200 <= code < 400, f"HTTP probe failed with statuscode: {code}"
+            if 300 <= code < 400 and location and (target.hostname or asked) != asked:
+                return True, f"Probe terminated redirects, Response body: {body}"
+            if not 300 <= code < 400 or not location:
+                return 200 <= code < 400, "" if 200 <= code < 400 else f"HTTP probe failed with statuscode: {code}"
             path = _path(urlunsplit(("", "", target.path, target.query, "")) or "/")
         return False, f"stopped after {_MAX_REDIRECTS} redirects"
 
-    async def _ask_http(self, probe: Mapping[str, Any], path: str) -> tuple[int, str]:
-        """Make one request; returns the status code and where it leads. Raises: OSError, ValueError."""
+    async def _ask_http(self, probe: Mapping[str, Any], path: str) -> tuple[int, str, str]:
+        """Make one request; returns code, where it leads, and the body if it does. Raises: OSError, ValueError."""
         host, port = probe.get("host") or self._target.host, self.port(probe["port"])
         context: ssl.SSLContext | None = None
         if probe.get("scheme", "HTTP") == "HTTPS":
@@ -169,16 +176,18 @@ class Prober:
             writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
             await writer.drain()
             status = (await reader.readuntil(b"\r\n")).decode(errors="replace").split()
-            location = ""
+            location = body = ""
             while (line := await reader.readline()) not in (b"\r\n", b"\n", b""):
                 name, _, value = line.decode(errors="replace").partition(":")
                 if name.lower() == "location":
                     location = value.strip()
+            if location:
+                body = (await reader.read(_MAX_BODY)).decode(errors="replace")
         finally:
             writer.close()
         if len(status) < 2 or not status[1].isdigit():
             raise ValueError(f"malformed HTTP response {' '.join(status)!r}")
-        return int(status[1]), location
+        return int(status[1]), location, body
 
     async def _grpc(self, probe: Mapping[str, Any]) -> tuple[bool, str]:
         """Ask grpc.health.v1.Health: a request holds the service as field 1, an answer the status as field 1."""
@@ -186,7 +195,8 @@ class Prober:
         request = b"\x0a" + bytes([len(service)]) + service if service else b""
         async with grpc.aio.insecure_channel(f"{self._target.host}:{probe['port']}") as channel:
             answer = await channel.unary_unary("/grpc.health.v1.Health/Check")(request)
-        return answer == b"\x08\x01", "service unhealthy"
+        is_serving = answer == b"\x08\x01"
+        return is_serving, "" if is_serving else "service unhealthy"
 
 
 def _path(path: str) -> str:

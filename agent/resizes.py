@@ -99,8 +99,8 @@ class Resizes:
                 found.append(_condition(kind, now[kind], old.get(kind), metadata.get("generation")))
             elif kind in old:
                 found.append({"type": kind, "$patch": "delete"})
-        containers = [self._with_applied(one) for one in status["containerStatuses"]]
-        return {"conditions": found, "containerStatuses": containers}
+        groups = [group for group in ("containerStatuses", "initContainerStatuses") if group in status]
+        return {"conditions": found, **{group: [self._with_applied(one) for one in status[group]] for group in groups}}
 
     def _with_applied(self, status: dict[str, Any]) -> dict[str, Any]:
         container_id = status.get("containerID", "").rpartition("//")[2]

@@ -31,6 +31,7 @@ from apiserver.auth.tokens import ISSUER, TokenIssuer
 from apiserver.auth.user import User
 from apiserver.customresources.controller import DefinitionController
 from apiserver.customresources.follower import Follower
+from apiserver.deadlines import IDLE_SECONDS, MAX_SECONDS, Deadlines, sent, too_late
 from apiserver.endpoints import health, reading, writing
 from apiserver.endpoints.compression import compressed
 from apiserver.endpoints.discovery import Discovery
@@ -69,8 +70,8 @@ _KEYS_PATH = "/openid/v1/jwks"
 _ISSUER_PATHS = ("/.well-known/openid-configuration", _KEYS_PATH)
 COMPACT_SECONDS = 300.0
 BACKLOG = 1024
+MAX_HEADER_BYTES = 64 * 1024  # of a path with its query, and of one header: selectors and tokens may be long
 SILENT_SECONDS = 60
-MAX_SECONDS = 60.0  # no request but those that last may take longer
 _SOMETHING = RequestInfo("other", "")
 _BOOTSTRAP_SECONDS = 3.0
 
@@ -144,6 +145,7 @@ class APIServer:
             raise LookupError("secrets")
         self.secret_tokens = SecretTokens(self.rest, secrets, issuer, config.client_ca_file.read_bytes())
         self.health = health.Health(self.cache)
+        self.deadlines = Deadlines()
         for kind in (one for one in self.catalog if one.is_stored):
             self.cache.collection(kind.resource.group_resource)
 
@@ -200,18 +202,22 @@ class APIServer:
         """Serve a request when there is a seat for it; one that lasts holds none. Raises: TooManyRequests."""
         flow = self.flow.classify(call.user, call.info)
         level = flow.level
-        if flow.exempt or is_long(call.info):
+        call.told = flow.headers if record is None else {**flow.headers, "Audit-Id": record.audit_id}
+        if is_long(call.info):
             response = await self._serve(call, record)
-        else:
-            if not level.take():
-                await level.wait(flow.flow)
-            try:
-                response = await self._serve(call, record)
-            finally:
+            if not response.prepared:
+                response.headers.update(call.told)
+            return response
+        if not flow.exempt and not level.take():
+            await level.wait(flow.flow)
+        try:
+            response = await self._serve(call, record)
+            if not response.prepared:
+                response.headers.update(call.told)
+            await sent(call.http, response)
+        finally:
+            if not flow.exempt:
                 level.release()
-        if not response.prepared:
-            response.headers["X-Kubernetes-PF-FlowSchema-UID"] = flow.schema_uid
-            response.headers["X-Kubernetes-PF-PriorityLevel-UID"] = level.uid
         return response
 
     async def _serve(self, call: Call, record: Record | None) -> web.StreamResponse:
@@ -220,9 +226,10 @@ class APIServer:
             self._authorizer.authorize(call.user, call.info)
             if record is not None and self.auditor is not None:
                 self.auditor.allowed(record)
-            if "timeout" in call.query and not is_long(call.info):
-                return await compressed(call.http, await self._within(call))
-            return await compressed(call.http, await self._dispatch(call))
+            if is_long(call.info):
+                return await self._dispatch(call)
+            work = self._within(call) if "timeout" in call.query else self._dispatch(call)
+            return await compressed(call.http, await self.deadlines.within(work))
         except errors.APIError as error:
             return error_response(error)
 
@@ -238,7 +245,7 @@ class APIServer:
             async with asyncio.timeout(min(seconds, MAX_SECONDS)):
                 return await self._dispatch(call)
         except TimeoutError as error:
-            raise errors.Timeout("Timeout: request did not complete within the allotted timeout") from error
+            raise too_late() from error
 
     def _count(self, info: RequestInfo, code: int, seconds: float) -> None:
         """Count a request; what is refused may name anything, and gets no counter of its own."""
@@ -421,8 +428,8 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(server.cache.run()), asyncio.create_task(server.compact())]
     runner = web.ServerRunner(
         web.Server(
-            server.audited if server.auditor else server.handle, access_log=None, keepalive_timeout=3600,
-            handler_cancellation=True,
+            server.audited if server.auditor else server.handle, access_log=None, keepalive_timeout=IDLE_SECONDS,
+            handler_cancellation=True, max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES,
         ),
         shutdown_timeout=config.shutdown_seconds,
     )  # fmt: skip
@@ -433,7 +440,7 @@ async def serving(store: Store, config: ServerConfig, *, sole_writer: bool) -> A
             tasks.append(asyncio.create_task(server.auditor.run()))
         works = (
             bootstrap.run(server), server.definitions.run(), server.secret_tokens.run(), server.aggregator.run(),
-            server.flow.run(), server.definition_controller.run(),
+            server.flow.run(), server.definition_controller.run(), server.deadlines.run(),
         )  # fmt: skip
         tasks += [asyncio.create_task(work) for work in works]
         yield server

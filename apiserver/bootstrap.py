@@ -1,17 +1,23 @@
 """The objects every cluster begins with: namespaces, roles, the service `kubernetes`.
 
-They are written when absent, and looked at again from time to time, so that a deleted one comes back.
+They are written when absent, and looked at again from time to time, so that a deleted one comes back. Default roles and
+bindings are brought up to date when the server starts.
 """
 
 import asyncio
+import functools
 import importlib.resources
 import ipaddress
 import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from apiserver.admission.chain import IMMORTAL
 from apiserver.aggregation.aggregator import HEADERS
+from apiserver.bootstrap_rbac import marked, must_be_replaced, reconciled
+from apiserver.registry.kind import Kind
 from apiserver.registry.rest import WriteOptions
 from apiserver.registry.scheduling import SYSTEM_PRIORITIES
 from machinery import errors
@@ -48,6 +54,8 @@ async def run(server: "APIServer") -> None:
         try:
             await server.cache.ready.wait()
             await _ensure_all(server)
+            if not server.health.bootstrapped.is_set():
+                await _reconcile_roles(server)
             server.health.bootstrapped.set()
             await asyncio.sleep(_REPEAT_SECONDS)
         except errors.APIError as error:
@@ -61,7 +69,7 @@ async def _ensure_all(server: "APIServer") -> None:
     for document in await asyncio.to_thread(_documents, "bootstrap-flowcontrol.yaml"):
         await _ensure(server, _FLOW[document["kind"]], "", document)
     for document in await asyncio.to_thread(_documents, "bootstrap-rbac.yaml"):
-        await _ensure(server, _RBAC[document["kind"]], document["metadata"].get("namespace", ""), document)
+        await _ensure(server, _RBAC[document["kind"]], document["metadata"].get("namespace", ""), marked(document))
     for name, value in SYSTEM_PRIORITIES.items():
         described = "Used for system critical pods that must " + (
             "not be moved from their current node." if "node" in name
@@ -72,6 +80,29 @@ async def _ensure_all(server: "APIServer") -> None:
         )
     await _ensure_kubernetes_service(server)
     await _tell_proxies(server)
+
+
+async def _reconcile_roles(server: "APIServer") -> None:
+    """Give the default roles and bindings what they lack; once, so that what is taken away while we run stays away."""
+    for document in await asyncio.to_thread(_documents, "bootstrap-rbac.yaml"):
+        await _reconcile(server, _RBAC[document["kind"]], marked(document))
+
+
+async def _reconcile(server: "APIServer", resource: Resource, wanted: dict[str, Any]) -> None:
+    kind, metadata = _kind_of(server, resource), wanted["metadata"]
+    namespace, name = metadata.get("namespace", ""), metadata["name"]
+    entry = server.cache.collection(resource.group_resource).get(kind.key(namespace, name))
+    if entry is None:
+        return
+    present = entry.object()
+    if must_be_replaced(present, wanted):
+        log.info("%s %s led to another role and is made anew", resource.kind, name)
+        await server.rest.delete(kind, namespace, name, {}, dry_run=False)
+        await server.storage.refresh()
+        await _ensure(server, resource, namespace, wanted)
+    elif reconciled(present, wanted) != present:
+        log.info("%s %s is brought up to date", resource.kind, name)
+        await server.rest.update(kind, namespace, name, lambda old: reconciled(old, wanted), WriteOptions())
 
 
 async def _tell_proxies(server: "APIServer") -> None:
@@ -88,17 +119,30 @@ async def _tell_proxies(server: "APIServer") -> None:
     await _put(server, CONFIG_MAPS, body, "data")
 
 
-def _documents(name: str) -> list[dict[str, Any]]:
+@functools.cache
+def _encoded(name: str) -> list[bytes]:
+    """Return a file's documents as JSON: read often, and as YAML slowly."""
     import yaml
 
+    from machinery.api.yamlload import PlainLoader
+
     text = (importlib.resources.files("manifests") / name).read_text()
-    return [document for document in yaml.safe_load_all(text) if document]
+    return [orjson.dumps(document) for document in yaml.load_all(text, PlainLoader) if document]
 
 
-async def _ensure(server: "APIServer", resource: Resource, namespace: str, obj: dict[str, Any]) -> None:
+def _documents(name: str) -> list[dict[str, Any]]:
+    return [orjson.loads(document) for document in _encoded(name)]
+
+
+def _kind_of(server: "APIServer", resource: Resource) -> Kind:
     kind = server.catalog.find(resource.group, resource.version, resource.plural)
     if kind is None:
         raise LookupError(resource.group_resource)
+    return kind
+
+
+async def _ensure(server: "APIServer", resource: Resource, namespace: str, obj: dict[str, Any]) -> None:
+    kind = _kind_of(server, resource)
     if server.cache.collection(resource.group_resource).get(kind.key(namespace, obj["metadata"]["name"])):
         return
     try:
@@ -139,9 +183,7 @@ async def _ensure_kubernetes_service(server: "APIServer") -> None:
 
 async def _put(server: "APIServer", resource: Resource, obj: dict[str, Any], *fields: str) -> None:
     """Create an object, or bring its fields up to date."""
-    kind = server.catalog.find(resource.group, resource.version, resource.plural)
-    if kind is None:
-        raise LookupError(resource.group_resource)
+    kind = _kind_of(server, resource)
     name, namespace = obj["metadata"]["name"], obj["metadata"]["namespace"]
     wanted = {field: obj[field] for field in fields}
     entry = server.cache.collection(resource.group_resource).get(kind.key(namespace, name))

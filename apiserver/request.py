@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -112,6 +112,7 @@ class Call:
     query: Mapping[str, str]
     user: User
     kind: Kind | None = None
+    told: Mapping[str, str] = field(default_factory=dict)  # headers of every answer, those that are streams too
 
     @property
     def known(self) -> Kind:

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cluster import addons
 from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR
 from cluster.layout import Layout, default_data_dir
 from cluster.processes import apart
@@ -40,8 +42,14 @@ _data_dir = click.option(
 @click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")
 @click.option("--ingress", is_flag=True, help="Serve Ingresses with HAProxy at this machine's ports 80 and 443.")
 @click.option("--dns/--no-dns", default=True, help="Run cluster DNS.")
+@click.option("--dashboard-port", default=8090, help="Where the add-on `dashboard` is served, on loopback.")
+@click.option(
+    "--addon", "chosen", multiple=True, type=click.Choice(addons.names()), help="Put an add-on in; may be repeated."
+)
 @click.option("--detach", is_flag=True, help="Return when the cluster is ready, and leave it running.")
-def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given: Any) -> None:
+def up(
+    data_dir: Path, detach: bool, no_agent: bool, store: str | None, chosen: Sequence[str], **given: Any
+) -> None:  # fmt: skip
     """Start a cluster on this machine."""
     from cluster import up as cluster
 
@@ -50,8 +58,10 @@ def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given:
     if cluster.running_pid(layout, cluster.SUPERVISOR) is not None:
         click.echo(f"The cluster in {layout.root} is running already.")
         return
+    before = cluster.load(layout)
+    kept = sorted({*chosen, *(before.addons if before else ())})  # what was put in before is in the store still
     try:
-        settings, notes = cluster.settle(cluster.Settings(store=store or "", agent=not no_agent, **given))
+        settings, notes = cluster.settle(cluster.Settings(store=store or "", agent=not no_agent, addons=kept, **given))
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from error
     for note in notes:
@@ -63,6 +73,7 @@ def up(data_dir: Path, detach: bool, no_agent: bool, store: str | None, **given:
         cluster.start_detached(layout, _same_options(store, no_agent, given))
         try:
             cluster.wait_ready(layout, settings)
+            cluster.wait_addons(layout, settings)
         except TimeoutError as error:
             raise click.ClickException(f"{error}; see the logs in {layout.logs}") from error
         click.echo(cluster.greeting(layout))

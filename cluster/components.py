@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster.addresses import node_address, server_hosts
 from cluster.apiserver_options import encrypted, server_options, server_settings
 from cluster.layout import Layout, default_data_dir
 
@@ -112,21 +113,18 @@ def apiserver(
     data_dir: Path, bind_address: str, port: int, advertise_address: str, verbose: bool, **given: Any
 ) -> None:
     """Serve the Kubernetes API."""
-    from apiserver.app import ServerConfig, run
-    from cluster.pki import Pki
+    from cluster.processes import begin_apart
 
     layout = Layout(data_dir)
     layout.make()
-    pki = Pki(layout.pki)
-    extra = server_settings(given)
     advertise = advertise_address or (bind_address if bind_address not in ("0.0.0.0", "::") else node_address())  # noqa: S104
-    cert, key = pki.server("apiserver", "apiserver", server_hosts(bind_address, advertise, given["service_cidr"]))
-    agent_cert, agent_key = pki.client("apiserver-kubelet-client", "wherry-apiserver-agent-client", [AGENT_CLIENTS])
+    hosts = server_hosts(bind_address, advertise, given["service_cidr"])
+    certificates = begin_apart(lambda: _server_certificates(layout, hosts))
+    from apiserver.app import ServerConfig, run
+
     config = ServerConfig(
-        cert_file=cert, key_file=key, client_ca_file=pki.ca_file, token_key_file=pki.signing_key("service-account"),
-        agent_client_cert_file=agent_cert, agent_client_key_file=agent_key, host=bind_address, port=port,
-        advertise_address=advertise, service_cidr=given["service_cidr"], **front_proxy(pki), **extra,
-        reuse_port=given["reuse_port"], shutdown_seconds=2.0,
+        **certificates(), host=bind_address, port=port, advertise_address=advertise, service_cidr=given["service_cidr"],
+        **server_settings(given), reuse_port=given["reuse_port"], shutdown_seconds=2.0,
     )  # fmt: skip
 
     if given["workers"] > 1:  # the certificates are there now: those who come at once must not each make their own
@@ -148,7 +146,21 @@ def apiserver(
     run_component(main, verbose=verbose)
 
 
-def front_proxy(pki: "Pki") -> dict[str, Any]:
+def _server_certificates(layout: Layout, hosts: Sequence[str]) -> dict[str, Any]:
+    """Make what is missing of the API server's certificates and keys; returns the settings that name their files."""
+    from cluster.pki import Pki
+
+    pki = Pki(layout.pki)
+    cert, key = pki.server("apiserver", "apiserver", hosts)
+    agent_cert, agent_key = pki.client("apiserver-kubelet-client", "wherry-apiserver-agent-client", [AGENT_CLIENTS])
+    return {
+        "cert_file": cert, "key_file": key, "client_ca_file": pki.ca_file,
+        "token_key_file": pki.signing_key("service-account"), "agent_client_cert_file": agent_cert,
+        "agent_client_key_file": agent_key, **front_proxy(pki),
+    }  # fmt: skip
+
+
+def front_proxy(pki: "Pki") -> dict[str, Path]:
     """Return the settings by which this server tells extension API servers who asks, and takes such words itself."""
     front = pki.front_proxy()
     cert, key = front.client("front-proxy-client", "front-proxy-client")
@@ -168,27 +180,6 @@ async def open_store(layout: Layout, given: Mapping[str, Any]) -> Any:
     ca = given["etcd_cafile"]
     tls = EtcdTLS(ca, given["etcd_certfile"], given["etcd_keyfile"]) if ca else None
     return EtcdStore(given["etcd_servers"].split(","), tls)
-
-
-def server_hosts(bind_address: str, advertise: str, service_cidr: str) -> list[str]:
-    """Return the names and addresses the API server's certificate speaks for."""
-    import ipaddress
-
-    from cluster.pki import host_names
-
-    first = str(ipaddress.ip_network(service_cidr.partition(",")[0])[1])
-    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-    return list(dict.fromkeys([*host_names(), *names, first, bind_address, advertise]))
-
-
-def node_address() -> str:
-    """Return this machine's address on its default route; loopback when it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which address would be used
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
 
 
 def client_config(layout: Layout, component: str, kubeconfig: Path | None) -> Any:

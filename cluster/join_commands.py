@@ -38,7 +38,7 @@ def token_create(data_dir: Path, ttl: str, description: str, server: str) -> Non
     from cli.connection import Connection
     from cluster import tokens
     from cluster import up as cluster
-    from cluster.components import node_address
+    from cluster.addresses import node_address
     from machinery.client.kubeconfig import load_config
 
     layout = Layout(data_dir.absolute())

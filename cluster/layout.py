@@ -63,6 +63,11 @@ class Layout:
         """The options of the last `wherry up`."""
         return self.root / "cluster.json"
 
+    @property
+    def addons_installed(self) -> Path:
+        """There when the supervisor has put in the add-ons it was asked for."""
+        return self.run / "addons-installed"
+
     def component_kubeconfig(self, component: str) -> Path:
         """The kubeconfig of a component."""
         return self.root / "kubeconfigs" / component

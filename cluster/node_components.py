@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from cluster.addresses import node_address
 from cluster.components import (
     POD_CIDR,
     SERVICE_CIDR,
@@ -12,7 +13,6 @@ from cluster.components import (
     config_option,
     data_dir_option,
     kubeconfig_option,
-    node_address,
     run_component,
     verbose_option,
 )

@@ -1,25 +1,24 @@
-"""`wherry operator NAME`: the add-ons' operators, each a process of its own."""
+"""`wherry operator NAME…`: the add-ons' operators, as many as are named in one process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from cluster.addons import OPERATED
 from cluster.components import client_config, data_dir_option, kubeconfig_option, run_component, verbose_option
 from cluster.layout import Layout
 
 
-@click.group()
-def operator() -> None:
-    """Run the operator of an add-on."""
-
-
-@operator.command()
+@click.command()
+@click.argument("names", nargs=-1, required=True, type=click.Choice(sorted(OPERATED)))
 @data_dir_option
 @verbose_option
 @kubeconfig_option
-def compose(data_dir: Path, kubeconfig: Path | None, verbose: bool) -> None:
-    """Look after Compose objects: projects kept in the cluster."""
-    from operators.compose.app import run
+def operator(names: Sequence[str], data_dir: Path, kubeconfig: Path | None, verbose: bool) -> None:
+    """Run the operators of add-ons, all in one process."""
+    from operators.serving import run
 
-    config = client_config(Layout(data_dir), "compose-operator", kubeconfig)
-    run_component(lambda: run(config), verbose=verbose)
+    layout = Layout(data_dir)
+    configs = {name: client_config(layout, f"{name}-operator", kubeconfig) for name in dict.fromkeys(names)}
+    run_component(lambda: run(configs), verbose=verbose)

@@ -5,7 +5,6 @@ Source: https://kubernetes.io/docs/setup/best-practices/certificates/
 
 import ipaddress
 import os
-import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -151,8 +150,3 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(content)
     temporary.replace(path)
-
-
-def host_names() -> list[str]:
-    """Return the names and addresses by which clients on this machine reach a server."""
-    return ["localhost", "127.0.0.1", "::1", socket.gethostname()]

@@ -9,22 +9,27 @@ import contextlib
 import ctypes
 import logging
 import os
+import pickle
 import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from cluster.layout import Layout
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 STOP_SECONDS = 10.0
 _FIRST_DELAY, _MAX_DELAY = 0.1, 5.0
 # A process that lived this long is not failing at start-up: its next restart is at once again.
 _STEADY_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
+# One heap for all threads: a second one costs the API server 2 MB, and few of our threads allocate at once.
+_LEAN = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +85,42 @@ def stop_pid(pid: int, timeout_seconds: float = STOP_SECONDS) -> None:
             time.sleep(0.01)  # not our child, perhaps: nothing else tells of its end
 
 
-def apart(work: Callable[[], None]) -> None:
-    """Do something in a child process, so that what it loads does not stay with us. Raises: ChildProcessError."""
+def apart(work: Callable[[], T]) -> T:
+    """Do something in a child process, so that what it loads does not stay with us; returns what it returned.
+
+    Raises: ChildProcessError.
+    """
+    return begin_apart(work)()
+
+
+def begin_apart(work: Callable[[], T]) -> Callable[[], T]:
+    """Begin to do something in a child process; what is returned waits for its end and returns what it returned.
+
+    That goes through a pipe and must be small enough for one to hold (64 KiB pickled).
+    """
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            work()
+            os.write(writer, pickle.dumps(work()))
             code = 0
         except BaseException:  # noqa: BLE001 - nothing of the parent may run in the child
             traceback.print_exc()
         finally:
             os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise ChildProcessError(f"a child process failed with status {os.waitstatus_to_exitcode(status)}")
+    os.close(writer)
+
+    def result() -> T:
+        _, status = os.waitpid(pid, 0)
+        with open(reader, "rb") as answer:
+            if status:
+                code = os.waitstatus_to_exitcode(status)
+                raise ChildProcessError(f"a child process failed with status {code}")
+            found: T = pickle.load(answer)  # noqa: S301 - our own child wrote it
+        return found
+
+    return result
 
 
 class Supervisor:
@@ -119,7 +145,7 @@ class Supervisor:
             with self._layout.log_file(component.name).open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *component.argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                    env={**os.environ, **component.env}, cwd=component.cwd, preexec_fn=_die_with_parent,
+                    env={**os.environ, **_LEAN, **component.env}, cwd=component.cwd, preexec_fn=_die_with_parent,
                 )  # fmt: skip
             self._processes[component.name] = process
             write_pid(self._layout, component.name, process.pid)

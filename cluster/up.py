@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import etcd
-from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR, node_address
+from cluster import addons, etcd
+from cluster.addresses import node_address
+from cluster.components import API_PORT, POD_CIDR, SERVICE_CIDR
 from cluster.kubeconfig import write_kubeconfig
 from cluster.layout import Layout
 from cluster.processes import Component, Supervisor, running_pid, stop_pid, write_pid
@@ -26,9 +27,12 @@ log = logging.getLogger(__name__)
 SUPERVISOR = "up"
 # The order they are started in; stopped in reverse.
 COMPONENTS = (
-    "etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "ingress", "simulated-nodes",
+    "etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "ingress", "operators",
+    "dashboard", "simulated-nodes",
 )  # fmt: skip
+_OF_ADDONS = ("operators", "dashboard")
 _READY_SECONDS = 60.0
+_PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Settings:
     load_balancer: str = "nodes"  # nodes, a range of addresses, or none
     join: str = ""  # the API server of the cluster this machine has joined; "" for a control plane
     cluster_dns: str = ""  # only for a machine that has joined
+    addons: list[str] = field(default_factory=list)
+    dashboard_port: int = 8090
 
 
 def missing_for_agent() -> list[str]:
@@ -121,8 +127,20 @@ def plan(layout: Layout, settings: Settings) -> list[Component]:
     if settings.agent and settings.dns:
         dns = ["--pod-cidr", settings.pod_cidr, "--service-cidr", settings.service_cidr]
         found.append(_wherry(layout, "dns", *dns, "--node-name", settings.node_name or node_name()))
+    return found + _beside(layout, settings)
+
+
+def _beside(layout: Layout, settings: Settings) -> list[Component]:
+    """Return what a cluster can have and does not need."""
+    found: list[Component] = []
     if settings.ingress:
         found.append(_wherry(layout, "ingress", *(["--address", settings.node_ip] if settings.node_ip else [])))
+    if operated := addons.operated(settings.addons):
+        found.append(replace(_wherry(layout, "operator", *operated), name="operators"))
+    if "dashboard" in settings.addons:
+        where = ["--server", f"https://127.0.0.1:{settings.api_port}", "--port", str(settings.dashboard_port)]
+        where += ["--certificate-authority", str(layout.pki / "ca.crt")]
+        found.append(Component("dashboard", [sys.executable, "-m", "cluster.main", "dashboard", *where]))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
@@ -200,6 +218,7 @@ def write_credentials(layout: Layout, settings: Settings) -> None:
         cert, key = pki.client(component, user, groups)
         path = layout.component_kubeconfig(component)
         write_kubeconfig(path, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user=user)
+    write_operator_credentials(layout, settings)
     name = settings.node_name or node_name()
     hosts = [*agent_hosts(name), *([settings.node_ip] if settings.node_ip else [])]
     cert, key = pki.server("agent", f"system:node:{name}", hosts, ["system:nodes"])
@@ -211,6 +230,18 @@ def write_credentials(layout: Layout, settings: Settings) -> None:
     write_kubeconfig(
         layout.kubeconfig, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user="wherry-admin"
     )
+
+
+def write_operator_credentials(layout: Layout, settings: Settings) -> None:
+    """Make the certificates and kubeconfigs of the add-ons' operators."""
+    from cluster.pki import Pki
+
+    pki, server = Pki(layout.pki), f"https://127.0.0.1:{settings.api_port}"
+    for name in addons.operated(settings.addons):
+        user, component = f"system:wherry-{name}", f"{name}-operator"
+        cert, key = pki.client(component, user, [])
+        path = layout.component_kubeconfig(component)
+        write_kubeconfig(path, server=server, ca_file=pki.ca_file, cert_file=cert, key_file=key, user=user)
 
 
 def node_name() -> str:
@@ -233,6 +264,7 @@ def take_over(layout: Layout) -> None:
             log.warning("ending a left-over %s (process %s)", component, pid)
             stop_pid(pid)
         layout.pid_file(component).unlink(missing_ok=True)
+    layout.addons_installed.unlink(missing_ok=True)
 
 
 async def serve(layout: Layout, settings: Settings, *, announce: bool) -> None:
@@ -241,19 +273,72 @@ async def serve(layout: Layout, settings: Settings, *, announce: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    changed = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, changed.set)
     write_pid(layout, SUPERVISOR, os.getpid())
     try:
         for component in plan(layout, settings):
             supervisor.start(component)
-        if announce:
-            waiting = asyncio.create_task(asyncio.to_thread(wait_ready, layout, settings))
-            with contextlib.suppress(TimeoutError):
-                await waiting
-                print(greeting(layout), flush=True)
+        tasks = [
+            asyncio.create_task(_follow_addons(layout, supervisor, settings, changed)),
+            asyncio.create_task(_complete(layout, settings, announce=announce)),
+        ]
         await stop.wait()
+        for task in tasks:
+            task.cancel()
     finally:
         await supervisor.stop()
         layout.pid_file(SUPERVISOR).unlink(missing_ok=True)
+
+
+async def _follow_addons(layout: Layout, supervisor: Supervisor, settings: Settings, changed: asyncio.Event) -> None:
+    """Run what belongs to the add-ons that the settings on disk name, whenever we are told that those have changed."""
+    running = {one.name: one for one in plan(layout, settings) if one.name in _OF_ADDONS}
+    while True:
+        await changed.wait()
+        changed.clear()
+        settings = load(layout) or settings
+        wanted = {one.name: one for one in plan(layout, settings) if one.name in _OF_ADDONS}
+        if gone := [name for name in running if wanted.get(name) != running[name]]:
+            await supervisor.stop(*gone)
+        for name, component in wanted.items():
+            if running.get(name) != component:
+                supervisor.start(component)
+        running = wanted
+
+
+async def _complete(layout: Layout, settings: Settings, *, announce: bool) -> None:
+    """Put the add-ons in when the cluster is ready, and tell of it."""
+    if not announce and not settings.addons:
+        return
+    try:
+        await asyncio.to_thread(wait_ready, layout, settings)
+        await asyncio.to_thread(_install_addons, layout, settings)
+    except (TimeoutError, ChildProcessError) as error:
+        log.error("%s", error)
+        return
+    if announce:
+        print(greeting(layout), flush=True)
+
+
+def _install_addons(layout: Layout, settings: Settings) -> None:
+    """Apply the add-ons' manifests, in processes of their own: we stay small. Raises: ChildProcessError."""
+    for name in settings.addons:
+        argv = [sys.executable, "-m", "cluster.main", "addon", "enable", name, "--data-dir", str(layout.root)]
+        environment = {**os.environ, "KUBECONFIG": str(layout.kubeconfig)}
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ChildProcessError(f"add-on {name}: {done.stderr.strip()}")
+    layout.addons_installed.touch()
+
+
+def wait_addons(layout: Layout, settings: Settings) -> None:
+    """Wait until the supervisor has put the add-ons in. Raises: TimeoutError."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while settings.addons and not layout.addons_installed.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the add-ons could not be put in")
+        time.sleep(_PAUSE_SECONDS)  # the other process has no other way to tell us
 
 
 def greeting(layout: Layout) -> str:

@@ -81,7 +81,7 @@ class Binder:
     def say_scheduled(self, pod: Pod, node: str) -> None:
         """Tell users that a pod was assigned to a node."""
         if len(self._said) >= MAX_EVENTS:
-            EVENTS_DROPPED.inc()
+            EVENTS_DROPPED.add()
             log.warning("too many events wait: none is written about %s", pod.key)
             return
         self._said.append(_Said(pod, node, now(), asyncio.get_running_loop().time()))
@@ -122,7 +122,7 @@ class Binder:
         if said.tries < _MAX_TRIES and (status == 0 or status >= 500):
             self._said.append(said)
             return
-        EVENTS_DROPPED.inc()
+        EVENTS_DROPPED.add()
         text = answer[:200].decode(errors="replace")
         log.warning("no event was written about %s: %d %s", said.pod.key, status, text)
 

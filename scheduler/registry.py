@@ -5,7 +5,6 @@ plugin's, and what it loads is called with the plugin's arguments (a mapping) an
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 from scheduler.framework.plugin import Plugin
@@ -115,6 +114,8 @@ def make(name: str, args: Args) -> Iterable[Plugin]:
     """Return the plugin of a name (some are several objects). Raises: UnknownPlugin."""
     factory = BUILT_IN.get(name)
     if factory is None:
+        from importlib.metadata import entry_points  # loads a good part of the standard library
+
         found = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
         if found is None:
             raise UnknownPlugin(f'no plugin named "{name}"')

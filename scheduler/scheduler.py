@@ -73,11 +73,6 @@ class Scheduler:
                 plugin.attach(self)
         self._preempting: set[str] = set()  # uids of pods for which others are being deleted
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._attempts = {
-            (result, name): ATTEMPTS.labels(result, name)
-            for result in ("scheduled", "unschedulable", "error")
-            for name in profiles
-        }
 
     def _gate(self, pod: Pod) -> str:
         return self.profiles[pod.scheduler].gated(pod)
@@ -237,7 +232,7 @@ class Scheduler:
                 await asyncio.sleep(0 if self._binder.pending < _MAX_UNBOUND else 0.001)
                 continue
             for state, number in self.queue.counts().items():
-                PENDING.labels(state).set(number)
+                PENDING.set(number, state)
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self.queue.next_time()):
@@ -392,7 +387,7 @@ class Scheduler:
 
     def _bound(self, entry: Entry, cycle: Cycle, node: str) -> None:
         pod = entry.pod
-        self._attempts["scheduled", pod.scheduler].inc()
+        ATTEMPTS.add("scheduled", pod.scheduler)
         self.queue.remove(pod.key)
         self._binder.say_scheduled(pod, node)
         there = self.table.by_name.get(node)
@@ -447,7 +442,7 @@ class Scheduler:
         self._failed(entry, entry.pod)
 
     def _failed(self, entry: Entry, pod: Pod) -> None:
-        self._attempts["error", pod.scheduler].inc()
+        ATTEMPTS.add("error", pod.scheduler)
         self.queue.back_off(entry, asyncio.get_running_loop().time())
         self._news.set()
 
@@ -455,7 +450,7 @@ class Scheduler:
 
     def _rejected(self, entry: Entry, cycle: Cycle, diagnosis: Diagnosis) -> None:
         pod = entry.pod
-        self._attempts["unschedulable", pod.scheduler].inc()
+        ATTEMPTS.add("unschedulable", pod.scheduler)
         nominated = None
         if diagnosis.nodes and len(diagnosis.resolvable) and pod.uid not in self._preempting:
             for plugin in self.profiles[pod.scheduler].post_filters:
@@ -470,7 +465,7 @@ class Scheduler:
         self._report(pod, str(diagnosis), nominated)
 
     def _preempt(self, pod: Pod, rescue: Rescue) -> None:
-        PREEMPTION_ATTEMPTS.inc()
+        PREEMPTION_ATTEMPTS.add()
         PREEMPTION_VICTIMS.observe(len(rescue.victims))
         node = self.table.by_name[rescue.node or ""]
         displaced = [one for one in self.table.nominated_on.get(node.row, {}).values() if one.priority < pod.priority]

@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 
 from machinery.api.meta import ObjectKey
+from scheduler import metrics
 from scheduler.explain import explain
-from scheduler.metrics import REGISTRY
 from scheduler.scheduler import Scheduler
 
 _TIMEOUT_SECONDS = 10.0
@@ -103,10 +103,7 @@ class StatusServer:
         if path == "/readyz":
             return (200, _TEXT, b"ok") if self.ready else (503, _TEXT, b"not all objects were listed yet")
         if path == "/metrics":
-            from prometheus_client import generate_latest
-            from prometheus_client.exposition import CONTENT_TYPE_LATEST
-
-            return 200, CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
+            return 200, *metrics.text()
         return self._debug(path.strip("/").split("/"))
 
     def _debug(self, parts: list[str]) -> Answer:

@@ -1,21 +1,50 @@
-"""Which tests may run at the same time: two workers share them, and what changes the machine stays with one."""
+"""How tests share two workers, `scripts/test` has it so: which go to the same one, and a network for each.
 
-from pathlib import Path
+Bridges, nftables rules and routes have fixed names; in a network namespace of its own no worker meets another's.
+"""
+
+import ctypes
+import os
+import subprocess
+from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).parent
-# Bridges, rules, cgroups and mounts have fixed names: one at a time.
-MACHINE = ("e2e", "integration/runtime", "integration/network")
+_CLONE_NEWNET = 0x40000000
+# An address and a default route, as a machine has; what is sent there goes nowhere.
+_NETWORK = (
+    "link set lo up", "link add eth0 type veth peer name nowhere", "link set nowhere up", "link set eth0 up",
+    "address add 192.0.2.2/24 dev eth0", "route add default via 192.0.2.1",
+)  # fmt: skip
 
 
-def group_of(path: Path) -> str:
-    place = path.relative_to(TESTS).as_posix()
-    return "machine" if place.startswith(MACHINE) else place
+def pytest_configure(config: pytest.Config) -> None:
+    """Give a worker a network of its own."""
+    if not hasattr(config, "workerinput") or os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        raise pytest.UsageError(f"no network namespace for a worker: {os.strerror(ctypes.get_errno())}")
+    for command in _NETWORK:
+        subprocess.run(["ip", *command.split()], check=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together, and those that change the machine; the latter take longest and come first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
-    items.sort(key=lambda item: group_of(item.path) != "machine")
+def group_of(node_id: str) -> str:
+    """Return what keeps tests together: the folder or file whose servers they share."""
+    path, _, name = node_id.removeprefix("tests/").partition("::")
+    folder = path.rpartition("/")[0]
+    if folder == "e2e/pods":  # a cluster for each runtime
+        return f"{folder} on {'containerd' if '[containerd' in name else 'wherry'}"
+    return folder if folder.startswith("e2e") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole groups, the largest first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)

@@ -36,6 +36,19 @@ def unary(method: Unary[S]) -> Callable[[S, Any, Any], Awaitable[Any]]:
     return handler
 
 
+def cancellable(method: Unary[S]) -> Callable[[S, Any, Any], Awaitable[Any]]:
+    """As `unary`, for work that leaves nothing half done: it ends with its caller."""
+
+    @functools.wraps(method)
+    async def handler(self: S, request: Any, context: Any) -> Any:
+        try:
+            return await method(self, request)
+        except Exception as error:  # noqa: BLE001 - every failure becomes a status
+            await context.abort(*_status(method.__name__, error))
+
+    return handler
+
+
 def stream(method: Stream[S]) -> Callable[[S, Any, Any], AsyncIterator[Any]]:
     """Make `method(self, request)`, which yields answers, a gRPC handler."""
 

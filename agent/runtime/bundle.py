@@ -15,6 +15,7 @@ from agent.runtime.sandbox import config_of, wants_user_namespace
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
 
 SELINUX = Path("/sys/fs/selinux")
+APPARMOR_PROFILES = Path("/sys/kernel/security/apparmor/profiles")
 
 
 def refuse_what_we_lack(config: cri.ContainerConfig, host: HostLimits) -> None:
@@ -29,6 +30,10 @@ def refuse_what_we_lack(config: cri.ContainerConfig, host: HostLimits) -> None:
         and any((security.selinux_options.user, security.selinux_options.role, security.selinux_options.level))
     ):
         raise InvalidArgument("SELinux is not enabled on this host")
+    profile = oci_spec.apparmor_profile(security)
+    # The file's lines are "NAME (MODE)".
+    if profile and host.apparmor and f"\n{profile} (" not in "\n" + APPARMOR_PROFILES.read_text():
+        raise InvalidArgument(f'apparmor profile not found "{profile}"')
     if host.cgroup_v2 or not config.linux.resources.unified:
         return
     raise InvalidArgument("cgroup settings by name need cgroup version 2")
@@ -46,11 +51,18 @@ class BundleMaker:
         self._host = host
 
     def layers_of_volumes(self, config: cri.ContainerConfig) -> list[str]:
-        """Names of the layers of images that the container mounts. Raises: NotFound."""
+        """Return names of the layers of images that the container mounts, and enter the images' ids in its mounts.
+
+        Raises: NotFound; InvalidArgument for one that is to be written to.
+        """
         found: list[str] = []
         for mount in config.mounts:
             if mount.HasField("image") and mount.image.image:
-                found += self._images.get(mount.image.image).layers
+                if not mount.readonly:
+                    raise InvalidArgument(f'image volume "{mount.container_path}" must be read-only')
+                image = self._images.get(mount.image.image)
+                mount.image.image_ref = image.id
+                found += image.layers
         return found
 
     def make(

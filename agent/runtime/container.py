@@ -127,6 +127,7 @@ class ContainerManager:
             raise InvalidArgument("container config must include metadata with name")
         refuse_what_we_lack(config, self._host)
         image = self._images.get(config.image.image)
+        volume_layers = self._bundles.layers_of_volumes(config)
         container_id = secrets.token_hex(32)
         sandbox_config = config_of(sandbox)
         record = ContainerRecord(
@@ -137,7 +138,7 @@ class ContainerManager:
             boot_id=kernel.boot_id(),
             image_id=image.id,
             image_ref=image.digests[0] if image.digests else image.id,
-            layers=[*image.layers, *self._bundles.layers_of_volumes(config)],
+            layers=[*image.layers, *volume_layers],
             resources=config.linux.resources.SerializeToString(),
             stop_signal=stop_signal(config, image.config.get("StopSignal", "")),
             cgroup=f"{sandbox.cgroup}/{container_id}",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from agent.cri import api_pb2 as cri
 from agent.cri import api_pb2_grpc
 from agent.runtime import views
-from agent.runtime.answers import stream, unary
+from agent.runtime.answers import cancellable, stream, unary
 from agent.runtime.errors import InvalidArgument
 from agent.runtime.images.pull import Credentials, Puller
 from agent.runtime.images.store import Image, ImageStore
@@ -46,7 +46,7 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
         info = {"info": json.dumps({"config": image.config, "layers": image.layers})} if request.verbose else {}
         return cri.ImageStatusResponse(image=views.image_item(image), info=info)
 
-    @unary
+    @cancellable
     async def PullImage(self, request: cri.PullImageRequest) -> cri.PullImageResponse:
         if not request.image.image:
             raise InvalidArgument("image name is empty")
@@ -58,7 +58,7 @@ class ImageService(api_pb2_grpc.ImageServiceServicer):
     @unary
     async def RemoveImage(self, request: cri.RemoveImageRequest) -> cri.RemoveImageResponse:
         self._store.remove(request.image.image)
-        await asyncio.to_thread(self._store.collect)
+        await self._store.collect_in_thread()
         return cri.RemoveImageResponse()
 
     @unary

@@ -70,7 +70,7 @@ class LocalService:
         """Take a name away; the image goes with its last one, or with `force`."""
         image = self._known(request["name"])
         gone = self._store.untag(image, request["name"], force=bool(request.get("force")))
-        await asyncio.to_thread(self._store.collect)
+        await self._store.collect_in_thread()
         return gone
 
     @unary

@@ -170,13 +170,26 @@ def _process(inputs: SpecInputs) -> dict[str, Any]:
     return process
 
 
-def _apparmor(security: cri.LinuxContainerSecurityContext, host: HostLimits) -> str:
-    asked = security.apparmor
-    if not security.HasField("apparmor") or asked.profile_type != cri.SecurityProfile.Localhost or security.privileged:
+def apparmor_profile(security: cri.LinuxContainerSecurityContext) -> str:
+    """The profile of the host that a container asks for, "" for none.
+
+    CRI's older field says "localhost/NAME", "runtime/default" or "unconfined"; the newer one goes before it.
+    """
+    if security.privileged:
         return ""
-    if not host.apparmor:
+    if security.HasField("apparmor"):
+        asked = security.apparmor
+        is_local = asked.profile_type == cri.SecurityProfile.Localhost
+        return asked.localhost_ref.removeprefix("localhost/") if is_local else ""
+    kind, _, name = security.apparmor_profile.partition("/")
+    return name if kind == "localhost" else ""
+
+
+def _apparmor(security: cri.LinuxContainerSecurityContext, host: HostLimits) -> str:
+    profile = apparmor_profile(security)
+    if profile and not host.apparmor:
         raise InvalidArgument("apparmor is not supported")
-    return asked.localhost_ref.removeprefix("localhost/")
+    return profile
 
 
 def _seccomp(security: cri.LinuxContainerSecurityContext, allowed: Sequence[str]) -> dict[str, Any] | None:

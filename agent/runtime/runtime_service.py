@@ -3,10 +3,10 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.cri import api_pb2 as cri
 from agent.cri import api_pb2_grpc
@@ -20,6 +20,9 @@ from agent.runtime.sessions import AttachSession, ExecSession, PortForwardSessio
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord
 from agent.runtime.stats_service import Statistics
 from agent.runtime.streaming import StreamingServer
+
+if TYPE_CHECKING:
+    from agent.runtime.metrics_service import Metrics
 
 NAME = "wherry"
 VERSION = "0.1.0"
@@ -44,6 +47,7 @@ class Parts:
     network: cni.Network
     streaming: StreamingServer
     statistics: Statistics
+    metrics: Callable[[], "Metrics"]
     warnings: list[str]
 
 
@@ -306,27 +310,24 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
         for batch in _batches(await self._parts.statistics.sandboxes(request.filter)):
             yield cri.StreamPodSandboxStatsResponse(pod_sandbox_stats=batch)
 
-    # Metrics in CRI's own form are optional; a runtime without descriptors promises none, and has none.
-
     @unary
     async def ListMetricDescriptors(
         self, request: cri.ListMetricDescriptorsRequest
     ) -> cri.ListMetricDescriptorsResponse:
-        return cri.ListMetricDescriptorsResponse()
+        return cri.ListMetricDescriptorsResponse(descriptors=self._parts.metrics().descriptors())
 
     @unary
     async def ListPodSandboxMetrics(
         self, request: cri.ListPodSandboxMetricsRequest
     ) -> cri.ListPodSandboxMetricsResponse:
-        return cri.ListPodSandboxMetricsResponse()
+        return cri.ListPodSandboxMetricsResponse(pod_metrics=await self._parts.metrics().all())
 
     @stream
     async def StreamPodSandboxMetrics(
         self, request: cri.StreamPodSandboxMetricsRequest
     ) -> AsyncIterator[cri.StreamPodSandboxMetricsResponse]:
-        none: list[cri.StreamPodSandboxMetricsResponse] = []
-        for answer in none:
-            yield answer
+        for batch in _batches(await self._parts.metrics().all()):
+            yield cri.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=batch)
 
     @unary
     async def CheckpointContainer(self, request: cri.CheckpointContainerRequest) -> cri.CheckpointContainerResponse:

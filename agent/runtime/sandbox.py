@@ -27,7 +27,8 @@ HANDLERS = ("", "runc")
 _SHM_BYTES = 64 << 20  # Docker's and containerd's default
 _KINDS = {"net": kernel.CLONE_NEWNET, "ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS}
 # Unprivileged processes may ping and listen on every port of their own network namespace: it is theirs alone.
-_DEFAULT_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+# Groups of users only: who takes NET_RAW from root means that root can't ping.
+_DEFAULT_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "1000 2147483647"}
 _NET_SYSCTLS = ("net.",)
 _IPC_SYSCTLS = ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
 
@@ -38,8 +39,13 @@ def config_of(record: SandboxRecord) -> cri.PodSandboxConfig:
 
 
 def wants_user_namespace(options: cri.NamespaceOption) -> bool:
-    """Whether a pod is to have a user namespace of its own."""
-    return options.HasField("userns_options") and options.userns_options.mode == cri.POD
+    """Whether a pod is to have a user namespace of its own. Raises: InvalidArgument for a mode that can't be."""
+    if not options.HasField("userns_options"):
+        return False
+    mode = options.userns_options.mode
+    if mode not in (cri.POD, cri.NODE):
+        raise InvalidArgument(f"user namespace mode {cri.NamespaceMode.Name(mode)} is not supported")
+    return bool(mode == cri.POD)
 
 
 class SandboxManager:

@@ -6,12 +6,14 @@ Ending it, gently or not, leaves containers running; the next one takes them up 
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
@@ -36,6 +38,9 @@ from agent.runtime.sandbox import SandboxManager
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord
 from agent.runtime.stats_service import Statistics
 from agent.runtime.streaming import StreamingServer
+
+if TYPE_CHECKING:
+    from agent.runtime.metrics_service import Metrics
 
 _log = logging.getLogger(__name__)
 # ExecSync answers with up to twice 16 MiB, and lists of a full node pass gRPC's usual 4 MiB.
@@ -140,9 +145,22 @@ async def _assemble(config: RuntimeConfig, root: Path, state: Path, warnings: li
         network,
         StreamingServer(state / "tty"),
         Statistics(sandboxes, containers, sandbox_manager, filesystems),
+        functools.cache(lambda: _metrics(sandboxes, containers, sandbox_manager, filesystems)),
         warnings,
     )
     return parts, images
+
+
+def _metrics(
+    sandboxes: Records[SandboxRecord],
+    containers: Records[ContainerRecord],
+    sandbox_manager: SandboxManager,
+    filesystems: RootFilesystems,
+) -> "Metrics":
+    # Not imported before: few ask for metrics in CRI's form.
+    from agent.runtime.metrics_service import Metrics
+
+    return Metrics(sandboxes, containers, sandbox_manager, filesystems)
 
 
 def _program(name: str) -> str:

@@ -17,13 +17,56 @@ _SETTLE_SECONDS = 10.0
 _END_SECONDS = 5.0
 _BLOCK = 65536
 _DATA = 0
+_DATA_CODES = (0, 1, 2)  # of WebSocket frames: continuation, text, binary
+_LONGEST_MESSAGE = 32 << 20
 Connect = Callable[[int], Any]  # port -> (StreamReader, StreamWriter)
+
+
+class WebSocketTunnel:
+    """SPDY within a WebSocket, whose handshake is done: looks like a stream's reader and writer.
+
+    The library's server can't hold it, for the subprotocol's name is none by RFC 6455. Source: KEP 4006
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from websockets.protocol import Protocol, Side, State
+
+        self._reader = reader
+        self._writer = writer
+        self._protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=_LONGEST_MESSAGE)
+
+    async def read(self, _: int) -> bytes:
+        """What came since; nothing once the client is gone."""
+        from websockets.frames import Frame
+
+        while True:
+            events = self._protocol.events_received()
+            found = b"".join(one.data for one in events if isinstance(one, Frame) and one.opcode in _DATA_CODES)
+            if found:
+                return bytes(found)
+            data = await self._reader.read(_BLOCK)
+            if not data or self._protocol.close_expected():
+                return b""
+            self._protocol.receive_data(data)
+            await self.drain()  # answers to pings
+
+    def write(self, data: bytes) -> None:
+        """Make a message of data; `drain` sends it."""
+        self._protocol.send_binary(data)
+
+    async def drain(self) -> None:
+        """Send what was written. Raises: ConnectionError."""
+        for data in self._protocol.data_to_send():
+            self._writer.write(data)
+        await self._writer.drain()
 
 
 class SpdyConnection:
     """Reads and writes the frames of one connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader | WebSocketTunnel, writer: asyncio.StreamWriter | WebSocketTunnel
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._framer = Framer()

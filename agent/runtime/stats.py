@@ -10,7 +10,7 @@ from agent.cri import api_pb2 as cri
 from agent.runtime import cgroups, kernel
 
 _NANOSECONDS = 1_000_000_000
-_NO_LIMIT = 1 << 62  # version 1 shows "none" as a number near 2**63
+NO_LIMIT = 1 << 62  # version 1 shows "none" as a number near 2**63
 _RATE_SECONDS = 1.0  # rates over less than this jump about
 _DISK_SECONDS = 30.0  # walking a container's files costs; so often at most
 
@@ -41,7 +41,8 @@ class DiskUsage:
     at: int
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file of the kernel's, "" if it isn't there."""
     try:
         return path.read_text()
     except OSError:
@@ -49,12 +50,12 @@ def _read(path: Path) -> str:
 
 
 def _number(path: Path) -> int:
-    text = _read(path).strip()
+    text = read_text(path).strip()
     return int(text) if text.isdigit() else 0
 
 
 def _table(path: Path) -> dict[str, int]:
-    rows = (line.split() for line in _read(path).splitlines())
+    rows = (line.split() for line in read_text(path).splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) == 2}
 
 
@@ -81,7 +82,7 @@ def memory(cgroup: str) -> Memory:
     limit = _number(folder / "memory.limit_in_bytes")
     return Memory(
         usage=_number(folder / "memory.usage_in_bytes"),
-        limit=limit if limit < _NO_LIMIT else 0,
+        limit=limit if limit < NO_LIMIT else 0,
         inactive_file=table.get("total_inactive_file", 0),
         rss=table.get("total_rss", 0),
         page_faults=table.get("total_pgfault", 0),
@@ -92,7 +93,7 @@ def memory(cgroup: str) -> Memory:
 def process_count(cgroup: str) -> int:
     """Processes in a cgroup and all below it."""
     base = cgroups.folder("pids", cgroup)
-    return sum(len(_read(Path(path) / "cgroup.procs").split()) for path, _, _ in os.walk(base))
+    return sum(len(read_text(Path(path) / "cgroup.procs").split()) for path, _, _ in os.walk(base))
 
 
 def disk_usage(folders: Iterable[Path]) -> DiskUsage:
@@ -113,7 +114,7 @@ def interfaces(netns: Path) -> list[cri.NetworkInterfaceUsage]:
     """Counters of a network namespace's interfaces, without lo. For a thread of its own."""
     kernel.enter_namespace(netns, kernel.CLONE_NEWNET)
     found = []
-    for line in _read(Path("/proc/thread-self/net/dev")).splitlines()[2:]:
+    for line in read_text(Path("/proc/thread-self/net/dev")).splitlines()[2:]:
         name, _, counters = line.partition(":")
         numbers = [int(number) for number in counters.split()]
         if name.strip() != "lo":

@@ -26,6 +26,7 @@ STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io")
 SPDY_PROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
 PORTS = "portforward.k8s.io"
+TUNNEL = f"SPDY/3.1+{PORTS}"
 _TOKEN_SECONDS = 60
 _LONGEST_HEAD = 64 * 1024
 _BLOCK = 64 * 1024
@@ -117,6 +118,8 @@ class StreamingServer:
             path, headers = _parse_head(head)
             if headers.get("upgrade", "").lower() == "spdy/3.1":
                 await self._serve_spdy(path, headers, reader, writer)
+            elif TUNNEL in headers.get("sec-websocket-protocol", ""):
+                await self._serve_tunnel(path, headers, reader, writer)
             else:
                 inner = await asyncio.open_unix_connection(str(self._socket))
                 inner[1].write(head)
@@ -154,6 +157,25 @@ class StreamingServer:
         if await channels.settle(session.channels):
             await session(channels)
             await channels.end()
+
+    async def _serve_tunnel(
+        self, path: str, headers: dict[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        from websockets.utils import accept_key
+
+        from agent.runtime.spdy_streams import SpdyConnection, SpdyPorts, WebSocketTunnel
+
+        session = self._sessions.pop(_token(path), None)
+        key = headers.get("sec-websocket-key", "")
+        if session is None or not key:
+            await _refuse(writer, "404 Not Found" if key else "400 Bad Request")
+            return
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            + f"Sec-WebSocket-Accept: {accept_key(key)}\r\nSec-WebSocket-Protocol: {TUNNEL}\r\n\r\n".encode()
+        )
+        tunnel = WebSocketTunnel(reader, writer)
+        await SpdyPorts(SpdyConnection(tunnel, tunnel), session.connect).run()
 
     async def _serve_websockets(self) -> "Server":
         # Not imported before: who never runs a command in a container needn't hold it in memory.

@@ -50,13 +50,13 @@ def check(
     if authorizer.allows(user, asked):
         return
     held = [rule for grant in authorizer.grants(user) if grant.namespace in ("", namespace) for rule in grant.rules]
-    missing = [one for one in _simple(rules) if not any(_covers(rule, one) for rule in held)]
+    missing = [one for one in simple(rules) if not any(covers(rule, one) for rule in held)]
     if missing:
         raise _forbidden(kind, obj, user, missing)
 
 
-def _simple(rules: Iterable[Rule]) -> Iterator[Rule]:
-    """Yield rules taken apart: one verb, one group, one resource each."""
+def simple(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Yield rules taken apart: one verb, one group, one resource, one name each."""
     for rule in rules:
         for verb in rule.get("verbs") or ():
             for url in rule.get("nonResourceURLs") or ():
@@ -70,7 +70,8 @@ def _simple(rules: Iterable[Rule]) -> Iterator[Rule]:
                     yield {**base, "resourceNames": [name]}
 
 
-def _covers(held: Rule, wanted: Rule) -> bool:
+def covers(held: Rule, wanted: Rule) -> bool:
+    """Whether a rule gives all that another gives, one that was taken apart."""
     if not _has(held.get("verbs"), wanted["verbs"][0]):
         return False
     if "nonResourceURLs" in wanted:

@@ -204,6 +204,7 @@ async def hand_back(call: Call, answer: aiohttp.ClientResponse) -> web.StreamRes
     for name, value in answer.headers.items():
         if name.lower() not in _HOP_BY_HOP:
             response.headers.add(name, value)
+    response.headers.update(call.told)
     if "Content-Length" not in answer.headers:
         response.enable_chunked_encoding()
     await response.prepare(call.http)

@@ -97,7 +97,7 @@ class Streams:
                 raise _agent_refusal(answer.status, await answer.text())
             if _upgrade(call) == "websocket":
                 return await _log_over_websocket(call, answer)
-            response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+            response = web.StreamResponse(headers={"Content-Type": "text/plain", **call.told})
             response.enable_chunked_encoding()
             await response.prepare(call.http)
             with contextlib.suppress(ConnectionResetError, aiohttp.ClientPayloadError):

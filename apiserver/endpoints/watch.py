@@ -71,16 +71,16 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
 
 async def _refused(call: Call, want: Accepted, error: errors.APIError) -> web.StreamResponse:
     """Answer with a watch whose one event is the error, as upstream tells of versions that are forgotten."""
-    response = _response(want)
+    response = _response(call, want)
     await response.prepare(call.http)
     await response.write(_encoded(want, "ERROR", orjson.dumps(error.to_status())))
     await response.write_eof()
     return response
 
 
-def _response(want: Accepted) -> web.StreamResponse:
+def _response(call: Call, want: Accepted) -> web.StreamResponse:
     content_type = f"{PROTOBUF};stream=watch" if want.media == PROTOBUF else "application/json"
-    response = web.StreamResponse(headers={"Content-Type": content_type})
+    response = web.StreamResponse(headers={"Content-Type": content_type, **call.told})
     response.enable_chunked_encoding()
     return response
 
@@ -135,7 +135,7 @@ class _Session:
         self._want = want
         self._plain = want.as_kind == "" and want.media != PROTOBUF
         self._bookmarks = flag(call.query, "allowWatchBookmarks")
-        self._response = _response(want)
+        self._response = _response(call, want)
 
     async def run(self, present: Sequence[Entry], *, marks_end: bool) -> web.StreamResponse:
         response = self._response

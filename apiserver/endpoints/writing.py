@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from apiserver.endpoints import body
+from apiserver.endpoints import body, patch_errors
 from apiserver.endpoints.reading import Selection, listing, object_response, respond, seen, wanted
 from apiserver.registry.field_managers import MAX_MANAGER_BYTES
 from apiserver.registry.kind import Kind, Object, shape_for
@@ -144,11 +145,12 @@ async def patch(call: Call, rest: Rest, *, subresource: str = "") -> web.Respons
         return await _apply(call, rest, options, subresource)
     if "force" in call.query:
         raise _patch_options_invalid("force: Forbidden: may not be specified for non-apply patch")
-    change = await read_patch(call, kind)
+    change = await read_patch(call, kind, twice=_twice(options))
 
     def changed(obj: Object) -> Object:
         try:
             result = change(obj)
+            options.unreadable = lambda why: patch_errors.unreadable(change.shown(result), why)
         except PatchError as error:
             raise _patch_failed(kind, info.name, error) from error
         if not isinstance(result, dict):
@@ -218,8 +220,23 @@ def _patch_failed(kind: Kind, name: str, error: PatchError) -> errors.APIError:
     )  # fmt: skip
 
 
-async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Callable[[Object], Any]:
-    """Return the change a patch body describes. Raises: BadRequest, UnsupportedMediaType."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a patch does to an object (which may raise PatchError), and how it is shown where the result is no good."""
+
+    make: Callable[[Object], Any]
+    shown: Callable[[Any], str] = patch_errors.result_text
+
+    def __call__(self, obj: Object) -> Any:
+        """Return what the patch makes of an object."""
+        return self.make(obj)
+
+
+async def read_patch(call: Call, kind: Kind | None, shape_name: str = "", *, twice: list[str] | None = None) -> Change:
+    """Return the change a patch body describes. Raises: BadRequest, UnsupportedMediaType.
+
+    Args: `twice` is given what to tell of keys that are there twice.
+    """
     content_type = call.http.headers.get("Content-Type", "")
     media = body.media_type(content_type)
     raw = await body.read(call.http)
@@ -233,17 +250,19 @@ async def read_patch(call: Call, kind: Kind | None, shape_name: str = "") -> Cal
             "the body of the request was in an unknown format - accepted media types include: "
             f"{JSON_PATCH}, {MERGE_PATCH}, {STRATEGIC_PATCH}, {APPLY_PATCH}"
         )
-    document = body.decode(raw, "application/json")
+    document = body.decode(raw, "application/json", duplicates=twice)
     if media == JSON_PATCH:
         if not isinstance(document, list):
             raise errors.BadRequest("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
-        return lambda obj: apply_json_patch(obj, document)
+        return Change(lambda obj: apply_json_patch(obj, document))
     if not isinstance(document, dict):
         raise errors.BadRequest("the patch is no object")
     if media == MERGE_PATCH:
-        return lambda obj: apply_merge_patch(obj, document)
+        return Change(lambda obj: apply_merge_patch(obj, document))
     shape = shape_for(kind) if kind is not None and not shape_name else shape_of(shape_name)
-    return lambda obj: apply_strategic_merge_patch(obj, document, shape)
+    return Change(
+        lambda obj: apply_strategic_merge_patch(obj, document, shape), lambda _: patch_errors.go_text(document)
+    )
 
 
 async def delete_options(call: Call) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,12 @@ class Class:
     level: Level
     flow: str
     exempt: bool
+    headers: Mapping[str, str]  # what an answer tells of it
+
+
+def _class(schema_uid: str, level: Level, flow: str) -> Class:
+    headers = {"X-Kubernetes-PF-FlowSchema-UID": schema_uid, "X-Kubernetes-PF-PriorityLevel-UID": level.uid}
+    return Class(schema_uid, level, flow, level.limits.exempt, headers)
 
 
 class FlowControl:
@@ -56,7 +62,7 @@ class FlowControl:
         self._generation: tuple[int, int] = (-1, -1)
         self._known: dict[tuple[Any, ...], Class] = {}
         self._schemas: list[Object] = []
-        self._last_resort = Class("", Level("exempt", "", Limits(exempt=True), self._may_borrow), "", exempt=True)
+        self._last_resort = _class("", Level("exempt", "", Limits(exempt=True), self._may_borrow), "")
         self.levels: dict[str, Level] = {}
 
     def classify(self, user: User, info: RequestInfo) -> Class:
@@ -80,7 +86,7 @@ class FlowControl:
             level = self.levels.get(schema["spec"]["priorityLevelConfiguration"]["name"])
             if level is not None and matches(schema, user, info):
                 flow = f"{schema['metadata']['name']}/{distinguisher(schema, user, info)}"
-                return Class(schema["metadata"]["uid"], level, flow, level.limits.exempt)
+                return _class(schema["metadata"]["uid"], level, flow)
         return self._last_resort  # the objects of the beginning are being written
 
     def _read(self, generation: tuple[int, int]) -> None:

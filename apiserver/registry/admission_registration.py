@@ -233,6 +233,7 @@ def _webhooks(resource: Resource) -> Kind:
         resource, ADMISSION + resource.kind, resource.kind.lower(), (), ("api-extensions",),
         columns=(NAME, Column("Webhooks", lambda obj: len(obj.get("webhooks") or ()), type="integer"), AGE),
         default=_default_webhooks, validate=lambda obj: list(_webhook_causes(obj)), has_generation=True,
+        unconditional_update=False,
     )  # fmt: skip
 
 
@@ -245,6 +246,7 @@ def _policies(resource: Resource, field: str) -> Kind:
             Column("ParamKind", _param_kind), AGE,
         ),
         default=_default_policy, validate=lambda obj: list(_policy_causes(obj)), has_generation=True,
+        unconditional_update=False,
     )  # fmt: skip
 
 
@@ -256,6 +258,7 @@ def _bindings(resource: Resource) -> Kind:
             Column("ParamRef", _param_reference), AGE,
         ),
         default=_default_binding, validate=lambda obj: list(_binding_causes(obj)), has_generation=True,
+        unconditional_update=False,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from apiserver.customresources.definition_rules import definition_causes, update_causes
 from apiserver.registry.columns import NAME
-from apiserver.registry.kind import STATUS, Column, Kind, Object
+from apiserver.registry.kind import STATUS, Column, Kind, Object, default_text
 from machinery.api import meta
 from machinery.api.meta import Resource
 
@@ -16,10 +16,10 @@ def _default(crd: Object) -> None:
     spec = crd.setdefault("spec", {})
     names = spec.get("names") or {}
     if kind := names.get("kind"):
-        names.setdefault("singular", kind.lower())
-        names.setdefault("listKind", f"{kind}List")
+        default_text(names, "singular", kind.lower())
+        default_text(names, "listKind", f"{kind}List")
     conversion = spec.setdefault("conversion", {"strategy": "None"})
-    conversion.setdefault("strategy", "None")
+    default_text(conversion, "strategy", "None")
     service = ((conversion.get("webhook") or {}).get("clientConfig") or {}).get("service")
     if service:
         service.setdefault("port", 443)
@@ -67,6 +67,6 @@ KIND = Kind(
     default=_default, validate=lambda crd: list(definition_causes(crd)),
     validate_update=lambda new, old: list(update_causes(new, old)),
     prepare_create=_prepare_create, prepare_update=_prepare_update, prepare_delete=_prepare_delete,
-    has_generation=True,
+    has_generation=True, unconditional_update=False,
 )  # fmt: skip
 KINDS = (KIND,)

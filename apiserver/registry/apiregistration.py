@@ -74,6 +74,6 @@ KIND = Kind(
     API_SERVICES, "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", "apiservice", (),
     ("api-extensions",), subresources={"status": STATUS},
     columns=(NAME, Column("Service", _served_by), Column("Available", _available), AGE),
-    default=_default, validate=lambda obj: list(_causes(obj)), validate_name=_any_name,
+    default=_default, validate=lambda obj: list(_causes(obj)), validate_name=_any_name, unconditional_update=False,
 )  # fmt: skip
 KINDS = (KIND,)

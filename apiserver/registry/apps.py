@@ -14,6 +14,7 @@ from apiserver.registry.kind import (
     Column,
     Kind,
     Object,
+    default_text,
     forbidden,
     immutable,
     invalid,
@@ -31,7 +32,7 @@ def _default_deployment(deployment: Object) -> None:
     spec = deployment.setdefault("spec", {})
     spec.setdefault("replicas", 1)
     strategy = spec.setdefault("strategy", {})
-    strategy.setdefault("type", "RollingUpdate")
+    default_text(strategy, "type", "RollingUpdate")
     if strategy["type"] == "RollingUpdate":
         rolling = strategy.setdefault("rollingUpdate", {})
         rolling.setdefault("maxUnavailable", "25%")
@@ -106,19 +107,19 @@ _FIXED_SET = (
 
 def _default_stateful_set(stateful_set: Object) -> None:
     spec = stateful_set.setdefault("spec", {})
-    spec.setdefault("podManagementPolicy", "OrderedReady")
+    default_text(spec, "podManagementPolicy", "OrderedReady")
     strategy = spec.setdefault("updateStrategy", {})
-    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+    if default_text(strategy, "type", "RollingUpdate") == "RollingUpdate":
         strategy.setdefault("rollingUpdate", {}).setdefault("partition", 0)
     policy = spec.setdefault("persistentVolumeClaimRetentionPolicy", {})
-    policy.setdefault("whenDeleted", "Retain")
-    policy.setdefault("whenScaled", "Retain")
+    default_text(policy, "whenDeleted", "Retain")
+    default_text(policy, "whenScaled", "Retain")
     spec.setdefault("replicas", 1)
     spec.setdefault("revisionHistoryLimit", 10)
     templates.default_template(spec)
     for claim in spec.get("volumeClaimTemplates") or ():
-        claim.setdefault("kind", "PersistentVolumeClaim")
-        claim.setdefault("apiVersion", "v1")
+        default_text(claim, "kind", "PersistentVolumeClaim")
+        default_text(claim, "apiVersion", "v1")
         default_claim(claim)
         claim.setdefault("status", {}).setdefault("phase", "Pending")
 
@@ -161,7 +162,7 @@ def _stateful_set_update(new: Object, old: Object) -> list[Cause]:
 def _default_daemon_set(daemon_set: Object) -> None:
     spec = daemon_set.setdefault("spec", {})
     strategy = spec.setdefault("updateStrategy", {})
-    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+    if default_text(strategy, "type", "RollingUpdate") == "RollingUpdate":
         rolling = strategy.setdefault("rollingUpdate", {})
         rolling.setdefault("maxUnavailable", 1)
         rolling.setdefault("maxSurge", 0)

@@ -28,7 +28,7 @@ def _default_slice(endpoint_slice: Object) -> None:
 
 
 def _slice_causes(endpoint_slice: Object) -> Iterator[Cause]:
-    if endpoint_slice.get("addressType") not in _ADDRESS_TYPES:
+    if endpoint_slice.get("addressType") and endpoint_slice["addressType"] not in _ADDRESS_TYPES:
         yield unsupported("addressType", endpoint_slice.get("addressType"), _ADDRESS_TYPES)
     if len(endpoint_slice.get("endpoints") or ()) > 1000:
         yield Cause("FieldValueTooMany", "Too many: must have at most 1000 items", "endpoints")
@@ -67,7 +67,7 @@ KINDS = (
     Kind(
         resources.LEASES, "io.k8s.api.coordination.v1.Lease", "lease",
         columns=(NAME, Column("Holder", lambda obj: (obj.get("spec") or {}).get("holderIdentity", "")), AGE),
-        validate=lambda obj: list(_lease_causes(obj)), creates_on_update=True,
+        validate=lambda obj: list(_lease_causes(obj)), creates_on_update=True, unconditional_update=False,
     ),
     Kind(
         resources.ENDPOINT_SLICES, "io.k8s.api.discovery.v1.EndpointSlice", "endpointslice",

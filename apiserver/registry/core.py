@@ -13,6 +13,7 @@ from apiserver.registry.kind import (
     Object,
     Since,
     Subresource,
+    default_text,
     duplicate,
     forbidden,
     immutable,
@@ -56,7 +57,7 @@ def _keep_namespace_label(namespace: Object, old: Object) -> None:
 
 
 def _default_secret(secret: Object) -> None:
-    secret.setdefault("type", "Opaque")
+    default_text(secret, "type", "Opaque")
     for key, text in secret.pop("stringData", {}).items():
         import base64
 
@@ -100,20 +101,20 @@ def _validate_secret_update(new: Object, old: Object) -> list[Cause]:
 
 def _default_service(service: Object) -> None:
     spec = service.setdefault("spec", {})
-    spec.setdefault("type", "ClusterIP")
-    spec.setdefault("sessionAffinity", "None")
+    default_text(spec, "type", "ClusterIP")
+    default_text(spec, "sessionAffinity", "None")
     if spec["sessionAffinity"] == "ClientIP":
         spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}).setdefault("timeoutSeconds", 10800)
     else:
         spec.pop("sessionAffinityConfig", None)  # one that is switched off leaves no settings
     for port in spec.get("ports") or ():
-        port.setdefault("protocol", "TCP")
+        default_text(port, "protocol", "TCP")
         if port.get("targetPort") in (None, 0, ""):
             port["targetPort"] = port.get("port")
     if spec["type"] != "ExternalName":
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if spec["type"] in ("NodePort", "LoadBalancer") or (spec["type"] == "ClusterIP" and spec.get("externalIPs")):
-        spec.setdefault("externalTrafficPolicy", "Cluster")
+        default_text(spec, "externalTrafficPolicy", "Cluster")
     else:
         spec.pop("externalTrafficPolicy", None)  # a service that was given another type
     if spec["type"] == "LoadBalancer":
@@ -350,10 +351,11 @@ KINDS = (
         ),
         selectable={"spec.clusterIP": _field("spec", "clusterIP"), "spec.type": _field("spec", "type")},
         validate_name=names.dns_1035_label, default=_default_service, validate=_validate_service, returns_deleted=True,
+        creates_on_update=True,
     ),
     Kind(
         resources.ENDPOINTS, CORE + "Endpoints", "endpoints", ("ep",),
-        columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=False,
+        columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=True,
     ),
     Kind(
         resources.EVENTS, CORE + "Event", "event", ("ev",),

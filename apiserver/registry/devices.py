@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from apiserver.registry.columns import AGE, NAME, text_at, value_at
-from apiserver.registry.kind import STATUS, Column, Kind, Object, immutable, invalid, required
+from apiserver.registry.kind import STATUS, Column, Kind, Object, default_text, immutable, invalid, required
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -17,7 +17,7 @@ DEVICES = "io.k8s.api.resource.v1."
 def _default_requests(spec: Any) -> None:
     for request in value_at(spec or {}, "devices", "requests") or ():
         for one in [request["exactly"]] if request.get("exactly") else request.get("firstAvailable") or ():
-            if one.setdefault("allocationMode", "ExactCount") == "ExactCount":
+            if default_text(one, "allocationMode", "ExactCount") == "ExactCount":
                 one.setdefault("count", 1)
 
 

@@ -189,6 +189,13 @@ def shape_for(kind: Kind) -> Shape:
     return kind.custom.shape() if kind.custom is not None else shape_of(kind.definition)
 
 
+def default_text(obj: Object, name: str, value: str) -> str:
+    """Set a field that is absent or empty, which is the same for texts that are no pointers in Go. Return the field."""
+    found: str = obj.get(name) or value
+    obj[name] = found
+    return found
+
+
 def required(path: str, detail: str = "") -> Cause:
     """A field that must be there and is not."""
     return Cause("FieldValueRequired", "Required value" + (f": {detail}" if detail else ""), path)
@@ -201,8 +208,8 @@ def invalid(path: str, value: Any, detail: str) -> Cause:
 
 def unsupported(path: str, value: Any, supported: Sequence[str]) -> Cause:
     """A field whose value is not among those known."""
-    known = ", ".join(f'"{one}"' for one in supported)
-    return Cause("FieldValueNotSupported", f"Unsupported value: {_shown(value)}: supported values: {known}", path)
+    known, shown = ", ".join(f'"{one}"' for one in supported), _shown("" if value is None else value)
+    return Cause("FieldValueNotSupported", f"Unsupported value: {shown}: supported values: {known}", path)
 
 
 def duplicate(path: str, value: Any) -> Cause:

@@ -113,7 +113,7 @@ def _usage(prefix: bool) -> Column:
 
 KINDS = (
     Kind(
-        resources.LIMIT_RANGES, CORE + "LimitRange", "limitrange", ("limits",),
+        resources.LIMIT_RANGES, CORE + "LimitRange", "limitrange", ("limits",), creates_on_update=True,
         columns=(
             NAME, Column("Created At", lambda obj: obj["metadata"].get("creationTimestamp", ""), type="date"),
         ),

@@ -4,9 +4,9 @@ Source: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/p
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from apiserver.registry.kind import Object, duplicate, invalid, required, unsupported
+from apiserver.registry.kind import Object, duplicate, invalid, not_found, required, unsupported
 from machinery.errors import Cause
 
 _MAX_ID = 2**31 - 1
@@ -97,6 +97,23 @@ def _variable_causes(variable: Object, path: str) -> Iterator[Cause]:
         yield invalid(f"{path}.name", name, _ENV_RULE)
     if variable.get("value") and variable.get("valueFrom"):
         yield invalid(f"{path}.valueFrom", "", "may not be specified when `value` is not empty")
+
+
+def env_file_causes(container: Object, path: str, volumes: Sequence[Object]) -> Iterator[Cause]:
+    """Yield what is wrong with variables out of files: these must lie in a volume of the pod that is an emptyDir."""
+    known = {one.get("name"): one for one in volumes}
+    for index, variable in enumerate(container.get("env") or ()):
+        reference = (variable.get("valueFrom") or {}).get("fileKeyRef")
+        if reference is None:
+            continue
+        at, name = f"{path}.env[{index}].valueFrom.fileKeyRef", reference.get("volumeName", "")
+        if name not in known:
+            yield not_found(f"{at}.volumeName", name)
+        elif "emptyDir" not in known[name]:
+            yield invalid(f"{at}.volumeName", name, "referenced volume must be of type emptyDir")
+        place = reference.get("path", "")
+        if place.startswith("/") or ".." in place.split("/"):
+            yield invalid(f"{at}.path", place, "must be a relative path that does not contain '..'")
 
 
 def port_name_problem(name: str) -> str | None:

@@ -12,6 +12,7 @@ from apiserver.registry.kind import (
     Column,
     Object,
     Since,
+    default_text,
     duplicate,
     forbidden,
     invalid,
@@ -43,9 +44,9 @@ def default_pod(pod: Object) -> None:
 
 def default_pod_spec(spec: Object) -> None:
     """Fill in what a pod spec leaves open, in a pod or in a template."""
-    spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("dnsPolicy", "ClusterFirst")
-    spec.setdefault("schedulerName", "default-scheduler")
+    default_text(spec, "restartPolicy", "Always")
+    default_text(spec, "dnsPolicy", "ClusterFirst")
+    default_text(spec, "schedulerName", "default-scheduler")
     spec.setdefault("terminationGracePeriodSeconds", 30)
     spec.setdefault("securityContext", {})
     if spec.get("serviceAccountName"):
@@ -60,19 +61,19 @@ def default_pod_spec(spec: Object) -> None:
 
 
 def _default_container(container: Object, *, host_network: bool) -> None:
-    container.setdefault("terminationMessagePath", "/dev/termination-log")
-    container.setdefault("terminationMessagePolicy", "File")
+    default_text(container, "terminationMessagePath", "/dev/termination-log")
+    default_text(container, "terminationMessagePolicy", "File")
     container.setdefault("resources", {})
     if image := container.get("image"):
-        container.setdefault("imagePullPolicy", "Always" if _is_latest(image) else "IfNotPresent")
+        default_text(container, "imagePullPolicy", "Always" if _is_latest(image) else "IfNotPresent")
     for port in container.get("ports") or ():
-        port.setdefault("protocol", "TCP")
+        default_text(port, "protocol", "TCP")
         if host_network and port.get("containerPort"):
             port.setdefault("hostPort", port["containerPort"])
     for env in container.get("env") or ():
         field_ref = (env.get("valueFrom") or {}).get("fieldRef")
         if field_ref is not None:
-            field_ref.setdefault("apiVersion", "v1")
+            default_text(field_ref, "apiVersion", "v1")
     for name in _PROBES:
         if probe := container.get(name):
             _default_probe(probe)
@@ -99,8 +100,8 @@ def _default_probe(probe: Object) -> None:
 
 def _default_http_get(handler: Object) -> None:
     if http_get := handler.get("httpGet"):
-        http_get.setdefault("path", "/")
-        http_get.setdefault("scheme", "HTTP")
+        default_text(http_get, "path", "/")
+        default_text(http_get, "scheme", "HTTP")
 
 
 def _default_requests(container: Object) -> None:
@@ -130,7 +131,7 @@ def _default_volume(volume: Object) -> None:
 def _default_field_refs(source: Object) -> None:
     for item in source.get("items") or ():
         if "fieldRef" in item:
-            item["fieldRef"].setdefault("apiVersion", "v1")
+            default_text(item["fieldRef"], "apiVersion", "v1")
 
 
 def prepare_pod(pod: Object) -> None:
@@ -170,6 +171,7 @@ def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iter
         for index, container in enumerate(spec.get(group) or ()):
             at = f"{path}.{group}[{index}]"
             yield from _container_causes(container, at, taken, volumes)
+            yield from pod_rules.env_file_causes(container, at, spec.get("volumes") or ())
             if group == "initContainers" and container.get("restartPolicy") != "Always":
                 yield from _init_causes(container, at)
     yield from _scalar_causes(spec, path)

@@ -52,6 +52,6 @@ KINDS = (
         prepare_create=lambda obj: obj.update(
             status={"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}
         ),
-        has_generation=True, returns_deleted=False,
+        has_generation=True, unconditional_update=False,
     ),
 )  # fmt: skip

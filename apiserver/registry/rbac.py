@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME
-from apiserver.registry.kind import Column, Kind, Object, invalid, required, unsupported
+from apiserver.registry.kind import Column, Kind, Object, default_text, invalid, required, unsupported
 from machinery.api import resources
 from machinery.api.meta import Resource
 from machinery.errors import Cause
@@ -15,10 +15,10 @@ _SUBJECTS = ("Group", "ServiceAccount", "User")
 
 
 def _default_binding(binding: Object) -> None:
-    binding.get("roleRef", {}).setdefault("apiGroup", GROUP)
+    default_text(binding.get("roleRef", {}), "apiGroup", GROUP)
     for subject in binding.get("subjects") or ():
         if subject.get("kind") in ("User", "Group"):
-            subject.setdefault("apiGroup", GROUP)
+            default_text(subject, "apiGroup", GROUP)
 
 
 def _role_causes(role: Object) -> Iterator[Cause]:
@@ -27,6 +27,7 @@ def _role_causes(role: Object) -> Iterator[Cause]:
         if not rule.get("verbs"):
             yield required(f"{at}.verbs", "verbs must contain at least one value")
         if rule.get("nonResourceURLs"):
+            yield from _path_causes(role, rule, at)
             continue
         if not rule.get("apiGroups"):
             yield required(f"{at}.apiGroups", "resource rules must supply at least one api group")
@@ -34,9 +35,21 @@ def _role_causes(role: Object) -> Iterator[Cause]:
             yield required(f"{at}.resources", "resource rules must supply at least one resource")
 
 
+def _path_causes(role: Object, rule: Object, at: str) -> Iterator[Cause]:
+    """Yield what is wrong with a rule of paths: only ClusterRoles have such, and no resources beside them."""
+    if "namespace" in role["metadata"]:
+        why = "namespaced rules cannot apply to non-resource URLs"
+        yield invalid(f"{at}.nonResourceURLs", rule["nonResourceURLs"], why)
+    if rule.get("apiGroups") or rule.get("resources") or rule.get("resourceNames"):
+        why = "rules cannot apply to both regular resources and non-resource URLs"
+        yield invalid(f"{at}.nonResourceURLs", rule["nonResourceURLs"], why)
+
+
 def _binding_causes(binding: Object) -> Iterator[Cause]:
     reference = binding.get("roleRef") or {}
     known = ("ClusterRole",) if "namespace" not in binding["metadata"] else ("ClusterRole", "Role")
+    if reference.get("apiGroup") != GROUP:
+        yield unsupported("roleRef.apiGroup", reference.get("apiGroup"), (GROUP,))
     if reference.get("kind") not in known:
         yield unsupported("roleRef.kind", reference.get("kind"), known)
     if not reference.get("name"):
@@ -87,7 +100,7 @@ def _binding(resource: Resource, singular: str) -> Kind:
     return Kind(
         resource, RBAC + resource.kind, singular, columns=_BINDING_COLUMNS, validate_name=names.path_segment,
         default=_default_binding, validate=lambda obj: list(_binding_causes(obj)), validate_update=_fixed_role,
-        creates_on_update=True,
+        creates_on_update=True, optional_required=frozenset({"roleRef.kind", "roleRef.name"}),  # told by the rules
     )  # fmt: skip
 
 

@@ -24,10 +24,12 @@ from machinery import errors
 from machinery.api import meta
 from machinery.api.resources import RESOURCE_QUOTAS
 from machinery.api.schema import Findings, SchemaMismatch, conform, shape_of
+from machinery.api.zeros import fill
 from machinery.errors import Cause
 
 _SERVER_FIELDS = ("resourceVersion", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
 _GENERATE_TRIES = 8
+_NOT_WRITTEN = frozenset(["metadata", "status"])
 _NO_VERSION = Cause(
     "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update", "metadata.resourceVersion"
 )
@@ -46,6 +48,8 @@ class WriteOptions:
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] | None = None  # what admission has to say to the audit log
+    # A patch makes the error of its own for a result that can't be read; given why.
+    unreadable: Callable[[str], errors.APIError] | None = None
 
 
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
@@ -53,25 +57,35 @@ def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
     try:
         findings = kind.custom.conform(obj) if kind.custom else conform(obj, shape_of(kind.definition))
     except SchemaMismatch as error:
-        raise _not_handled(kind, str(error)) from error
+        raise _not_handled(kind, str(error), options) from error
     _report_unknown(kind, findings, options)
     return obj
 
 
-def _not_handled(kind: Kind, why: str) -> errors.BadRequest:
+def _not_handled(kind: Kind, why: str, options: WriteOptions) -> errors.APIError:
+    if options.unreadable is not None:
+        return options.unreadable(why)
     version, name = kind.resource.version, kind.resource.kind
     return errors.BadRequest(f'{name} in version "{version}" cannot be handled as a {name}: {why}')
 
 
 def _report_unknown(kind: Kind, findings: Findings, options: WriteOptions) -> None:
     """Refuse unknown fields and keys that are there twice, warn of them, or say nothing, as the client asked."""
-    texts = [*(f'unknown field "{path}"' for path in findings.unknown), *options.twice]
+    unknown = [f'unknown field "{path}"' for path in findings.unknown]
+    texts = [*unknown, *options.twice] if options.unreadable is None else [*options.twice, *unknown]
     options.twice = []  # told once
     if not texts or options.field_validation == "Ignore":
         return
     if options.field_validation == "Strict":
-        raise _not_handled(kind, "strict decoding error: " + ", ".join(texts))
+        raise _not_handled(kind, "strict decoding error: " + ", ".join(texts), options)
     options.warnings += texts
+
+
+def complete(kind: Kind, obj: Object) -> None:
+    """Put in what an object has although nobody wrote it: empty structs, then defaults."""
+    if kind.custom is None:
+        fill(obj, shape_of(kind.definition), leaving=_NOT_WRITTEN)
+    kind.default(obj)
 
 
 class Rest:
@@ -93,7 +107,7 @@ class Rest:
             if generated:
                 metadata["name"] = names.generate(metadata["generateName"])
             if attempt == 0:
-                kind.default(obj)
+                complete(kind, obj)
                 if kind.has_status:
                     obj.pop("status", None)
                     obj |= {} if kind.user_defined else {"status": {}}
@@ -133,7 +147,7 @@ class Rest:
     def _completed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
         """Bring what admission made of an object to its kind's shape again."""
         conformed(kind, obj, WriteOptions(field_validation="Ignore", warnings=options.warnings))
-        kind.default(obj)
+        complete(kind, obj)
         return obj
 
     async def admit_part(self, kind: Kind, info: RequestInfo, body: Object, options: WriteOptions) -> Object:
@@ -296,7 +310,7 @@ class Rest:
         self._keep_server_fields(kind, old, new)
         main = subresource not in ("status", "approval")
         if main:
-            kind.default(new)
+            complete(kind, new)
             kind.prepare_update(new, old)
         request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
         new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))

@@ -64,5 +64,6 @@ KINDS = (
         columns=(NAME, Column("Handler", text_at("handler")), AGE),
         validate=lambda obj: list(_runtime_causes(obj)),
         validate_update=lambda new, old: immutable("handler", new.get("handler"), old.get("handler")),
+        unconditional_update=False,
     ),
 )  # fmt: skip

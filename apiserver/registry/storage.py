@@ -12,6 +12,7 @@ from apiserver.registry.kind import (
     Column,
     Kind,
     Object,
+    default_text,
     forbidden,
     immutable,
     invalid,
@@ -60,7 +61,7 @@ def _mode_causes(spec: Object, path: str) -> Iterator[Cause]:
 
 def _default_volume(volume: Object) -> None:
     spec = volume.setdefault("spec", {})
-    spec.setdefault("persistentVolumeReclaimPolicy", "Retain")
+    default_text(spec, "persistentVolumeReclaimPolicy", "Retain")
     spec.setdefault("volumeMode", "Filesystem")
     if "hostPath" in spec:
         spec["hostPath"].setdefault("type", "")
@@ -293,7 +294,7 @@ KINDS = (
             Column("Attached", text_at("status", "attached", absent="false")), AGE,
         ),
         validate_update=_fixed_spec, prepare_create=lambda obj: obj.update(status={"attached": False}),
-        returns_deleted=True,
+        returns_deleted=True, unconditional_update=False,
     ),
     Kind(
         resources.VOLUME_ATTRIBUTES_CLASSES, STORAGE + "VolumeAttributesClass", "volumeattributesclass", ("vac",),
@@ -310,18 +311,18 @@ KINDS = (
             Column("RequiresRepublish", lambda obj: obj["spec"].get("requiresRepublish", False), type="boolean"),
             Column("Modes", lambda obj: ",".join(obj["spec"].get("volumeLifecycleModes") or ()) or UNKNOWN), AGE,
         ),
-        default=_default_driver, returns_deleted=True,
+        default=_default_driver, returns_deleted=True, unconditional_update=False,
     ),
     Kind(
         resources.CSI_NODES, STORAGE + "CSINode", "csinode",
         columns=(NAME, Column("Drivers", lambda obj: len(obj["spec"].get("drivers") or ()), type="integer"), AGE),
-        optional_required=frozenset({"spec.drivers"}), returns_deleted=True,
+        optional_required=frozenset({"spec.drivers"}), returns_deleted=True, unconditional_update=False,
     ),
     Kind(
         resources.CSI_STORAGE_CAPACITIES, STORAGE + "CSIStorageCapacity", "csistoragecapacity",
         columns=(
             NAME, Column("StorageClassName", text_at("storageClassName")), Column("Capacity", text_at("capacity")), AGE,
         ),
-        validate_update=_fixed_capacity,
+        validate_update=_fixed_capacity, unconditional_update=False,
     ),
 )  # fmt: skip

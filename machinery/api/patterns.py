@@ -3,12 +3,12 @@
 import functools
 from typing import Any
 
-import re2
-
 
 @functools.lru_cache(maxsize=4096)
 def compile_pattern(pattern: str) -> Any:
     """Return a compiled pattern, with the methods of one of `re`. Raises: ValueError that tells what is wrong."""
+    import re2  # 3 MB that a cluster without patterns of its users does without
+
     options = re2.Options()
     options.log_errors = False
     try:

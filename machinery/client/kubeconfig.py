@@ -5,11 +5,14 @@ Source: https://kubernetes.io/docs/concepts/configuration/organize-cluster-acces
 """
 
 import base64
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -61,23 +64,33 @@ def read_kubeconfig(paths: list[Path], *, must_exist: bool = False) -> dict[str,
 
     Raises: ConfigError when a file is not a kubeconfig, or is absent though it `must_exist`.
     """
-    import yaml  # costs 15 ms: only who reads a file pays
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            document = yaml.load(path.read_text(), Loader=loader) or {}  # noqa: S506  # a safe loader, in C where there is one
+            document = _load(path.read_text()) or {}
         except FileNotFoundError as error:
             if must_exist:
                 raise ConfigError(f"stat {path}: no such file or directory") from error
             continue
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, ValueError) as error:
             raise ConfigError(f'error loading config file "{path}": {error}') from error
         if not isinstance(document, dict):
             raise ConfigError(f'error loading config file "{path}": not a mapping')
         _merge(merged, document, path.absolute().parent)
     return merged
+
+
+def _load(text: str) -> Any:
+    """Read YAML. The files of our own components are JSON: those do without yaml's 15 ms and 1 MB."""
+    if text.startswith("{"):
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(text)
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe, in C if it is there
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _merge(merged: dict[str, Any], document: Mapping[str, Any], folder: Path) -> None:

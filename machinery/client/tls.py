@@ -1,7 +1,8 @@
 """The TLS context a ClientConfig asks for; apart from rest.py because the command line needs it without aiohttp."""
 
+import contextlib
+import os
 import ssl
-import tempfile
 
 from machinery.client.kubeconfig import ClientConfig
 
@@ -24,12 +25,17 @@ def ssl_context(config: ClientConfig) -> ssl.SSLContext:
 
 
 def _load_client_certificate(context: ssl.SSLContext, config: ClientConfig) -> None:
-    """Give the context our certificate; OpenSSL reads only files, so inline data passes through private ones."""
-    with tempfile.NamedTemporaryFile() as cert, tempfile.NamedTemporaryFile() as key:
-        for file, data in ((cert, config.cert_data), (key, config.key_data)):
-            file.write(data)
-            file.flush()
+    """Give the context our certificate; OpenSSL reads only files, so inline data passes through ones in memory."""
+    with contextlib.ExitStack() as files:
+
+        def path(data: bytes, file: str) -> str:
+            if not data:
+                return file
+            inline = files.enter_context(open(os.memfd_create("client-certificate"), "wb"))
+            inline.write(data)
+            inline.flush()
+            return f"/proc/self/fd/{inline.fileno()}"
+
         context.load_cert_chain(
-            cert.name if config.cert_data else config.cert_file,
-            key.name if config.key_data else config.key_file or None,
+            path(config.cert_data, config.cert_file), path(config.key_data, config.key_file) or None
         )

@@ -5,57 +5,27 @@ drift is noticed by watching what we made, and not by one of kopf's timers, whic
 """
 
 import asyncio
-import base64
-import weakref
 from typing import Any
 
 import kopf
 
 from machinery.api.meta import ObjectKey
-from machinery.client.kubeconfig import ClientConfig
-from machinery.client.rest import Client, ConnectionFailed
+from machinery.client.rest import ConnectionFailed
 from machinery.errors import APIError
 from operators.compose.project import COMPOSES, KINDS, OWNER
 from operators.compose.reconcile import reconcile
+from operators.serving import new_registry
 
+RESOURCE = COMPOSES
+REGISTRY = new_registry()
 _OURS = (COMPOSES.group, COMPOSES.version, COMPOSES.plural)
 _RETRY_SECONDS = 2.0
 _RETRIES = 30
 
 
-async def run(config: ClientConfig) -> None:
-    """Look after the projects of all namespaces until told to stop."""
-    async with Client(config, user_agent="wherry-compose-operator") as client:
-        memo = kopf.Memo(client=client, config=config, locks=weakref.WeakValueDictionary())
-        await kopf.operator(standalone=True, clusterwide=True, memo=memo)
-
-
-@kopf.on.login()
-def login(memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo:
-    """Let kopf in as the client is."""
-    config: ClientConfig = memo.config
-
-    def text(data: bytes) -> str | None:
-        return base64.b64encode(data).decode() or None
-
-    return kopf.ConnectionInfo(
-        server=config.server, ca_path=config.ca_file or None, ca_data=text(config.ca_data),
-        certificate_path=config.cert_file or None, certificate_data=text(config.cert_data),
-        private_key_path=config.key_file or None, private_key_data=text(config.key_data),
-        token=config.token or None, insecure=config.insecure,
-    )  # fmt: skip
-
-
-@kopf.on.startup()
-def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Keep kopf's own notes in annotations: the status is ours."""
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage()
-    settings.posting.enabled = False
-
-
-@kopf.on.resume(*_OURS)
-@kopf.on.create(*_OURS)
-@kopf.on.update(*_OURS, field="spec")
+@kopf.on.resume(*_OURS, registry=REGISTRY)
+@kopf.on.create(*_OURS, registry=REGISTRY)
+@kopf.on.update(*_OURS, field="spec", registry=REGISTRY)
 async def asked(namespace: str | None, name: str | None, memo: kopf.Memo, **_: Any) -> None:
     """Take a step for a project that is new, changed, or there when we start. kopf tries again where it fails."""
     try:
@@ -70,17 +40,19 @@ async def drifted(namespace: str | None, labels: kopf.Labels, memo: kopf.Memo, *
 
 
 for _resource in KINDS.values():
-    kopf.on.event(_resource.group, _resource.version, _resource.plural, labels={OWNER: kopf.PRESENT})(drifted)
+    kopf.on.event(
+        _resource.group, _resource.version, _resource.plural, labels={OWNER: kopf.PRESENT}, registry=REGISTRY
+    )(drifted)
 
 
-@kopf.index(*_OURS)
+@kopf.index(*_OURS, registry=REGISTRY)
 def by_config_map(namespace: str | None, name: str | None, spec: kopf.Spec, **_: Any) -> dict[Any, Any]:
     """Remember which projects' files are in a ConfigMap."""
     source = (spec.get("configMap") or {}).get("name")
     return {(namespace, source): name} if source else {}
 
 
-@kopf.on.event("", "v1", "configmaps")
+@kopf.on.event("", "v1", "configmaps", registry=REGISTRY)
 async def file_changed(namespace: str | None, name: str, memo: kopf.Memo, **indexes: Any) -> None:
     """Take a step for the projects whose file a ConfigMap holds."""
     for project in indexes["by_config_map"].get((namespace, name), ()):

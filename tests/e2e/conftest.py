@@ -82,6 +82,7 @@ def up_options(folder: Path) -> list[str]:
     return [
         "--data-dir", str(folder), "--api-port", str(free_port()), "--agent-port", str(free_port()),
         "--bridge", BRIDGE, "--pod-cidr", POD_CIDR, "--service-cidr", SERVICE_CIDR, "--detach",
+        "--dashboard-port", str(free_port()),
     ]  # fmt: skip
 
 

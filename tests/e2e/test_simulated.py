@@ -1,5 +1,6 @@
 """A cluster without root and containers: the embedded store and nodes that only say they run what they are given."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.layout import Layout
+from cluster.processes import running_pid
 from tests.e2e.conftest import ROOT, Cluster
 from tests.support.server import free_port
 
@@ -183,3 +185,23 @@ spec:
     assert told.startswith("5 of 5 pods would be placed")
     assert "2 more nodes like sim-0 would be needed" in told
     assert "large" not in simulated.kubectl("get", "deployments,pods")
+
+
+def test_an_add_on_comes_with_its_operator_and_leaves_what_users_made(simulated: Cluster) -> None:
+    here = ["--data-dir", str(simulated.layout.root)]
+    assert "compose      disabled " in simulated.wherry("addon", "list")
+    assert simulated.wherry("addon", "enable", "compose", *here).endswith("addon compose enabled\n")
+    assert "compose      enabled " in simulated.wherry("addon", "list")
+    simulated.until(lambda: running_pid(simulated.layout, "operators") is not None, "the operators' process")
+    project = {
+        "apiVersion": "wherry.dev/v1alpha1", "kind": "Compose", "metadata": {"name": "shop"},
+        "spec": {"project": "services: {web: {image: x}}"},
+    }  # fmt: skip
+    simulated.kubectl("apply", "-f", "-", stdin=json.dumps(project))
+    simulated.until(
+        lambda: "deployment.apps/web" in simulated.kubectl("get", "deploy", "-o", "name"), "the service", 30
+    )
+    assert "composes.wherry.dev kept" in simulated.wherry("addon", "disable", "compose", *here)
+    simulated.until(lambda: running_pid(simulated.layout, "operators") is None, "the operators' end")
+    assert simulated.kubectl("get", "composes", "-o", "name") == "compose.wherry.dev/shop\n"
+    assert 'there is no add-on "other"' in simulated.wherry("addon", "enable", "other", check=False)

@@ -2,9 +2,11 @@
 
 import json
 import re
+import urllib.request
 
 import pytest
 
+from cluster.processes import running_pid
 from tests.e2e.conftest import IMAGE, Cluster
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -63,3 +65,27 @@ def test_the_agent_tells_the_same_to_those_it_lets_in(cluster: Cluster, busy: st
     )
     assert re.search(r"^node_memory_working_set_bytes \d+$", text, re.MULTILINE)
     cluster.kubectl("delete", "pod", busy, "--grace-period=0", "--force")
+
+
+def test_the_dashboard_comes_as_an_add_on_and_follows_a_log(cluster: Cluster) -> None:
+    here = ["--data-dir", str(cluster.layout.root)]
+    cluster.wherry("addon", "enable", "dashboard", *here)
+    settings = json.loads(cluster.layout.settings.read_text())
+    url = f"http://127.0.0.1:{settings['dashboard_port']}"
+    try:
+        script = "n=0; while true; do n=$((n+1)); echo line $n; sleep 0.2; done"
+        cluster.wherry("run", "-d", "--name", "teller", IMAGE, "sh", "-c", script)
+        cluster.until(lambda: "The dashboard is at" in cluster.layout.log_file("dashboard").read_text(), "the page")
+        token = cluster.wherry("create", "token", "-n", "kube-system", "dashboard-viewer").strip()
+        login = urllib.request.Request(f"{url}/login", json.dumps({"token": token}).encode(), {"Origin": url})
+        with urllib.request.urlopen(login, timeout=10) as answer:
+            cookie = answer.headers["Set-Cookie"].partition(";")[0]
+        container = cluster.path("teller", "{.spec.containers[0].name}")
+        where = f"namespace=default&pod=teller&container={container}"
+        log = urllib.request.Request(f"{url}/log?{where}", headers={"Cookie": cookie})
+        with urllib.request.urlopen(log, timeout=10) as lines:
+            assert [lines.readline() for _ in range(12)] == [f"line {n}\n".encode() for n in range(1, 13)]
+    finally:
+        cluster.wherry("rm", "-f", "teller")
+        cluster.wherry("addon", "disable", "dashboard", *here)
+    cluster.until(lambda: running_pid(cluster.layout, "dashboard") is None, "the dashboard's end")

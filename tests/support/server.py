@@ -11,9 +11,10 @@ from apiserver.app import APIServer, ServerConfig, serving
 from apiserver.auth.user import MASTERS, User
 from apiserver.storage.interface import Store
 from apiserver.storage.sqlite import SQLiteStore
+from cluster.addresses import host_names
 from cluster.components import AGENT_CLIENTS, front_proxy
 from cluster.kubeconfig import write_kubeconfig
-from cluster.pki import Pki, host_names
+from cluster.pki import Pki
 from machinery.client.kubeconfig import ClientConfig
 
 ADMIN_TOKEN = "test-admin-token"

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -68,9 +69,10 @@ class Puller:
     def __init__(self, store: ImageStore) -> None:
         self._store = store
         self._running: dict[tuple[str, Credentials], asyncio.Task[Image]] = {}
+        self._waiting: Counter[asyncio.Task[Image]] = Counter()
 
     async def pull(self, name: str, credentials: Credentials) -> Image:
-        """Fetch an image, or find that what is here is what the registry has.
+        """Fetch an image, or find that what is here is what the registry has; given up when nobody waits for it.
 
         Raises: NotFound, PermissionDenied, Unavailable, InvalidArgument, RuntimeFailure.
         """
@@ -79,8 +81,20 @@ class Puller:
         task = self._running.get(key)
         if task is None:
             task = self._running[key] = asyncio.create_task(self._pull(ref, credentials))
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)  # one caller going away doesn't stop the others
+            task.add_done_callback(lambda done: self._forget(key, done))
+        self._waiting[task] += 1
+        try:
+            return await asyncio.shield(task)  # one caller going away doesn't stop the others
+        finally:
+            self._waiting[task] -= 1
+            if not self._waiting[task]:
+                del self._waiting[task]
+                self._forget(key, task)  # who asks from now on begins anew
+                task.cancel()
+
+    def _forget(self, key: tuple[str, Credentials], task: "asyncio.Task[Image]") -> None:
+        if self._running.get(key) is task:
+            del self._running[key]
 
     async def _pull(self, ref: Reference, credentials: Credentials) -> Image:
         with self._store.installing() as scratch:

@@ -80,6 +80,7 @@ class ImageStore:
         self._images: dict[str, Image] = {}
         self._installing = 0
         self._unpack_lock = asyncio.Lock()
+        self._collect_lock = asyncio.Lock()
 
     @property
     def blobs(self) -> Path:
@@ -257,6 +258,11 @@ class ImageStore:
             (self.root / "images" / f"{image.id.removeprefix('sha256:')}.json").unlink(missing_ok=True)
             del self._images[image.id]
 
+    async def collect_in_thread(self) -> None:
+        """As `collect`; one at a time, for two would rename the same folders."""
+        async with self._collect_lock:
+            await asyncio.to_thread(self.collect)
+
     def collect(self) -> None:
         """Delete blobs and layers that nothing refers to; does nothing while images are being installed."""
         if self._installing:
@@ -283,6 +289,11 @@ async def _run_unpack(work: list[dict[str, Any]]) -> None:
         stderr=asyncio.subprocess.PIPE,
         env=environment,
     )
-    _, complaint = await process.communicate(json.dumps(work).encode())
+    try:
+        _, complaint = await process.communicate(json.dumps(work).encode())
+    finally:
+        if process.returncode is None:  # nobody waits for the image any more
+            process.kill()
+            await process.wait()
     if process.returncode != 0:
         raise RuntimeFailure(f"failed to extract layer: {complaint.decode(errors='replace').strip()}")

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from machinery.api.resources import CONFIG_MAPS, SECRETS
+from machinery.errors import Invalid
+from tests.e2e.conftest import IMAGE
 from tests.e2e.pods.conftest import Pods, container_status, shell, waiting
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
@@ -122,3 +124,29 @@ async def test_a_path_by_variables_waits_until_they_can_be_told(pods: Pods) -> N
     await pods.until(late, lambda one: waiting(one) == "CreateContainerConfigError", "to be held back")
     await pods.patch(late, {"metadata": {"annotations": {"where": "inside"}}})
     assert (await pods.ended(late, 40))["status"]["phase"] == "Succeeded"
+
+
+async def test_variables_come_from_a_file_that_an_init_container_wrote(pods: Pods) -> None:
+    mounts = [{"name": "config", "mountPath": "/data"}]
+    script = "echo \"A='one'\" > /data/c.env; echo \"B='two'\" >> /data/c.env"
+    init = {"name": "writes", "image": IMAGE, **shell(script, volumeMounts=mounts)}
+    volumes = [{"name": "config", "emptyDir": {}}, {"name": "other", "configMap": {"name": "x", "optional": True}}]
+
+    def reference(name: str, volume: str = "config", **more: Any) -> dict[str, Any]:
+        body = {"volumeName": volume, "path": "c.env", "key": name, **more}
+        return {"name": name, "valueFrom": {"fileKeyRef": body}}
+
+    env = [reference("A"), reference("B"), reference("C", optional=True)]
+    pod = {"initContainers": [init], "volumes": volumes}
+    _, text = await pods.run("echo $A $B ${C-unset}", env=env, pod=pod)
+    assert text == "one two unset\n"
+    held = await pods.create(shell("true", env=[reference("C")]), **pod)
+    await pods.until(held, lambda one: waiting(one) == "CreateContainerConfigError", "to be held back")
+    for volume, why in (("none", "Not found"), ("other", "must be of type emptyDir")):
+        with pytest.raises(Invalid, match=why):
+            await pods.create(shell("true", env=[reference("A", volume)]), **pod)
+
+
+async def test_an_image_name_that_is_none_is_told_as_such(pods: Pods) -> None:
+    pod = await pods.create({"image": "Not/An:Image:Name", **shell("true")})
+    await pods.until(pod, lambda one: waiting(one) == "InvalidImageName", "to be held back")

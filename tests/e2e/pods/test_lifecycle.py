@@ -5,9 +5,11 @@ Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
+from machinery.api.resources import PODS
 from machinery.client.rest import ConnectionFailed
 from machinery.errors import APIError
 from tests.e2e.conftest import IMAGE
@@ -228,3 +230,39 @@ async def test_an_ephemeral_container_joins_a_running_pod_and_sees_its_target(po
     )
     assert condition(seen, "Ready") == "True"
     assert "sleep 7203" in await pods.logs(pod, "dbg")
+
+
+async def test_a_deleted_pod_is_told_to_have_failed_before_it_is_gone(pods: Pods) -> None:
+    pod = await pods.create(shell("sleep 60"), restartPolicy="Always", terminationGracePeriodSeconds=1)
+    ready = await pods.running(pod)
+    name, version = pod["metadata"]["name"], ready["metadata"]["resourceVersion"]
+    await pods.client.delete(PODS, name, pods.namespace)
+    last = ready
+    async with asyncio.timeout(20):
+        selector = f"metadata.name={name}"
+        async for event in pods.client.watch(PODS, pods.namespace, field_selector=selector, resource_version=version):
+            if event.type == "DELETED":
+                break
+            last = event.decode()
+    assert (last["status"]["phase"], terminated(last)["exitCode"]) == ("Failed", 137)
+    assert condition(last, "Ready") == "False"
+
+
+async def test_all_containers_begin_anew_by_the_rule_of_one(pods: Pods) -> None:
+    rule = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}
+    again = "if [ -e /v/once ]; then sleep 60; else touch /v/once; exit 42; fi"
+    pod = await pods.create(
+        shell(again, volumeMounts=MOUNT, restartPolicy="Never", restartPolicyRules=[rule]),
+        shell("sleep 60"),
+        initContainers=[named("first", "true"), named("side", "sleep 60", restartPolicy="Always")],
+        volumes=VOLUME,
+    )
+
+    def all_again(one: dict[str, Any]) -> bool:
+        groups = ("containerStatuses", "initContainerStatuses")
+        counts = [status["restartCount"] for group in groups for status in one["status"].get(group, ())]
+        return counts == [1, 1, 1, 1] and condition(one, "Ready") == "True"
+
+    ip = (await pods.until(pod, lambda one: one["status"].get("podIP"), "an address"))["status"]["podIP"]
+    anew = await pods.until(pod, all_again, "all to run anew", 30)
+    assert anew["status"]["podIP"] == ip

@@ -114,7 +114,7 @@ async def test_an_answer_that_leads_elsewhere_is_followed_on_the_same_host_only(
     async def leads_to(request: web.Request) -> web.Response:
         places = {"/away": "http://192.0.2.1/", "/here": "/bad"}
         if request.path in places:
-            return web.Response(status=302, headers={"Location": places[request.path]})
+            return web.Response(status=302, text="go away", headers={"Location": places[request.path]})
         return web.Response(status=500)
 
     app = web.Application()
@@ -128,6 +128,9 @@ async def test_an_answer_that_leads_elsewhere_is_followed_on_the_same_host_only(
             await pods.create(shell("sleep 60", readinessProbe={"httpGet": get, "periodSeconds": 1})) for get in gets
         ]
         await pods.running(away)
+        await pods.told(
+            away, "ProbeWarning: Readiness probe warning: Probe terminated redirects, Response body: go away"
+        )
         await pods.told(here, "Readiness probe failed: HTTP probe failed with statuscode: 500")
         assert condition(await pods.get(here), "Ready") == "False"
     finally:

@@ -9,13 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from apiserver.app import APIServer
+from apiserver.app import APIServer, serving
+from apiserver.bootstrap_rbac import missing_rules
+from apiserver.storage.sqlite import SQLiteStore
 from machinery import errors
-from machinery.api.resources import CONFIG_MAPS, PODS, ROLE_BINDINGS, ROLES, SECRETS, SERVICE_ACCOUNTS
+from machinery.api.resources import (
+    CLUSTER_ROLE_BINDINGS,
+    CLUSTER_ROLES,
+    CONFIG_MAPS,
+    PODS,
+    ROLE_BINDINGS,
+    ROLES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+)
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
 from tests.integration.apiserver.conftest import pod
-from tests.support.server import ADMIN_TOKEN, client_config
+from tests.support.server import ADMIN_TOKEN, client_config, server_config
 
 GROUP = "rbac.authorization.k8s.io"
 
@@ -111,3 +122,40 @@ async def test_readiness_tells_check_by_check(client: Client) -> None:
     assert "]informer-sync" not in alive
     assert text.endswith("readyz check passed\n")
     assert b"apiserver_request_total" in await client.request("GET", "/metrics")
+
+
+async def test_default_roles_gain_what_they_lack_when_the_server_starts(tmp_path: Path) -> None:
+    # https://kubernetes.io/docs/reference/access-authn-authz/rbac/#auto-reconciliation
+    config, store = server_config(tmp_path), SQLiteStore(tmp_path / "store.sqlite")
+    own = {"apiGroups": ["example.com"], "resources": ["things"], "verbs": ["get"]}
+    frozen = "rbac.authorization.kubernetes.io/autoupdate"
+    async with Client(client_config(tmp_path, config)) as admin:
+        async with serving(store, config, sole_writer=True) as first:
+            await first.health.bootstrapped.wait()
+            before = await admin.get(CLUSTER_ROLES, "system:kube-scheduler")
+            await admin.patch(CLUSTER_ROLES, "system:kube-scheduler", {"rules": [own, before["rules"][0]]})
+            await admin.patch(
+                CLUSTER_ROLES, "system:discovery", {"rules": [own], "metadata": {"annotations": {frozen: "false"}}}
+            )
+            await admin.patch(CLUSTER_ROLE_BINDINGS, "system:basic-user", {"subjects": []})
+            await admin.delete(CLUSTER_ROLE_BINDINGS, "system:monitoring")
+            other = {"apiGroup": GROUP, "kind": "ClusterRole", "name": "view"}
+            await admin.create(
+                CLUSTER_ROLE_BINDINGS, {"metadata": {"name": "system:monitoring"}, "roleRef": other, "subjects": []}
+            )
+        async with serving(store, config, sole_writer=True) as second:
+            await second.health.bootstrapped.wait()
+            after = await admin.get(CLUSTER_ROLES, "system:kube-scheduler")
+            assert after["rules"][:2] == [own, before["rules"][0]]
+            assert not list(missing_rules(after["rules"], before["rules"]))
+            assert (await admin.get(CLUSTER_ROLES, "system:discovery"))["rules"] == [own]
+            basic = await admin.get(CLUSTER_ROLE_BINDINGS, "system:basic-user")
+            assert [one["name"] for one in basic["subjects"]] == ["system:authenticated"]
+            monitoring = await admin.get(CLUSTER_ROLE_BINDINGS, "system:monitoring")
+            assert (monitoring["roleRef"]["name"], len(monitoring["subjects"])) == ("system:monitoring", 1)
+            revision = after["metadata"]["resourceVersion"]
+        async with serving(store, config, sole_writer=True) as third:  # nothing is lacking: nothing is written
+            await third.health.bootstrapped.wait()
+            again = await admin.get(CLUSTER_ROLES, "system:kube-scheduler")
+            assert again["metadata"]["resourceVersion"] == revision
+    await store.close()

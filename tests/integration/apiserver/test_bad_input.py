@@ -210,3 +210,38 @@ async def test_a_field_that_is_not_declared_can_not_be_applied(client: Client) -
 async def test_reviews_of_wrong_types_are_bad_requests(client: Client, path: str) -> None:
     with pytest.raises(errors.BadRequest, match="cannot unmarshal array into Go struct field"):
         await post(client, path, b'{"spec":[1]}')
+
+
+JSON_PATCH, MERGE, STRATEGIC = (
+    f"application/{kind}+json" for kind in ("json-patch", "merge-patch", "strategic-merge-patch")
+)
+
+
+@pytest.mark.parametrize(
+    ("media", "body", "told"),
+    [
+        (
+            MERGE,
+            b'{"spec":{"replicas":1,"replicas":2,"wrong":1}}',
+            'duplicate field "spec.replicas", unknown field "spec.wrong"',
+        ),
+        (STRATEGIC, b'{"spec":{"replicas":1,"replicas":2}}', 'duplicate field "spec.replicas"'),
+        (STRATEGIC, b'{"spec":{"wrong":[true,null,"x"]}}', 'unknown field "spec.wrong"'),
+        (JSON_PATCH, b'[{"op":"add","path":"/spec/wrong","value":1}]', 'unknown field "spec.wrong"'),
+    ],
+)
+async def test_a_patch_is_held_to_its_fields_too(
+    client: Client, config: ClientConfig, media: str, body: bytes, told: str
+) -> None:
+    await post(client, DEPLOYMENTS, DEPLOYMENT)
+    path, headers = f"{DEPLOYMENTS}/a", {"Content-Type": media}
+    with pytest.raises(errors.Invalid) as caught:
+        await client.request("PATCH", path, body=body, params={"fieldValidation": "Strict"}, headers=headers)
+    shown = "map[spec:map[wrong:[true <nil> x]]]" if b"null" in body else ""
+    assert str(caught.value).startswith(f' "" is invalid: patch: Invalid value: "{shown}')
+    assert str(caught.value).endswith(f'": strict decoding error: {told}')
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=ssl_context(config))) as session,
+        session.patch(config.server + path, data=body, headers=headers) as answer,
+    ):
+        assert told.split(", ")[0].replace('"', '\\"') in answer.headers["Warning"]

@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from apiserver import deadlines
 from apiserver.app import APIServer, serving
 from apiserver.endpoints import body
-from apiserver.request import duration_seconds
+from apiserver.request import Call, duration_seconds
 from apiserver.storage.sqlite import SQLiteStore
 from machinery import errors
 from machinery.api.resources import CONFIG_MAPS, SERVICE_ACCOUNTS
@@ -115,3 +117,57 @@ async def test_workers_share_a_port_and_show_each_others_writes(tmp_path: Path) 
         finally:
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+async def test_a_request_that_takes_too_long_is_told_so(
+    client: Client, server: APIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    async def never(_: Call) -> web.StreamResponse:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    monkeypatch.setattr(server, "_dispatch", never)
+    asked = asyncio.create_task(client.request("GET", "/api/v1/pods"))
+    while not server.deadlines._begun:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0.01)
+    server.deadlines.look(now=time.monotonic() + deadlines.MAX_SECONDS - 5)
+    await asyncio.sleep(0.05)
+    assert not asked.done()
+    server.deadlines.look(now=time.monotonic() + deadlines.MAX_SECONDS + 5)
+    with pytest.raises(errors.Timeout, match="^Timeout: request did not complete within the allotted timeout$"):
+        await asyncio.wait_for(asked, 5)
+    assert ended.is_set()
+    assert not server.deadlines._begun
+
+
+async def test_who_does_not_take_a_long_answer_is_let_go(
+    client: Client, config: ClientConfig, server: APIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadlines, "MAX_SECONDS", 0.5)
+    data = {"k": "x" * 900_000}
+    for number in range(12):
+        await client.create(CONFIG_MAPS, {"metadata": {"name": f"c{number}"}, "data": data}, "default")
+    host, _, port = config.server.removeprefix("https://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=ssl_context(config), limit=1024)
+    writer.write(b"GET /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readline()
+    await asyncio.sleep(1.5)  # it reads nothing more
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        while True:
+            await reader.readexactly(65536)
+    assert len((await client.list(CONFIG_MAPS, "default"))["items"]) == 12  # others are served
+    writer.close()
+
+
+async def test_every_answer_tells_its_level_and_schema_watches_too(config: ClientConfig, client: Client) -> None:
+    for path in ("/api/v1/pods", "/api/v1/pods?watch=1&timeoutSeconds=1"):
+        reader, writer = await raw(config, f"GET {path} HTTP/1.1\nHost: x\n\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        for name in (b"x-kubernetes-pf-flowschema-uid: ", b"x-kubernetes-pf-prioritylevel-uid: "):
+            assert len(head.lower().partition(name)[2].partition(b"\r\n")[0]) == 36
+        writer.close()

@@ -219,3 +219,9 @@ async def test_long_answers_are_compressed_for_clients_that_say_so(client: Clien
             found[limit] = response.headers.get("content-encoding")
         assert (gzip.decompress(body) if found[limit] else body) == plain
     assert found == {"1": None, "0": "gzip"}
+
+
+async def test_a_selector_may_be_long(client: Client) -> None:
+    names = ",".join(f"value-{number:04}" for number in range(2000))
+    found = await client.request("GET", "/api/v1/pods", params={"labelSelector": f"app in ({names})"})
+    assert json.loads(found)["items"] == []

@@ -9,7 +9,25 @@ from typing import Any
 import pytest
 
 from machinery import errors
-from machinery.api.resources import CONFIG_MAPS, DEPLOYMENTS, NAMESPACES, NODES, PODS, SECRETS, SERVICES
+from machinery.api.meta import Resource
+from machinery.api.resources import (
+    CLUSTER_ROLES,
+    CONFIG_MAPS,
+    CRON_JOBS,
+    DEPLOYMENTS,
+    DEVICE_CLASSES,
+    LEASES,
+    LIMIT_RANGES,
+    NAMESPACES,
+    NODES,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+    ROLE_BINDINGS,
+    ROLES,
+    RUNTIME_CLASSES,
+    SECRETS,
+    SERVICES,
+)
 from machinery.client.rest import Client, PatchType
 from tests.integration.apiserver.conftest import pod
 
@@ -226,3 +244,61 @@ async def test_the_order_of_a_body_s_fields_does_not_matter(client: Client) -> N
     assert made["spec"]["template"]["metadata"] == {"labels": {"a": "b"}}
     made["metadata"]["labels"] = {"x": "y"}
     assert (await client.update(DEPLOYMENTS, made))["metadata"]["labels"] == {"x": "y"}
+
+
+@pytest.mark.parametrize(
+    ("resource", "body"),
+    [
+        (LEASES, {"spec": {"holderIdentity": "a"}}),
+        (POD_DISRUPTION_BUDGETS, {"spec": {"minAvailable": 1}}),
+        (RUNTIME_CLASSES, {"handler": "runc"}),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Resource) else "",
+)
+async def test_some_kinds_are_replaced_only_from_a_known_version(
+    client: Client, resource: Resource, body: dict[str, Any]
+) -> None:
+    namespace = "default" if resource.namespaced else ""
+    made = await client.create(resource, {"metadata": {"name": "a"}, **body}, namespace)
+    del made["metadata"]["resourceVersion"]
+    why = "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+    with pytest.raises(errors.Invalid, match=why):
+        await client.update(resource, made)
+    patched = await client.patch(resource, "a", {"metadata": {"labels": {"x": "y"}}}, namespace)
+    assert (await client.update(resource, patched))["metadata"]["labels"] == {"x": "y"}
+
+
+async def test_some_kinds_are_created_by_put(client: Client) -> None:
+    limit = {"type": "Container", "max": {"cpu": "1"}}
+    body = {"metadata": {"name": "a", "namespace": "default"}, "spec": {"limits": [limit]}}
+    assert (await client.update(LIMIT_RANGES, body))["metadata"]["uid"]
+    with pytest.raises(errors.NotFound):
+        await client.update(CONFIG_MAPS, {"metadata": {"name": "a", "namespace": "default"}})
+
+
+async def test_an_absent_struct_is_an_empty_one(client: Client) -> None:
+    made = await client.create(DEVICE_CLASSES, {"metadata": {"name": "a"}})
+    assert made["spec"] == {}
+    with pytest.raises(errors.Invalid) as caught:
+        await client.create(CRON_JOBS, {"metadata": {"name": "a"}, "spec": {"schedule": "* * * * *"}}, "default")
+    assert "spec.jobTemplate.spec.template.spec.containers: Required value" in str(caught.value)
+    assert "spec.jobTemplate: Required" not in str(caught.value)
+
+
+async def test_an_empty_text_takes_its_default(client: Client) -> None:
+    port = {"port": 80, "protocol": ""}
+    made = await client.create(
+        SERVICES, {"metadata": {"name": "a"}, "spec": {"type": "", "ports": [port], "selector": {"a": "b"}}}, "default"
+    )
+    assert (made["spec"]["type"], made["spec"]["ports"][0]["protocol"]) == ("ClusterIP", "TCP")
+    reference = {"apiGroup": "", "kind": "Role", "name": "r"}  # as client-go sends it
+    bound = await client.create(ROLE_BINDINGS, {"metadata": {"name": "a"}, "roleRef": reference}, "default")
+    assert bound["roleRef"]["apiGroup"] == "rbac.authorization.k8s.io"
+
+
+async def test_roles_of_namespaces_give_no_paths(client: Client) -> None:
+    rule = {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}
+    why = "rules\\[0\\].nonResourceURLs: Invalid value: .*: namespaced rules cannot apply to non-resource URLs"
+    with pytest.raises(errors.Invalid, match=why):
+        await client.create(ROLES, {"metadata": {"name": "a"}, "rules": [rule]}, "default")
+    await client.create(CLUSTER_ROLES, {"metadata": {"name": "a"}, "rules": [rule]})

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster.components import node_address
+from cluster.addresses import node_address
 from cluster.pki import Pki
 from machinery.api.resources import ENDPOINT_SLICES, INGRESS_CLASSES, INGRESSES, SECRETS, SERVICES
 from machinery.client.rest import Client

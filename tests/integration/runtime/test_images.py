@@ -166,3 +166,34 @@ async def test_what_is_no_image_name_is_an_invalid_argument(cri: CriClient, name
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await pull(cri, name)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_pull_that_nobody_waits_for_is_given_up(cri: CriClient, registry: Registry) -> None:
+    name = await registry.push("slow:1", config={"Labels": {"v": "slow"}})
+    request = cri_pb.PullImageRequest(image=cri_pb.ImageSpec(image=name))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.images.PullImage(request, timeout=0.001)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # The one that follows takes as long as the first would have, so that has had its time.
+    await pull(cri, await registry.push("other:1", config={"Labels": {"v": "other"}}))
+    assert await image(cri, name) is None
+    assert await pull(cri, name)
+
+
+async def test_one_caller_who_goes_away_leaves_the_pull_to_the_others(cri: CriClient, registry: Registry) -> None:
+    name = await registry.push("shared:1", config={"Labels": {"v": "shared"}})
+    request = cri_pb.PullImageRequest(image=cri_pb.ImageSpec(image=name))
+    staying = asyncio.ensure_future(cri.images.PullImage(request))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await cri.images.PullImage(request, timeout=0.01)
+    assert (await staying).image_ref
+
+
+async def test_an_image_removed_many_times_at_once_is_gone_for_each(cri: CriClient, registry: Registry) -> None:
+    image_id = await pull(cri, await registry.push("gone:1", config={"Labels": {"v": "gone"}}))
+
+    async def remove() -> bool:
+        await cri.images.RemoveImage(cri_pb.RemoveImageRequest(image=cri_pb.ImageSpec(image=image_id)))
+        return await image(cri, image_id) is None
+
+    assert await asyncio.gather(*(remove() for _ in range(5))) == [True] * 5

@@ -11,6 +11,8 @@ from agent.cri import api_pb2 as cri_pb
 from agent.runtime import capabilities, cgroups, host, kernel
 from tests.integration.runtime.harness import BUSYBOX, CriClient
 
+MS_SHARED = 0x100000
+
 
 def capability_names(status: str) -> set[str]:
     """The names behind the hexadecimal CapEff line of /proc/PID/status."""
@@ -215,6 +217,63 @@ async def test_two_user_mappings_are_refused(cri: CriClient) -> None:
         await cri.run_sandbox(pod)
 
 
+@pytest.mark.parametrize("mode", ["CONTAINER", "TARGET"])
+async def test_a_user_namespace_that_is_neither_the_pod_s_nor_the_host_s_is_refused(cri: CriClient, mode: str) -> None:
+    pod = cri.sandbox_config()
+    pod.linux.security_context.namespace_options.userns_options.mode = cri_pb.NamespaceMode.Value(mode)
+    with pytest.raises(grpc.aio.AioRpcError, match=f"mode {mode} is not supported"):
+        await cri.run_sandbox(pod)
+
+
+@pytest.mark.parametrize(
+    ("mode", "comes_in", "goes_out"),
+    [
+        (cri_pb.PROPAGATION_PRIVATE, False, False),
+        (cri_pb.PROPAGATION_HOST_TO_CONTAINER, True, False),
+        (cri_pb.PROPAGATION_BIDIRECTIONAL, True, True),
+    ],
+    ids=["private", "from the host", "both ways"],
+)
+async def test_mounts_spread_as_a_volume_says(
+    cri: CriClient, tmp_path: Path, mode: cri_pb.MountPropagation, comes_in: bool, goes_out: bool
+) -> None:
+    volume, other = tmp_path / "volume", tmp_path / "other"
+    for folder in (volume / "in", volume / "out", other):
+        folder.mkdir(parents=True)
+    (other / "file").touch()
+    kernel.mount(str(volume), volume, flags=kernel.MS_BIND)
+    kernel.mount("", volume, flags=MS_SHARED)
+    try:
+        config = cri.container_config("sleep", "60")
+        config.linux.security_context.privileged = True
+        config.mounts.append(cri_pb.Mount(container_path="/v", host_path=str(volume), propagation=mode))
+        container = await cri.run(await cri.run_sandbox(), config=config)
+        kernel.mount(str(other), volume / "in", flags=kernel.MS_BIND)
+        assert (await cri.output(container, "ls", "/v/in") == "file\n") is comes_in
+        await cri.output(container, "mount", "--bind", "/etc", "/v/out")
+        assert bool(os.listdir(volume / "out")) is goes_out
+        await cri.stop(container)
+    finally:
+        for folder in (volume / "in", volume / "out", volume):
+            kernel.unmount(folder)
+
+
+async def test_root_without_its_capability_cannot_ping(cri: CriClient) -> None:
+    config = cri.container_config("ping", "-c", "1", "-w", "1", "127.0.0.1")
+    config.linux.security_context.capabilities.drop_capabilities.append("NET_RAW")
+    status, log = await cri.run_to_end(config=config)
+    assert status.exit_code != 0
+    assert "permission denied" in log
+
+
+async def test_paths_are_masked_and_read_only_as_asked(cri: CriClient) -> None:
+    config = cri.container_config("sh", "-c", "cat /etc/passwd; ls /bin/sh; touch /tmp/x; touch /var/x || true")
+    config.linux.security_context.masked_paths.append("/etc/passwd")
+    config.linux.security_context.readonly_paths.append("/tmp")
+    _, log = await cri.run_to_end(config=config)
+    assert log == "/bin/sh\ntouch: /tmp/x: Read-only file system"
+
+
 async def test_an_image_is_mounted_read_only_whole_or_in_part(cri: CriClient) -> None:
     sandbox = await cri.run_sandbox()
     config = cri.container_config("sleep", "1000")
@@ -227,12 +286,17 @@ async def test_an_image_is_mounted_read_only_whole_or_in_part(cri: CriClient) ->
         == "/part/busybox\n/whole/bin/busybox\n"
     )
     assert (await cri.exec(container, "touch", "/whole/x")).exit_code == 1
-    bad = cri.container_config("true")
-    bad.mounts.append(cri_pb.Mount(container_path="/x", image=image, image_sub_path="no/such"))
-    with pytest.raises(grpc.aio.AioRpcError):
-        await cri.create(sandbox, bad)
+    status = await cri.status(container)
+    assert {mount.image.image_ref for mount in status.mounts} == {status.image_id}
+    for read_only, sub_path, complaint in ((True, "no/such", "No such file"), (False, "", "must be read-only")):
+        bad = cri.container_config("true")
+        bad.mounts.append(cri_pb.Mount(container_path="/x", image=image, image_sub_path=sub_path, readonly=read_only))
+        with pytest.raises(grpc.aio.AioRpcError, match=complaint):
+            await cri.create(sandbox, bad)
     missing = cri.container_config("true")
-    missing.mounts.append(cri_pb.Mount(container_path="/x", image=cri_pb.ImageSpec(image="no/such:image")))
+    missing.mounts.append(
+        cri_pb.Mount(container_path="/x", image=cri_pb.ImageSpec(image="no/such:image"), readonly=True)
+    )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.create(sandbox, missing)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
 import pytest
+from websockets.protocol import Protocol, Side, State
 
 from agent.cri import api_pb2 as api
 from machinery.spdy import DICTIONARY, FIN, SYN_REPLY, SYN_STREAM, Framer
@@ -116,14 +117,52 @@ async def test_attach_joins_the_streams_of_a_container(cri: CriClient) -> None:
     client.close()
 
 
+class TunnelledClient(SpdyClient):
+    """The same within a WebSocket: each write a message."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(self, self)  # type: ignore[arg-type] - it does here what these do
+        self._socket = (reader, writer)
+        self._protocol = Protocol(Side.CLIENT, state=State.OPEN)
+
+    @classmethod
+    async def connect(cls, url: str, protocol: str) -> "TunnelledClient":
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        head = (
+            f"GET {parts.path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            f"Sec-WebSocket-Protocol: SPDY/3.1+{protocol}\r\n\r\n"
+        )
+        writer.write(head.encode())
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert answer.startswith("HTTP/1.1 101 "), answer
+        assert "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer  # RFC 6455's own example
+        assert f"Sec-WebSocket-Protocol: SPDY/3.1+{protocol}\r\n" in answer
+        return cls(reader, writer)
+
+    def write(self, data: bytes) -> None:
+        self._protocol.send_binary(data)
+        self._socket[1].write(b"".join(self._protocol.data_to_send()))
+
+    async def read(self, size: int) -> bytes:
+        while not (frames := self._protocol.events_received()):
+            self._protocol.receive_data(await self._socket[0].read(size))
+        return b"".join(frame.data for frame in frames)
+
+    def close(self) -> None:
+        self._socket[1].close()
+
+
+@pytest.mark.parametrize("kind", [SpdyClient, TunnelledClient], ids=["plain", "in a WebSocket"])
 @pytest.mark.parametrize("port", [8080, 8081], ids=["listening", "closed"])
-async def test_ports_are_forwarded(cri: CriClient, port: int) -> None:
+async def test_ports_are_forwarded(cri: CriClient, port: int, kind: type[SpdyClient]) -> None:
     sandbox = await cri.run_sandbox()
     serves = "echo page > /tmp/index.html; httpd -p 8080 -h /tmp; touch /tmp/up; sleep 60"
     container = await cri.run(sandbox, "sh", "-c", serves)
     await cri.output(container, "sh", "-c", "until [ -e /tmp/up ]; do sleep 0.02; done")
     url = (await cri.runtime.PortForward(api.PortForwardRequest(pod_sandbox_id=sandbox))).url
-    client = await SpdyClient.connect(url, "portforward.k8s.io")
+    client = await kind.connect(url, "portforward.k8s.io")
     headers = {"port": str(port), "requestid": "0"}
     error, data = client.open({"streamtype": "error", **headers}), client.open({"streamtype": "data", **headers})
     client.send(error, b"", ends=True)

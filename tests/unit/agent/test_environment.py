@@ -56,7 +56,7 @@ def test_what_is_unlimited_has_the_nodes_room() -> None:
 
 async def fetch(plural: str, name: str) -> dict[str, Any]:
     if name == "there":
-        return {"data": {"k": "djE=" if plural == "secrets" else "v1", "not a name": "eA=="}}
+        return {"data": {"k": "djE=" if plural == "secrets" else "v1", "1st": "ab12", "a=b": "eA=="}}
     raise NotFound(f'{plural} "{name}" not found')
 
 
@@ -69,7 +69,7 @@ async def test_variables_come_from_maps_secrets_and_each_other() -> None:
         ],
     }  # fmt: skip
     found = await make_environment(POD, container, {"S": "service"}, fetch, FACTS)
-    assert found == {"S": "service", "P_k": "v1", "A": "v1", "B": "v1-service"}
+    assert found == {"S": "service", "P_k": "v1", "P_1st": "ab12", "A": "v1", "B": "v1-service"}
 
 
 @pytest.mark.parametrize(

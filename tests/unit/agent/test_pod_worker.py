@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.pod_state import ContainerSeen, Memory, Seen, backoff_seconds
+from agent.pod_state import ContainerSeen, Memory, Seen, backoff_seconds, begin_anew_at
 from agent.pod_status import make_status
 from agent.pod_worker import EndSidecars, KillContainer, MakeSandbox, StartContainer, StopSandbox, decide
 
@@ -222,3 +222,54 @@ def test_a_condition_keeps_its_time_while_its_value_stays() -> None:
     conditions = {c["type"]: c for c in status(running, seen(one("a", "running")))["conditions"]}
     assert conditions["Ready"]["lastTransitionTime"] == "2020-01-01T00:00:00Z"
     assert conditions["PodReadyToStartContainers"]["lastTransitionTime"] != "2020-01-01T00:00:00Z"
+
+
+def test_a_pod_that_was_ended_tells_of_an_end_for_each_container() -> None:
+    ended = one("a", "exited", exit_code=0)
+    final = make_status(pod("a", "b"), seen(ended), Memory(), NOW, "192.0.2.1", "wherry://", is_final=True)
+    states = [container["state"]["terminated"] for container in final["containerStatuses"]]
+    assert [(state["exitCode"], state["reason"]) for state in states] == [
+        (0, "Completed"),
+        (137, "ContainerStatusUnknown"),
+    ]
+    assert final["phase"] == "Failed"
+    assert make_status(pod("a"), seen(ended), Memory(), NOW, "", "", is_final=True)["phase"] == "Succeeded"
+
+
+def test_what_ended_in_a_pod_that_is_being_deleted_does_not_back_off() -> None:
+    leaving = pod("a")
+    leaving["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"
+    ended = one("a", "exited", attempt=2, exit_code=1, started_at=NOW - 4, finished_at=NOW - 3)
+    assert status(leaving, seen(ended))["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 1
+
+
+def test_one_container_s_rule_has_all_begin_anew_in_order() -> None:
+    all_again = pod("a", "b", init=("x",), sidecars=("s",), policy="Never")
+    rule = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}
+    all_again["spec"]["containers"][0]["restartPolicyRules"] = [rule]
+    early = NOW - 200
+    held = [
+        one("x", "exited", created_at=early, exit_code=0),
+        one("s", "running", created_at=early),
+        one("a", "exited", created_at=early, exit_code=42),
+        one("b", "running", created_at=early),
+    ]
+
+    def now_seen(*newer: ContainerSeen) -> Seen:
+        found = {c.name: [c] for c in held}
+        for new in newer:
+            found[new.name].insert(0, new)
+        since = begin_anew_at(all_again, found)
+        return Seen("sandbox", sandbox_ready=True, containers=found, since=since)
+
+    first = step(all_again, now_seen())
+    assert [(type(action), action.name) for action in first] == [(KillContainer, "s"), (KillContainer, "b")]
+    assert status(all_again, now_seen())["phase"] == "Running"
+    held[1], held[3] = (one(name, "exited", created_at=early, exit_code=137) for name in ("s", "b"))
+    assert step(all_again, now_seen()) == [StartContainer("x", 1)]
+    new_init = one("x", "exited", created_at=NOW, attempt=1, exit_code=0)
+    assert step(all_again, now_seen(new_init)) == [StartContainer("s", 1)]
+    new_sidecar = one("s", "running", created_at=NOW, attempt=1)
+    assert step(all_again, now_seen(new_init, new_sidecar)) == [StartContainer("a", 1), StartContainer("b", 1)]
+    running = [one(name, "running", created_at=NOW, attempt=1) for name in ("a", "b")]
+    assert step(all_again, now_seen(new_init, new_sidecar, *running)) == []

@@ -161,7 +161,7 @@ def test_plugins_come_from_entry_points(monkeypatch: pytest.MonkeyPatch) -> None
 
     entry = EntryPoint("OnlyVowels", f"{__name__}:OnlyVowels", "wherry.scheduler_plugins")
     monkeypatch.setattr(
-        "scheduler.registry.entry_points",
+        "importlib.metadata.entry_points",
         lambda *, group, name: [entry] if (group, name) == (entry.group, entry.name) else [],
     )
     monkeypatch.setattr(OnlyVowels, "__init__", lambda self, args: None)
