@@ -3,14 +3,16 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/ (the node checks again what the scheduler found)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from agent.pod_state import Pod, Spec, is_sidecar, specs
 from agent.security import forbidden_sysctl, merged
+from machinery.api.placement import pod_selects_node, untolerated
 from machinery.api.quantity import cpu_millis, to_bytes
 
 Refusal = tuple[str, str]  # reason and message
+_ANY = "0.0.0.0"  # noqa: S104 - the word for every address, not one to listen on
 
 
 def refusal(
@@ -24,7 +26,10 @@ def refusal(
         return "SysctlForbidden", text
     if not apparmor and (text := _apparmor_needed(pod)):
         return "AppArmor", text
-    return _misplaced(pod, node) or _short_of(pod, list(admitted), allocatable)
+    others = list(admitted)
+    # Resources that nobody here knows of are others' business: the node's status tells of those an administrator added.
+    known = {**((node.get("status") or {}).get("allocatable") or {}), **allocatable}
+    return _short_of(pod, others, known) or _misplaced(pod, others, node)
 
 
 def _apparmor_needed(pod: Pod) -> str:
@@ -36,14 +41,37 @@ def _apparmor_needed(pod: Pod) -> str:
     return ""
 
 
-def _misplaced(pod: Pod, node: Mapping[str, Any]) -> Refusal | None:
-    if not node:
-        return None
-    labels = node["metadata"].get("labels") or {}
-    wanted = pod["spec"].get("nodeSelector") or {}
-    if any(labels.get(key) != value for key, value in wanted.items()):
-        return "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+def _misplaced(pod: Pod, admitted: list[Pod], node: Mapping[str, Any]) -> Refusal | None:
+    metadata, spec = node.get("metadata"), pod["spec"]
+    if metadata and not pod_selects_node(spec, metadata["name"], metadata.get("labels") or {}):
+        return _failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector")
+    if any(_clash(ours, theirs) for one in admitted for theirs in _host_ports(one) for ours in _host_ports(pod)):
+        return _failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
+    taints = (node.get("spec") or {}).get("taints") or ()
+    if not _is_static(pod) and untolerated(taints, spec.get("tolerations") or (), ("NoExecute",)) is not None:
+        return _failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
     return None
+
+
+def _failed(predicate: str, why: str) -> Refusal:
+    return predicate, f"Predicate {predicate} failed: {why}"
+
+
+def _is_static(pod: Pod) -> bool:
+    return "kubernetes.io/config.mirror" in (pod["metadata"].get("annotations") or {})
+
+
+def _host_ports(pod: Pod) -> Iterator[tuple[int, str, str]]:
+    """Yield port, protocol and address of each port of the node that a pod takes."""
+    lasting = [one for one in specs(pod, "initContainers") if is_sidecar(one)]
+    for spec in (*lasting, *specs(pod, "containers")):
+        for port in spec.get("ports") or ():
+            if port.get("hostPort"):
+                yield port["hostPort"], port.get("protocol") or "TCP", port.get("hostIP") or _ANY
+
+
+def _clash(one: tuple[int, str, str], other: tuple[int, str, str]) -> bool:
+    return one[:2] == other[:2] and (one[2] == other[2] or _ANY in (one[2], other[2]))
 
 
 def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> Refusal | None:
@@ -51,11 +79,18 @@ def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> 
     if len(admitted) + 1 > most:
         return "OutOfpods", _text("pods", 1, len(admitted), most)
     for name in sorted(_asked_names(pod)):
+        if name not in allocatable and _is_extended(name):
+            continue
         asked, used = requested(pod, name), sum(requested(one, name) for one in admitted)
         most = _read(name, allocatable.get(name, "0"))
         if asked and asked + used > most:
             return f"OutOf{name}", _text(name, asked, used, most)
     return None
+
+
+def _is_extended(name: str) -> bool:
+    """Whether a resource is one that only administrators and device plugins know of."""
+    return "/" in name and "kubernetes.io/" not in name
 
 
 def _text(name: str, asked: int, used: int, most: int) -> str:

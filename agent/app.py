@@ -28,7 +28,7 @@ from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
 from machinery.api.quantity import to_bytes
-from machinery.api.resources import PODS, SERVICES
+from machinery.api.resources import NODES, PODS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
@@ -81,9 +81,17 @@ async def _work(
 ) -> None:  # fmt: skip
     selector = f"spec.nodeName={config.node_name}"
     wanted: Informer[Object] = Informer(client, PODS, dict, field_selector=selector)
+    itself: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
+
+    def on_node(_: Object | None, new: Object | None) -> None:
+        pods.node = new or {}
+        reporter.on_node(pods.node)
+
+    itself.add_handler(on_node)
     async with asyncio.TaskGroup() as group:
         group.create_task(reporter.run())
         group.create_task(services.run())
+        group.create_task(itself.run())
         group.create_task(pods.follow_runtime())
         group.create_task(PluginWatcher(config.plugins_registry, {"CSIPlugin": storage}).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())

@@ -45,6 +45,7 @@ class NodeReporter:
         self._runtime_version = runtime_version
         self._conditions: dict[str, dict[str, Any]] = {}
         self._news = asyncio.Event()
+        self._granted: dict[str, str | None] = {}  # what others gave the node; None for what they took back
         self.capacity = machine_capacity(config) if capacity is None else capacity
         self.allocatable = _allocatable(config, self.capacity) if capacity is None else capacity
 
@@ -109,6 +110,19 @@ class NodeReporter:
             known.update(found)
         self._news.set()
 
+    def on_node(self, node: Mapping[str, Any]) -> None:
+        """Take over what others wrote into this node's capacity: it can be allocated from then on.
+
+        Source: https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
+        """
+        status = node.get("status") or {}
+        capacity, told = status.get("capacity") or {}, status.get("allocatable") or {}
+        granted: dict[str, str | None] = dict.fromkeys(told.keys() - capacity.keys() - self.allocatable.keys())
+        granted |= {name: amount for name, amount in capacity.items() if name not in self.capacity}
+        if granted != self._granted:
+            self._granted = granted
+            self._news.set()
+
     async def _status(self) -> dict[str, Any]:
         addresses = [
             {"type": "InternalIP", "address": self._config.node_ip},
@@ -120,7 +134,7 @@ class NodeReporter:
             handlers = ({"runtimeHandlers": found} if found else {}) | ({"features": features} if features else {})
         return handlers | {
             "addresses": [{"$patch": "replace"}, *addresses],
-            "capacity": dict(self.capacity), "allocatable": dict(self.allocatable),
+            "capacity": dict(self.capacity), "allocatable": self._granted | self.allocatable,
             "conditions": await self._make_conditions(),
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._config.port}},
             "nodeInfo": node_info(self._runtime_version), "images": await self._images(),

@@ -154,7 +154,8 @@ class PodManager:
         )
 
     def _admitted(self, pod: Pod) -> list[Pod]:
-        others = [one for one in self.pods() if one["metadata"]["uid"] != pod["metadata"]["uid"]]
+        # One that is gone from the API holds nothing any more, though its containers may still be ending.
+        others = [one.pod for one in self._running.values() if not one.deleted and one.uid != pod["metadata"]["uid"]]
         return [one for one in others if (one.get("status") or {}).get("startTime") and not is_over(one)]
 
     def resize_refusal(self, pod: Pod) -> tuple[str, str] | None:

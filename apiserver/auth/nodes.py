@@ -13,7 +13,7 @@ from apiserver.auth.user import User
 from apiserver.request import RequestInfo
 from apiserver.storage.watch_cache import Entry, WatchCache, Watcher
 from machinery.api.pod_references import references
-from machinery.api.resources import PERSISTENT_VOLUMES, PODS
+from machinery.api.resources import NETWORK_POLICIES, PERSISTENT_VOLUMES, PODS
 
 NODES = "system:nodes"
 PREFIX = "system:node:"
@@ -71,6 +71,7 @@ class NodeAuthorizer:
     def __init__(self, cache: WatchCache) -> None:
         self._cache = cache
         self._uses = NodeUses(cache)
+        self._had_policies = False
 
     def allows(self, user: User, info: RequestInfo) -> bool:
         """Whether an agent may do what is asked."""
@@ -118,7 +119,15 @@ class NodeAuthorizer:
     def _pods(self, node: str, info: RequestInfo) -> bool:
         if info.verb == "get":
             return self._uses.runs(node, f"{info.namespace}/{info.name}")
-        return info.verb in ("list", "watch") and f"spec.nodeName={node}" in info.field_selector.split(",")
+        if info.verb not in ("list", "watch"):
+            return False
+        return f"spec.nodeName={node}" in info.field_selector.split(",") or self._are_policies()
+
+    def _are_policies(self) -> bool:
+        """Whether there are or were network policies: then agents must know the pods of all nodes, their peers."""
+        if not self._had_policies:
+            self._had_policies = bool(len(self._cache.collection(NETWORK_POLICIES.group_resource)))
+        return self._had_policies
 
     def _own(self, node: str, info: RequestInfo, what: str) -> bool:
         """Whether it is about an object that bears the node's name."""

@@ -61,7 +61,7 @@ class Proxy:
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer a request for what lies below `proxy`. Raises: NotFound, ServiceUnavailable, BadRequest."""
         target = self._targets[call.info.resource](call)
-        before, _, rest = call.http.raw_path.partition("?")[0].partition("/proxy")
+        before, rest = _around_proxy(call.http.raw_path.partition("?")[0], namespaced=bool(call.info.namespace))
         if not rest and call.http.method in ("GET", "HEAD"):
             query = call.http.query_string
             location = f"{before}/proxy/" + (f"?{query}" if query else "")
@@ -150,6 +150,13 @@ class Proxy:
 
 
 _SKIP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+def _around_proxy(path: str, *, namespaced: bool) -> tuple[str, str]:
+    """Return what stands before and behind `/proxy`; names may begin with that word, so it is found by counting."""
+    at = 7 if namespaced else 5  # /api/v1/namespaces/NAMESPACE/pods/NAME/proxy, /api/v1/nodes/NAME/proxy
+    parts = path.split("/", at + 1)
+    return "/".join(parts[:at]), "/" + parts[at + 1] if len(parts) > at + 1 else ""
 
 
 def _split(name: str) -> tuple[str, str, str]:

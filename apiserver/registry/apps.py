@@ -231,7 +231,7 @@ KINDS = (
             AGE, *WORKLOAD_WIDE,
         ),
         default=_default_deployment, validate=lambda obj: list(_deployment_causes(obj)),
-        validate_update=_fixed_selector, has_generation=True,
+        validate_update=_fixed_selector, has_generation=True, status_metadata=("annotations", "finalizers"),
     ),
     Kind(
         resources.REPLICA_SETS, APPS + "ReplicaSet", "replicaset", ("rs",), ("all",),

@@ -85,6 +85,10 @@ class CustomKind(Protocol):
 
     built_in: bool
 
+    @property
+    def stored_version(self) -> str:
+        """Group and version of what is stored."""
+
     def conform(self, obj: Object) -> Findings:
         """Prune and default an object in place. Raises: SchemaMismatch for its metadata."""
 
@@ -151,6 +155,7 @@ class Kind:
     ttl_seconds: int = 0
     prepare_delete: Callable[[Object], None] = _nothing
     custom: CustomKind | None = None
+    status_metadata: Sequence[str] = ("labels", "annotations", "finalizers")  # what may be changed through its status
     list_kind: str = ""  # where it is not the kind with "List" behind
 
     @property

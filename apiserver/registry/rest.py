@@ -450,7 +450,8 @@ def _with_status(kind: Kind, old: Object, new: Object) -> Object:
     if kind.user_defined:
         rest = {name: value for name, value in old.items() if name != "status"}
         return rest | ({"status": new["status"]} if "status" in new else {}) | {"metadata": {**old["metadata"]}}
-    metadata = {**old["metadata"], **_status_metadata(new["metadata"])}
+    given = new["metadata"]
+    metadata = {**old["metadata"], **{name: given[name] for name in kind.status_metadata if name in given}}
     return {**old, "status": new.get("status") or {}, "metadata": metadata}
 
 
@@ -458,7 +459,3 @@ def _without_meta(kind: Kind, obj: Object) -> Object:
     """Return what of an object counts for its generation."""
     apart = ("metadata", "kind", "apiVersion", *(("status",) if kind.has_status or not kind.user_defined else ()))
     return {name: value for name, value in obj.items() if name not in apart}
-
-
-def _status_metadata(metadata: Object) -> Object:
-    return {name: metadata[name] for name in ("labels", "annotations", "finalizers") if name in metadata}

@@ -162,13 +162,14 @@ def _merge_object(target: dict[str, Any], patch: Mapping[str, Any], shape: Shape
         raise PatchError(f"Unknown patch type found: {directive}", syntax=True)
     if RETAIN_KEYS in patch:
         target = {name: value for name, value in target.items() if name in patch[RETAIN_KEYS]}
+    before = dict(target)
     for name, value in patch.items():
         if name.startswith("$"):
             if name.startswith(DELETE_FROM_LIST):
                 _delete_from_list(target, name.removeprefix(DELETE_FROM_LIST), value)
             continue
         _merge_field(target, name, value, _child(shape, name))
-    _reorder_lists(target, patch, shape)
+    _reorder_lists(before, target, patch, shape)
     return target
 
 
@@ -196,7 +197,8 @@ def _merge_field(target: dict[str, Any], name: str, value: Any, shape: Shape | N
 
 def _merge_list(target: list[Any], patch: list[Any], shape: Shape) -> list[Any]:
     if not shape.merge_key:  # a set of primitives
-        return target + [value for value in patch if value not in target]
+        merged = target + [value for value in patch if value not in target]
+        return _ordered(merged, patch, target, "")
     if any(isinstance(one, dict) and one == {DIRECTIVE: "replace"} for one in patch):
         return [_without_directives(one) for one in patch if one != {DIRECTIVE: "replace"}]
     result = list(target)
@@ -206,7 +208,7 @@ def _merge_list(target: list[Any], patch: list[Any], shape: Shape) -> list[Any]:
                 return [_without_directives(item) for item in patch if item is not one]
             raise PatchError(f"map: {one} does not contain declared merge key: {shape.merge_key}", syntax=True)
         _merge_item(result, one, shape)
-    return result
+    return _ordered(result, patch, target, shape.merge_key)
 
 
 def _merge_item(result: list[Any], one: dict[str, Any], shape: Shape) -> None:
@@ -231,33 +233,39 @@ def _delete_from_list(target: dict[str, Any], name: str, values: Any) -> None:
         target[name] = [value for value in target[name] if value not in values]
 
 
-def _reorder_lists(target: dict[str, Any], patch: Mapping[str, Any], shape: Shape | None) -> None:
-    """Put merged lists in the order `$setElementOrder/name` asks; items it does not name keep their place behind."""
+def _reorder_lists(
+    before: Mapping[str, Any], target: dict[str, Any], patch: Mapping[str, Any], shape: Shape | None
+) -> None:
+    """Put merged lists in the order that `$setElementOrder/name` asks."""
     for directive, order in patch.items():
         if not directive.startswith(ELEMENT_ORDER):
             continue
         name = directive.removeprefix(ELEMENT_ORDER)
         child = _child(shape, name)
-        if not isinstance(target.get(name), list) or child is None:
-            continue
-        key = child.merge_key
-        wanted = [one[key] if key else one for one in order]
-        target[name] = _ordered(target[name], wanted, key)
+        if isinstance(target.get(name), list) and child is not None:
+            target[name] = _ordered(target[name], order, before.get(name) or [], child.merge_key)
 
 
-def _ordered(items: list[Any], wanted: list[Any], key: str) -> list[Any]:
-    """Sort named items as `wanted` says; each unnamed one stays behind the item it followed."""
-    rank = {value: at for at, value in enumerate(wanted)} if all(isinstance(w, str | int) for w in wanted) else {}
-    result: list[tuple[float, Any]] = []
-    last = -0.5
-    for item in items:
-        value = item.get(key) if key else item
-        if value in rank:
-            last = rank[value]
-            result.append((float(rank[value]), item))
-        else:
-            result.append((last + 0.5 if last >= 0 else len(wanted), item))
-    return [item for _, item in sorted(result, key=lambda pair: pair[0])]
+def _ordered(merged: list[Any], asked: list[Any], before: list[Any], key: str) -> list[Any]:
+    """Sort a merged list: what the patch names as `asked` has it, the rest as it stood, each before what it was before.
+
+    So an item that a patch adds comes first, and kubectl's order is kept around what others have added.
+    Source: https://kubernetes.io/docs/tasks/manage-kubernetes-objects/declarative-config/#how-apply-calculates-differences-and-merges-changes
+    """
+
+    def name_of(item: Any) -> Any:
+        return item.get(key) if key and isinstance(item, dict) else item
+
+    wanted, stood = [name_of(one) for one in asked], [name_of(one) for one in before]
+    named = sorted((one for one in merged if name_of(one) in wanted), key=lambda one: wanted.index(name_of(one)))
+    rest = [one for one in merged if name_of(one) not in wanted]
+    rest.sort(key=lambda one: stood.index(name_of(one)) if name_of(one) in stood else len(stood))
+    result: list[Any] = []
+    while named and rest:
+        ours, theirs = name_of(rest[0]), name_of(named[0])
+        is_before = ours in stood and theirs in stood and stood.index(ours) < stood.index(theirs)
+        result.append(rest.pop(0) if is_before else named.pop(0))
+    return result + named + rest
 
 
 def _without_directives(value: Any) -> Any:

@@ -15,6 +15,7 @@ from machinery.api.meta import Resource
 from machinery.api.resources import (
     CONFIG_MAPS,
     LEASES,
+    NETWORK_POLICIES,
     NODES,
     PERSISTENT_VOLUMES,
     PODS,
@@ -55,12 +56,21 @@ async def test_an_agent_reads_what_its_pods_use_and_nothing_else(client: Client,
     assert (await agent.get(PODS, "web", "default"))["metadata"]["name"] == "web"
     with pytest.raises(errors.Forbidden):
         await agent.get(PODS, "elsewhere", "default")
-    assert len((await agent.list(PODS))["items"]) == 2  # network policies are about pods of all nodes
+    with pytest.raises(errors.Forbidden):
+        await agent.list(PODS)
     assert len((await agent.list(PODS, field_selector="spec.nodeName=node-a"))["items"]) == 1
     await agent.list(SERVICES)
     await client.delete(PODS, "web", "default", options={"gracePeriodSeconds": 0})
     with pytest.raises(errors.Forbidden):
         await agent.get(SECRETS, "used", "default")
+
+
+async def test_an_agent_sees_the_pods_of_all_nodes_once_there_is_a_network_policy(
+    client: Client, agent: Client
+) -> None:
+    policy = {"metadata": {"name": "deny"}, "spec": {"podSelector": {}}}
+    await client.create(NETWORK_POLICIES, policy, "default")
+    assert len((await agent.list(PODS))["items"]) == 2
 
 
 async def test_a_pod_placed_later_opens_what_it_uses(client: Client, agent: Client) -> None:

@@ -9,10 +9,12 @@ import pytest
 from aiohttp import web
 
 from machinery import errors
-from machinery.api.resources import ENDPOINT_SLICES, PODS, SERVICES
+from machinery.api.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICE_ACCOUNTS, SERVICES
 from machinery.client.rest import Client
 from machinery.client.tls import ssl_context
 from tests.integration.apiserver.conftest import Kubectl, pod
+
+NAMESPACE = "proxy-1"  # a name that begins as the subresource is called, as upstream's test has it
 
 
 @contextlib.asynccontextmanager
@@ -43,17 +45,19 @@ async def answering() -> AsyncIterator[int]:
 @pytest.fixture
 async def port(client: Client) -> AsyncIterator[int]:
     async with answering() as port:
+        await client.create(NAMESPACES, {"metadata": {"name": NAMESPACE}})
+        await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, NAMESPACE)
         body = pod("web")
         body["spec"]["containers"][0]["ports"] = [{"name": "http", "containerPort": port}]
-        await client.create(PODS, body, "default")
-        await client.patch(PODS, "web", {"status": {"podIP": "127.0.0.1"}}, "default", subresource="status")
+        await client.create(PODS, body, NAMESPACE)
+        await client.patch(PODS, "web", {"status": {"podIP": "127.0.0.1"}}, NAMESPACE, subresource="status")
         service = {"metadata": {"name": "web"}, "spec": {"ports": [{"name": "main", "port": 80, "targetPort": port}]}}
-        await client.create(SERVICES, service, "default")
+        await client.create(SERVICES, service, NAMESPACE)
         endpoints: dict[str, Any] = {
             "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
             "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "main", "port": port, "protocol": "TCP"}],
         }  # fmt: skip
-        await client.create(ENDPOINT_SLICES, endpoints, "default")
+        await client.create(ENDPOINT_SLICES, endpoints, NAMESPACE)
         yield port
 
 
@@ -61,40 +65,40 @@ async def port(client: Client) -> AsyncIterator[int]:
     "target", ["pods/web", "pods/web:http", "services/web", "services/web:main", "services/http:web:80"]
 )
 async def test_requests_reach_their_target_as_they_are(client: Client, port: int, target: str) -> None:
-    path = f"/api/v1/namespaces/default/{target}/proxy/some/place"
+    path = f"/api/v1/namespaces/{NAMESPACE}/{target}/proxy/some/place"
     answer = await client.request("POST", path, params={"a": "b"}, body=b"hello")
     assert answer == b"POST /some/place?a=b hello nobody"
 
 
 async def test_a_path_without_slash_is_sent_on(client: Client, port: int, server: Any, config: Any) -> None:
-    url = f"{config.server}/api/v1/namespaces/default/pods/web:{port}/proxy?x=1"
+    url = f"{config.server}/api/v1/namespaces/{NAMESPACE}/pods/web:{port}/proxy?x=1"
     async with (
         aiohttp.ClientSession() as session,
         session.get(url, ssl=ssl_context(config), allow_redirects=False) as answer,
     ):
         assert (answer.status, answer.headers["Location"]) == (
             301,
-            f"/api/v1/namespaces/default/pods/web:{port}/proxy/?x=1",
+            f"/api/v1/namespaces/{NAMESPACE}/pods/web:{port}/proxy/?x=1",
         )
 
 
 async def test_what_is_not_there_is_told(client: Client, port: int) -> None:
     with pytest.raises(errors.NotFound, match='pods "none" not found'):
-        await client.request("GET", "/api/v1/namespaces/default/pods/none/proxy/")
+        await client.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/none/proxy/")
     with pytest.raises(errors.ServiceUnavailable, match="error trying to reach service"):
-        await client.request("GET", "/api/v1/namespaces/default/pods/web:1/proxy/")
-    await client.delete(ENDPOINT_SLICES, "web-1", "default")
+        await client.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/web:1/proxy/")
+    await client.delete(ENDPOINT_SLICES, "web-1", NAMESPACE)
     with pytest.raises(errors.ServiceUnavailable, match='no endpoints available for service "web"'):
-        await client.request("GET", "/api/v1/namespaces/default/services/web/proxy/")
+        await client.request("GET", f"/api/v1/namespaces/{NAMESPACE}/services/web/proxy/")
 
 
 async def test_websockets_go_through(client: Client, port: int) -> None:
-    async with client.websocket("/api/v1/namespaces/default/services/web/proxy/") as socket:
+    async with client.websocket(f"/api/v1/namespaces/{NAMESPACE}/services/web/proxy/") as socket:
         await socket.send_str("hi")
         assert (await socket.receive()).data == "echo hi"
 
 
 @pytest.mark.slow
 async def test_kubectl_get_raw_shows_the_answer(kubectl: Kubectl, port: int) -> None:
-    code, out, _ = await kubectl("get", "--raw", "/api/v1/namespaces/default/services/web/proxy/hello")
+    code, out, _ = await kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/services/web/proxy/hello")
     assert (code, out) == (0, "GET /hello  nobody")

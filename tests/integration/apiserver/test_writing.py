@@ -103,6 +103,10 @@ async def test_status_and_spec_are_written_apart(client: Client) -> None:
     assert (told["spec"]["replicas"], told["status"]["replicas"]) == (1, 3)
     changed = await client.update(DEPLOYMENTS, {**told, "spec": {**made["spec"], "replicas": 2}, "status": {}})
     assert (changed["spec"]["replicas"], changed["status"]["replicas"]) == (2, 3)
+    patch = {"metadata": {"labels": {"a": "b"}, "annotations": {"a": "b"}}}
+    told = await client.patch(DEPLOYMENTS, "web", patch, "default", subresource="status")
+    assert "labels" not in told["metadata"]  # a Deployment's status leaves its labels alone, unlike a Service's
+    assert told["metadata"]["annotations"] == {"a": "b"}
 
 
 async def test_scale_reads_and_writes_the_replicas(client: Client) -> None:

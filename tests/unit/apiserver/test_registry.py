@@ -74,12 +74,14 @@ def test_a_wrong_type_is_told_as_go_tells_it() -> None:
     ("patch", "result"),
     [
         ({"containers": [{"name": "a", "image": "2"}]}, [("a", "2"), ("b", "1")]),
-        ({"containers": [{"name": "c", "image": "3"}]}, [("a", "1"), ("b", "1"), ("c", "3")]),
+        ({"containers": [{"name": "c", "image": "3"}]}, [("c", "3"), ("a", "1"), ("b", "1")]),
+        ({"containers": [{"name": "c", "image": "3"}, {"name": "b"}]}, [("c", "3"), ("a", "1"), ("b", "1")]),
         ({"containers": [{"name": "a", "$patch": "delete"}]}, [("b", "1")]),
         ({"containers": [{"$patch": "replace"}, {"name": "z", "image": "9"}]}, [("z", "9")]),
         ({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}, [("b", "1"), ("a", "1")]),
+        ({"$setElementOrder/containers": [{"name": "b"}]}, [("a", "1"), ("b", "1")]),
     ],
-    ids=["change", "add", "delete", "replace", "order"],
+    ids=["change", "add", "add-between", "delete", "replace", "order", "order-of-some"],
 )
 def test_strategic_patches_merge_lists_by_their_key(patch: dict[str, object], result: list[tuple[str, str]]) -> None:
     spec = {"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}
