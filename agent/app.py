@@ -53,12 +53,13 @@ async def run(config: AgentConfig) -> None:
         services: Informer[Object] = Informer(client, SERVICES, dict)
         objects = ObjectSource(client, lambda uid: pods.objects_changed(uid))  # noqa: PLW0108 - made below
         stack.push_async_callback(objects.close)
-        storage = Storage(config, client)
+        tokens = TokenSource(client)
+        storage = Storage(config, client, tokens)
         node = NodeServices(
             config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
             volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes),
             puller=ImagePuller(runtime), objects=objects,
-            tokens=TokenSource(client), services=services.list, admission_failure=lambda _: None,
+            tokens=tokens, services=services.list, admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
