@@ -59,6 +59,16 @@ class AgentConfig:
         return self.data_dir / "device-plugins"
 
     @property
+    def plugins_registry(self) -> Path:
+        """Where other plugins of the node put the sockets by which they register."""
+        return self.data_dir / "plugins_registry"
+
+    @property
+    def plugins_dir(self) -> Path:
+        """Where plugins have their own sockets, and storage drivers' volumes are staged."""
+        return self.data_dir / "plugins"
+
+    @property
     def seccomp_dir(self) -> Path:
         """Where the seccomp profiles are that pods name by Localhost."""
         return self.data_dir / "seccomp"

@@ -26,7 +26,7 @@ class Connection:
     ) -> None:
         """Args: `impersonation` are the headers that make us act as another."""
         self.config = config
-        self._impersonation = dict(impersonation or {})
+        self.impersonation = dict(impersonation or {})
         self._timeout_seconds = timeout_seconds
         self._warned: set[str] = set()
         parts = urllib.parse.urlsplit(config.server)
@@ -71,7 +71,7 @@ class Connection:
         token = self.config.token
         if not token and self.config.token_file:
             token = Path(self.config.token_file).read_text().strip()
-        return {**self._impersonation, **({"Authorization": f"Bearer {token}"} if token else {})}
+        return {**self.impersonation, **({"Authorization": f"Bearer {token}"} if token else {})}
 
     def request(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None,
@@ -129,7 +129,7 @@ class Connection:
 
     def another(self) -> "Connection":
         """Return a connection of its own to the same server: one can't ask while an answer still comes."""
-        return Connection(self.config, impersonation=self._impersonation, timeout_seconds=self._timeout_seconds)
+        return Connection(self.config, impersonation=self.impersonation, timeout_seconds=self._timeout_seconds)
 
     def close(self) -> None:
         """End the connection."""

@@ -95,3 +95,7 @@ def _missing(param: click.Parameter) -> str:
 def main() -> None:
     """The console script without the cluster's own commands."""
     sys.exit(run_cli({}))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from cli.framework import LEADING
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_GLOBAL = (
+GLOBAL = (
     ("kubeconfig", "--kubeconfig", "Path to the kubeconfig file."),
     ("context", "--context", "The kubeconfig context to use."),
     ("cluster", "--cluster", "The kubeconfig cluster to use."),
@@ -27,10 +27,10 @@ _GLOBAL = (
     ("cache_dir", "--cache-dir", "Where discovery is kept."),
 )
 _SHORT = {"server": "-s", "verbosity": "-v"}
-SETTINGS = (*(name for name, _, _ in _GLOBAL), "as_group", "insecure")
+SETTINGS = (*(name for name, _, _ in GLOBAL), "as_group", "insecure")
 
 LEADING_OPTIONS = {
-    **{long: name for name, long, _ in _GLOBAL}, **{short: name for name, short in _SHORT.items()},
+    **{long: name for name, long, _ in GLOBAL}, **{short: name for name, short in _SHORT.items()},
     "-n": "namespace", "--namespace": "namespace",
 }  # fmt: skip
 """What may stand before the verb."""
@@ -40,7 +40,7 @@ def connected(command: F) -> F:
     """Add the options that say which server to talk to; the command gets them as keyword arguments."""
     command = click.option("--insecure-skip-tls-verify", "insecure", is_flag=True, hidden=True)(command)
     command = click.option("--as-group", multiple=True, hidden=True)(command)
-    for name, long, text in reversed(_GLOBAL):
+    for name, long, text in reversed(GLOBAL):
         short = (_SHORT[name],) if name in _SHORT else ()
         command = click.option(*short, long, name, help=text, hidden=name not in ("kubeconfig", "context", "server"))(
             command

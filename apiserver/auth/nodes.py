@@ -22,6 +22,9 @@ _READS = ("get", "list", "watch")
 _WRITES = ("create", "update", "patch")
 _MIRROR = "kubernetes.io/config.mirror"
 
+# The controller's own secrets are not among them: an agent has no use for these.
+_VOLUME_SECRETS = ("nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef")
+
 Reference = tuple[str, str, str]
 """Plural, namespace, name."""
 
@@ -95,7 +98,23 @@ class NodeAuthorizer:
         group, verbs = _USED[info.resource].get(what, ("", ()))
         if info.group != group or info.verb not in verbs or not info.namespace:
             return False
-        return self._uses.has(node, (info.resource, info.namespace, info.name))
+        if self._uses.has(node, (info.resource, info.namespace, info.name)):
+            return True
+        return info.resource == "secrets" and info.verb == "get" and self._opens_volume(node, info.namespace, info.name)
+
+    def _opens_volume(self, node: str, namespace: str, name: str) -> bool:
+        """Whether a secret is what a storage driver needs for a volume that a pod of the node uses."""
+        if not name:
+            return False
+        plural = PERSISTENT_VOLUMES.group_resource
+        for entry in self._cache.collection(plural).entries(""):
+            if b'SecretRef"' in entry.value and name.encode() in entry.value:
+                source = (entry.object().get("spec") or {}).get("csi") or {}
+                secrets = [source.get(field) or {} for field in _VOLUME_SECRETS]
+                wanted = {(one.get("namespace", ""), one.get("name", "")) for one in secrets}
+                if (namespace, name) in wanted and self._volume(node, entry.name):
+                    return True
+        return False
 
     def _pods(self, node: str, info: RequestInfo) -> bool:
         if info.verb == "get":

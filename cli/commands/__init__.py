@@ -23,6 +23,7 @@ COMMANDS: dict[str, Source] = {
         explain="explain:explain|Show what fields a kind has",
         events="events:events|List events",
         timeline="timeline:timeline|Show what happened to a pod, with durations",
+        ui="ui:ui|Browse the cluster and act on it by single keys",
         tree="tree:tree|Show what an object owns",
         api_resources="discovery:api_resources|List the kinds the server knows",
         api_versions="discovery:api_versions|List the API versions the server knows",

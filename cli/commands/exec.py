@@ -16,16 +16,14 @@ from cli.streaming import DETACH, StreamRequest, run_stream
 def _late_options(words: Sequence[str]) -> tuple[str, list[str], dict[str, Any]]:
     """Return pod, command, and the options that stand between them, as kubectl takes them up to `--`."""
     word, *command = words
-    found: dict[str, Any] = {"stdin": False, "tty": False, "container": ""}
-    while "--" in command and command[0] != "--" and command[0].startswith("-"):
-        option = command.pop(0)
-        found["stdin"] |= option in ("-i", "-it", "-ti", "--stdin")
-        found["tty"] |= option in ("-t", "-it", "-ti", "--tty")
-        if option in ("-c", "--container") and command:
-            found["container"] = command.pop(0)
-        elif option.startswith(("--container=", "-c=")):
-            found["container"] = option.partition("=")[2]
-    return word, command[1:] if command[:1] == ["--"] else command, found
+    found: dict[str, Any] = {}
+    if "--" in command and command[0].startswith("-"):
+        at = command.index("--")
+        context = click.get_current_context()
+        context.ignore_unknown_options = False
+        found, rest, _ = context.command.make_parser(context).parse_args(command[:at])
+        command = [*rest, *command[at + 1 :]]
+    return word, command, found
 
 
 @verb("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -40,12 +38,13 @@ def _late_options(words: Sequence[str]) -> tuple[str, list[str], dict[str, Any]]
 @click.option("-w", "--workdir", default="", help="The command's folder (Docker's).")
 @click.option("--pod-running-timeout", default="1m0s", hidden=True)
 @click.argument("words", nargs=-1, required=True)
-def exec_(
-    words: Sequence[str], stdin: bool, tty: bool, container: str, quiet: bool, detach: bool, **given: Any
-) -> None:
+def exec_(words: Sequence[str], **given: Any) -> None:
     """Run a command in a container: wherry exec POD [-c CONTAINER] -- COMMAND ARGS."""
     word, command, late = _late_options(words)
-    stdin, tty, container = stdin or late["stdin"], tty or late["tty"], container or late["container"]
+    given |= {name: value for name, value in late.items() if name != "words"}
+    stdin, tty, container, quiet, detach = (
+        given.pop(name) for name in ("stdin", "tty", "container", "quiet", "detach")
+    )
     if not command:
         raise click.ClickException("you must specify at least one command for the container")
     session = Session(given)

@@ -71,8 +71,12 @@ class Client:
         user_agent: str = "wherry",
         patience_seconds: float = 1.0,
         timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Args: `patience_seconds` is how long reads keep trying while the server refuses connections."""
+        """Args: `patience_seconds` is how long reads keep trying while the server refuses connections.
+
+        `headers` go with every request, such as those that make us act as another user.
+        """
         self.config = config
         parts = urlsplit(config.server)
         self._path = parts.path.rstrip("/")
@@ -80,7 +84,7 @@ class Client:
         self._address = (parts.hostname or "localhost", parts.port or (443 if parts.scheme == "https" else 80))
         self._is_secure = parts.scheme == "https"
         # No compression: the usual peer is on this machine or this network, where gzip costs more than it saves.
-        self._headers = {"Host": self._host, "Accept": "application/json", "User-Agent": user_agent}
+        self._headers = {"Host": self._host, "Accept": "application/json", "User-Agent": user_agent, **(headers or {})}
         self._patience_seconds = patience_seconds
         self._timeout_seconds = timeout_seconds
         self._tls: ssl.SSLContext | None = None

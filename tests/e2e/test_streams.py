@@ -71,6 +71,12 @@ def test_cp_copies_both_ways(kubectl: Cluster) -> None:
     assert (folder / "back").read_bytes() == content
 
 
+def test_exec_takes_options_up_to_the_two_dashes(kubectl: Cluster) -> None:
+    for line in ("exec streams -n default -c main -- echo -n hi", "exec streams -- ls -d /bin -- /etc"):
+        assert kubectl.wherry(*line.split()) == kubectl.kubectl(*line.split())
+    assert kubectl.wherry("exec", "streams", "sh", "-c", "echo $1", "--", "hi") == "hi\n"
+
+
 def test_attach_joins_the_running_container(kubectl: Cluster) -> None:
     told = kubectl.run("timeout", "5", "kubectl", "attach", "-i", "streams", stdin="you\n", check=False)
     assert "heard you" in told

@@ -88,6 +88,23 @@ async def test_a_pod_placed_later_opens_what_it_uses(client: Client, agent: Clie
     assert (await agent.get(PERSISTENT_VOLUMES, "disk"))["metadata"]["name"] == "disk"
 
 
+async def test_secrets_of_a_used_volume_are_open_to_the_agent(client: Client, agent: Client) -> None:
+    source = {
+        "driver": "d.example.com", "volumeHandle": "h",
+        "nodeStageSecretRef": {"namespace": "default", "name": "other"},
+        "controllerPublishSecretRef": {"namespace": "default", "name": "controllers"},
+    }  # fmt: skip
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "csi": source, "claimRef": {"namespace": "default", "name": "data"}}  # fmt: skip
+    await client.create(PERSISTENT_VOLUMES, {"metadata": {"name": "disk"}, "spec": spec})
+    volumes = [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]
+    with pytest.raises(errors.Forbidden):
+        await agent.get(SECRETS, "other", "default")
+    await client.create(PODS, pod("user", nodeName="node-a", volumes=volumes), "default")
+    assert (await agent.get(SECRETS, "other", "default"))["metadata"]["name"] == "other"
+    with pytest.raises(errors.Forbidden):
+        await agent.get(SECRETS, "controllers", "default")
+
+
 async def test_an_agent_writes_about_itself_alone(client: Client, agent: Client) -> None:
     await agent.create(NODES, {"metadata": {"name": "node-a", "labels": {"kubernetes.io/os": "linux", "x": "y"}}})
     with pytest.raises(errors.Forbidden, match='node "node-a" is not allowed to modify node "node-b"'):
