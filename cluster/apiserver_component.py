@@ -1,5 +1,6 @@
 """The command that runs the API server; apart from the others', for its options are many and they do without."""
 
+import mimetypes
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +46,7 @@ def apiserver(
     advertise = advertise_address or (bind_address if bind_address not in ("0.0.0.0", "::") else node_address())  # noqa: S104
     hosts = server_hosts(bind_address, advertise, given["service_cidr"])
     certificates = begin_apart(lambda: _server_certificates(layout, hosts))
+    mimetypes.knownfiles.clear()  # aiohttp would read the machine's list of types of files, and no file is served
     from apiserver.app import ServerConfig, run
 
     config = ServerConfig(
