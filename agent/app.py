@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from agent.config import AgentConfig
 from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
+from agent.csi.storage import Storage
 from agent.deviceplugin.manager import DevicePlugins
 from agent.eviction import Evictor, ImageCollector
 from agent.id_ranges import IdRanges
@@ -19,9 +20,11 @@ from agent.network import app as network
 from agent.node import NodeReporter
 from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
+from agent.plugins.watcher import PluginWatcher
 from agent.pod_manager import PodManager
 from agent.resizes import Resizes
 from agent.server import AgentServer
+from agent.shutdown import NodeShutdown
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
@@ -49,9 +52,11 @@ async def run(config: AgentConfig) -> None:
         services: Informer[Object] = Informer(client, SERVICES, dict)
         objects = ObjectSource(client, lambda uid: pods.objects_changed(uid))  # noqa: PLW0108 - made below
         stack.push_async_callback(objects.close)
+        storage = Storage(config, client)
         node = NodeServices(
             config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
-            volumes=VolumeManager(config.pods_dir, Claims(client)), puller=ImagePuller(runtime), objects=objects,
+            volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes),
+            puller=ImagePuller(runtime), objects=objects,
             tokens=TokenSource(client), services=services.list, admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
@@ -68,12 +73,12 @@ async def run(config: AgentConfig) -> None:
         server = AgentServer(node, pods, _metrics(pods))
         await server.start()
         stack.push_async_callback(server.close)
-        await _work(config, client, node, pods, reporter, services)
+        await _work(config, client, node, pods, reporter, services, storage)
 
 
 async def _work(
     config: AgentConfig, client: Client, node: NodeServices, pods: PodManager, reporter: NodeReporter,
-    services: Informer[Object],
+    services: Informer[Object], storage: Storage,
 ) -> None:  # fmt: skip
     selector = f"spec.nodeName={config.node_name}"
     wanted: Informer[Object] = Informer(client, PODS, dict, field_selector=selector)
@@ -89,6 +94,8 @@ async def _work(
         group.create_task(services.run())
         group.create_task(itself.run())
         group.create_task(pods.follow_runtime())
+        group.create_task(PluginWatcher(config.plugins_registry, {"CSIPlugin": storage}).run())
+        group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())
         if config.proxy:

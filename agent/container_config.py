@@ -94,6 +94,7 @@ class ContainerOptions:
         seccomp_root: where Localhost profiles are found.
         id_base: the first host id of the pod's user namespace.
         given: what device plugins gave for the devices it asks for.
+        block_devices: volumes that are devices: where the container is to have each, and where it is.
     """
 
     attempt: int
@@ -105,6 +106,7 @@ class ContainerOptions:
     seccomp_root: Path = Path("/")
     id_base: int = 0
     given: Given = _NOTHING_GIVEN
+    block_devices: Sequence[tuple[str, Path]] = ()
 
 
 def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOptions) -> Any:
@@ -132,6 +134,8 @@ def container_config(pod: Pod, container: Mapping[str, Any], given: ContainerOpt
             one.uidMappings.extend(users.uids)
             one.gidMappings.extend(users.gids)
     _add_devices(config, given.given)
+    for place, device in given.block_devices:
+        config.devices.add(container_path=place, host_path=str(device), permissions="mrw")
     config.linux.security_context.CopyFrom(security)
     return config
 

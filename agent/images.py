@@ -47,7 +47,7 @@ class ImagePuller:
         try:
             present = await self._runtime.image(name)
         except RuntimeFailure as error:
-            if error.code != grpc.StatusCode.INVALID_ARGUMENT:
+            if error.code != grpc.StatusCode.INVALID_ARGUMENT and "invalid reference format" not in str(error):
                 raise
             text = f'Failed to apply default image tag "{name}": couldn\'t parse image name: {error}'
             await tell("Warning", "InspectFailed", text)
@@ -82,6 +82,8 @@ class ImagePuller:
         except RuntimeFailure as error:
             if error.is_away and not str(error).startswith("failed to pull"):  # else the registry is away
                 raise
+            if "invalid reference format" in str(error):  # some runtimes see it only now
+                raise PullError("InvalidImageName", str(error), _FIRST_SECONDS) from error
             count = self._failures.get(key, (0, 0.0, ""))[0] + 1
             pause = min(_FIRST_SECONDS * 2 ** (count - 1), _MAX_SECONDS)
             self._failures[key] = (count, time.monotonic() + pause, str(error))

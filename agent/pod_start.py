@@ -135,7 +135,7 @@ class ContainerStarter:
             attempt=attempt, image=image, environment=environment, mounts=mounts,
             resources=node.linux_resources(pod, spec),
             target_id=self._target(spec), seccomp_root=node.config.seccomp_dir,
-            id_base=context.id_base(), given=given,
+            id_base=context.id_base(), given=given, block_devices=node.volumes.devices(pod, spec),
         )  # fmt: skip
         config = container_config.container_config(pod, spec, options)
         return await node.runtime.create_container(

@@ -52,7 +52,9 @@ def make_status(
         for group in _FIELDS
     }
     if is_final:
-        found = {group: [_settled(one, group) for one in statuses] for group, statuses in found.items()}
+        # Containers that never came to their turn wait for ever.
+        groups = _FIELDS if _all_have_run(pod, seen) or _init_done(pod, seen) else ("initContainers",)
+        found |= {group: [_settled(one, group) for one in found[group]] for group in groups}
     phase = old["phase"] if is_over(pod) else _final_phase(found["containers"]) if is_final else _phase(pod, seen)
     status: Status = {
         "phase": phase, "hostIP": host_ip, "hostIPs": [{"ip": host_ip}],
@@ -81,7 +83,8 @@ def _settled(status: Status, group: str) -> Status:
 
 
 def _final_phase(main: Sequence[Status]) -> str:
-    return "Failed" if any(one["state"]["terminated"]["exitCode"] for one in main) else "Succeeded"
+    codes = [one["state"].get("terminated", {}).get("exitCode", 1) for one in main]
+    return "Failed" if any(codes) else "Succeeded"
 
 
 def _add_addresses(status: Status, pod: Pod, seen: Seen, host_ip: str) -> None:

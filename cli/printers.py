@@ -131,10 +131,7 @@ def _sort_key(values: list[Any]) -> tuple[int, Any]:
     try:
         return (2, float(parse_quantity(text)))
     except (ValueError, ArithmeticError):
-        return (
-            3,
-            [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part],
-        )
+        return (3, text)
 
 
 def _template_text(form: str, template: str) -> str:

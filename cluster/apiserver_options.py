@@ -28,6 +28,7 @@ _OPTIONS = (
     click.option(
         "--encryption-provider-config", type=_FILE, help="An EncryptionConfiguration: what is encrypted at rest."
     ),
+    click.option("--encryption-provider-config-automatic-reload", is_flag=True, help="Read that file when it changes."),
     click.option("--audit-policy-file", type=_FILE, help="What the audit log notes."),
     click.option("--audit-log-path", default="", help='Write audit events here; "-" is standard output.'),
     click.option(
@@ -58,6 +59,7 @@ def server_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "audit": _audit(given),
         "admission": _admission(given),
         "authentication": _authentication(given),
+        "authentication_file": given["authentication_config"],
         "token_webhook_file": given["authentication_token_webhook_config_file"],
     }
 
@@ -73,6 +75,16 @@ def encrypted(store: Any, path: Path | None) -> Any:
         return EncryptedStore(store, read_configuration(path))
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
+
+
+def encryption_reloads(store: Any, given: Mapping[str, Any]) -> dict[tuple[Path, ...], Callable[[], None]]:
+    """Return what reads the encryption configuration again, if that is asked for."""
+    path = given["encryption_provider_config"]
+    if path is None or not given["encryption_provider_config_automatic_reload"]:
+        return {}
+    from apiserver.storage.encryption import read_configuration
+
+    return {(path,): lambda: store.use(read_configuration(path))}
 
 
 def _audit(given: Mapping[str, Any]) -> Any:

@@ -7,13 +7,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster.addresses import node_address, server_hosts
-from cluster.apiserver_options import encrypted, server_options, server_settings
+from cluster.apiserver_options import encrypted, encryption_reloads, server_options, server_settings
 from cluster.layout import Layout, default_data_dir
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ def apiserver(
     async def main() -> None:
         store = encrypted(await open_store(layout, given), given["encryption_provider_config"])
         try:
-            await run(store, config, sole_writer=not (given["etcd_servers"] or given["reuse_port"]))
+            watched = replace(config, reloads=encryption_reloads(store, given))
+            await run(store, watched, sole_writer=not (given["etcd_servers"] or given["reuse_port"]))
         finally:
             await store.close()
 

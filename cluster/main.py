@@ -1,7 +1,11 @@
 """The console script `wherry`: kubectl's verbs and the cluster's own commands, each loaded when it is used."""
 
 import importlib
+import os
 import sys
+from pathlib import Path
+
+from cluster.layout import Layout, default_data_dir
 
 COMMANDS = {
     "up": "cluster.commands:up",
@@ -33,6 +37,15 @@ COMMANDS = {
 PROCESSES = ("apiserver", "scheduler", "controller-manager", "agent", "runtime", "dns", "ingress", "simulated-nodes")
 
 
+def _prefer_own_cluster() -> None:
+    """Without a kubeconfig of the user's, talk to this machine's cluster, if there is one that this user may read."""
+    if os.environ.get("KUBECONFIG") or (Path.home() / ".kube/config").exists():
+        return
+    own = Layout(default_data_dir()).kubeconfig
+    if os.access(own, os.R_OK):
+        os.environ["KUBECONFIG"] = str(own)
+
+
 def main() -> None:
     """Run one command and exit with its code."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -40,6 +53,7 @@ def main() -> None:
         module, _, attribute = COMMANDS[name].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         command.main(sys.argv[2:], prog_name=f"wherry {name}", help_option_names=["-h", "--help"])
+    _prefer_own_cluster()
     from cli.main import run_cli
 
     sys.exit(run_cli(COMMANDS))

@@ -156,11 +156,27 @@ class CronJobController(Controller[ObjectKey]):
             else:
                 active.append(dict(known))
         listed = {known["uid"] for known in active}
-        active += [_reference(job) for job in jobs if job.finished is None and job.metadata.uid not in listed]
+        unlisted = [job for job in jobs if job.finished is None and job.metadata.uid not in listed]
+        # What was made a moment ago may stand in the status that is stored and not yet in the one known here.
+        stored = await self._active_as_stored(cron_job) if unlisted else frozenset()
+        for job in unlisted:
+            if job.metadata.uid not in stored:
+                message = f"Saw a job that the controller did not create or forgot: {job.metadata.name}"
+                await self._recorder.event(involved, "Warning", "UnexpectedJob", message)
+            active.append(_reference(job))
         ends = [job.status.completionTime for job in jobs if job.condition("Complete") and job.status.completionTime]
         status["active"] = active
         status["lastSuccessfulTime"] = max([*ends, cron_job.status.lastSuccessfulTime or ""]) or None
         return status
+
+    async def _active_as_stored(self, cron_job: CronJob) -> frozenset[str]:
+        """Return the uids of the Jobs that the stored status tells of."""
+        metadata = cron_job.metadata
+        try:
+            found = await self._client.get(CRON_JOBS, metadata.name, metadata.namespace)
+        except NotFound:
+            return frozenset()
+        return frozenset(one.get("uid", "") for one in (found.get("status") or {}).get("active") or ())
 
     async def _run_due(self, cron_job: CronJob, jobs: list[Job], status: dict[str, Any]) -> Result:
         at = datetime.now(UTC)

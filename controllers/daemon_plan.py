@@ -33,7 +33,7 @@ class Plan:
 
     create: list[str] = field(default_factory=list)
     delete: list[Pod] = field(default_factory=list)
-    failed: list[Pod] = field(default_factory=list)
+    ended: list[Pod] = field(default_factory=list)
     """Of those to delete, the ones that ended and are made anew."""
     wait_seconds: float | None = None
 
@@ -124,7 +124,7 @@ def _on_node(daemon_set: DaemonSet, step: Plan, node: str, here: Sequence[Pod], 
             continue
         if pod.is_terminal:
             step.delete.append(pod)
-            step.failed.append(pod)
+            step.ended.append(pod)
         else:
             live.append(pod)
     if not here and run:

@@ -114,12 +114,14 @@ class DaemonSetController(Controller[ObjectKey]):
         """Make and delete pods. Return what went wrong."""
         key, owner = found.metadata.key, found.metadata
         involved = reference(DAEMON_SETS, owner)
-        for pod in step.failed:
-            node = daemon_plan.node_of(pod)
-            message = (
-                f"Found failed daemon pod {owner.namespace}/{pod.metadata.name} on node {node}, will try to kill it"
-            )
-            await self._recorder.event(involved, "Warning", "FailedDaemonPod", message)
+        for pod in step.ended:
+            where = f"daemon pod {owner.namespace}/{pod.metadata.name} on node {daemon_plan.node_of(pod)}"
+            if pod.status.phase == "Failed":
+                message = f"Found failed {where}, will try to kill it"
+                await self._recorder.event(involved, "Warning", "FailedDaemonPod", message)
+            else:
+                message = f"Found succeeded {where}, will try to delete it"
+                await self._recorder.event(involved, "Normal", "SucceededDaemonPod", message)
         doomed = step.delete[:BURST_REPLICAS]
         if doomed:
             self._expectations.expect_deletions(key, (pod.metadata.uid for pod in doomed))

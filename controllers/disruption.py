@@ -78,14 +78,14 @@ class DisruptionController(Controller[ObjectKey]):
             return DONE
         at = datetime.now(UTC)
         pods = [pod for pod in self._pods.list(key.namespace) if _selects(budget, pod) and not pod.is_terminal]
+        if not pods:
+            await self._tell(budget, "Normal", "NoPods", "No matching pods found")
         disrupted, wait = _still_disrupted(budget, pods, at=at)
         try:
             expected, desired = await self._expected(budget, pods)
         except CannotCount as error:
-            await self._recorder.event(
-                reference(POD_DISRUPTION_BUDGETS, budget.metadata), "Warning", "CalculateExpectedPodCountFailed",
-                f"Failed to calculate the number of expected pods: {error}",
-            )  # fmt: skip
+            message = f"Failed to calculate the number of expected pods: {error}"
+            await self._tell(budget, "Warning", "CalculateExpectedPodCountFailed", message)
             return await self._fail_safe(budget, str(error))
         staying = [pod for pod in pods if pod.metadata.deletionTimestamp is None and pod.metadata.name not in disrupted]
         healthy = sum(pod.is_ready for pod in staying)
@@ -149,6 +149,9 @@ class DisruptionController(Controller[ObjectKey]):
         except APIError as error:
             raise CannotCount(f"{resource.group_resource} does not implement the scale subresource") from error
         return int(scale.get("spec", {}).get("replicas", 0))
+
+    async def _tell(self, budget: Budget, kind: Any, reason: str, message: str) -> None:
+        await self._recorder.event(reference(POD_DISRUPTION_BUDGETS, budget.metadata), kind, reason, message)
 
     async def _fail_safe(self, budget: Budget, why: str) -> Result:
         await self._write(budget, {"disruptionsAllowed": 0}, ("False", "SyncFailed", why))

@@ -81,7 +81,10 @@ class LoadBalancerController(Controller[ObjectKey]):
             await self._recorder.event(reference(SERVICES, service.metadata), "Warning", "SyncLoadBalancerFailed", text)
             return Result(requeue_after=_RETRY_SECONDS)
         if [one.get("ip") for one in present] != [one["ip"] for one in wanted]:
+            involved = reference(SERVICES, service.metadata)
+            await self._recorder.event(involved, "Normal", "EnsuringLoadBalancer", "Ensuring load balancer")
             await self._write(service, wanted)
+            await self._recorder.event(involved, "Normal", "EnsuredLoadBalancer", "Ensured load balancer")
         return DONE
 
     async def _write(self, service: Service, ingress: list[dict[str, Any]]) -> None:

@@ -177,8 +177,13 @@ class StatefulSetController(Controller[ObjectKey]):
         owner, name = found.metadata, pod.metadata.name
         involved, subject = reference(STATEFUL_SETS, owner), f"Pod {name} in StatefulSet {owner.name}"
         if pod.is_terminal:
-            message = f"StatefulSet {owner.namespace}/{owner.name} is recreating failed Pod {name}"
-            await self._recorder.event(involved, "Warning", "RecreatingFailedPod", message)
+            subject_set = f"StatefulSet {owner.namespace}/{owner.name}"
+            if pod.status.phase == "Failed":
+                message = f"{subject_set} is recreating failed Pod {name}"
+                await self._recorder.event(involved, "Warning", "RecreatingFailedPod", message)
+            else:
+                message = f"{subject_set} is recreating terminated Pod {name}"
+                await self._recorder.event(involved, "Normal", "RecreatingTerminatedPod", message)
         options = {"preconditions": {"uid": pod.metadata.uid}}
         try:
             await self._client.delete(PODS, name, owner.namespace, options=options)

@@ -304,9 +304,12 @@ class VolumeBinder(Controller[Item]):
         if PROVISIONED_BY in volume.metadata.annotations or volume.spec.csi is not None:
             return  # its provisioner deletes it
         policy = volume.spec.persistentVolumeReclaimPolicy
-        reason = "VolumeFailedDelete" if policy == "Delete" else "VolumeFailedRecycle"
-        what = "deletable" if policy == "Delete" else "recyclable"
-        message = f"no {what} volume plugin matched"
+        reason, message = "VolumeFailedRecycle", "No recycler plugin found for the volume!"
+        if policy == "Delete":
+            reason = "VolumeFailedDelete"
+            message = (
+                f'error getting deleter volume plugin for volume "{volume.metadata.name}": no volume plugin matched'
+            )
         involved = reference(PERSISTENT_VOLUMES, volume.metadata)
         await self._recorder.event(involved, "Warning", reason, message)
         status = {"phase": "Failed", "message": message}

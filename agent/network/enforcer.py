@@ -1,6 +1,7 @@
 """Keeps the rules of policies.py in the kernel, and holds a new pod's containers until its rules are there.
 
-Pods and namespaces of the whole cluster are followed only once there is a policy: most clusters have none.
+Pods and namespaces of the whole cluster are followed only once there is a policy: most clusters have none, and then the
+API server does not let agents see the pods of other nodes.
 """
 
 import asyncio
@@ -79,7 +80,10 @@ class PolicyEnforcer:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._policies.run())
             await self._policies.synced()
-            while not self._policies.list() and not await nft.chain_is_there(self._table, "ingress"):
+            if not self._policies.list() and await nft.chain_is_there(self._table, "ingress"):
+                with contextlib.suppress(nft.RulesRefused):
+                    await nft.apply(f"delete table {self._table}")  # the last policy went while no agent was there
+            while not self._policies.list():
                 await self._announce(frozenset())
                 self._changed.clear()
                 await self._changed.wait()

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ROUTE_PROTOCOL = 87
 _VXLAN_PORT, _VXLAN_ID = 4789, 87
-OVERHEAD_BYTES = 50
+_OVERHEAD_BYTES = {4: 50, 6: 70}  # of VXLAN, by the version of the addresses between nodes
 _CHECK_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.05
@@ -216,10 +216,23 @@ def _settle_tunnel(kernel: Any, me: Me, tunnels: Mapping[str, Tunnel]) -> tuple[
             vxlan_local=me.address, address=hardware,
         )  # fmt: skip
     device: int = kernel.link_lookup(ifname=me.device)[0]
-    kernel.link("set", index=device, state="up")
+    longest = min(_room(kernel, one.node) for one in tunnels.values())
+    kernel.link("set", index=device, state="up", **({"mtu": longest} if longest else {}))
     kernel.addr("replace", index=device, address=end, prefixlen=32 if "." in end else 128)
     _settle_far_ends(kernel, device, tunnels.values())
     return device, [] if found else [f"{me.device} made"]
+
+
+def _room(kernel: Any, node: str) -> int:
+    """Return how long packets in the tunnel to a node may be, so that none is cut in pieces; 0 when unknown."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        link = next(iter(kernel.route("get", dst=node))).get_attr("RTA_OIF")
+        mtu = kernel.get_links(link)[0].get_attr("IFLA_MTU")
+    except (NetlinkError, StopIteration, IndexError):
+        return 0
+    return int(mtu) - _OVERHEAD_BYTES[6 if ":" in node else 4]
 
 
 def _settle_far_ends(kernel: Any, device: int, tunnels: Iterable[Tunnel]) -> None:

@@ -6,13 +6,16 @@ Source: https://kubernetes.io/docs/concepts/storage/persistent-volumes/
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.environment import ConfigError
 from agent.volumes.host_path import check_host_path
 from machinery.api.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from machinery.client.rest import Client
 from machinery.errors import NotFound
+
+if TYPE_CHECKING:
+    from agent.csi.volumes import CsiVolume
 
 Pod = Mapping[str, Any]
 
@@ -24,6 +27,7 @@ class Source:
     Attributes:
         takes_group: whether fsGroup is to change who owns it.
         is_block: a device file, not a file system.
+        csi: instead of a path, what a storage driver mounts.
     """
 
     path: Path | None = None
@@ -31,6 +35,7 @@ class Source:
     read_only: bool = False
     takes_group: bool = False
     is_block: bool = False
+    csi: "CsiVolume | None" = None
 
 
 class Claims:
@@ -78,7 +83,11 @@ def _source(spec: Mapping[str, Any], *, read_only: bool) -> Source:
             elif not path.exists():
                 raise ConfigError(f'path "{path}" does not exist')
             return Source(path=path, read_only=read_only, takes_group=kind == "local", is_block=is_block)
+    if "csi" in spec:
+        from agent.csi.volumes import CsiVolume
+
+        return Source(csi=CsiVolume.of_claim(spec, read_only=read_only), read_only=read_only, is_block=is_block)
     if "nfs" in spec:
         return Source(nfs=spec["nfs"], read_only=read_only or spec["nfs"].get("readOnly", False))
-    kind = next((name for name in spec if name in ("csi", "iscsi", "fc", "rbd", "cephfs")), "of this volume")
+    kind = next((name for name in spec if name in ("iscsi", "fc", "rbd", "cephfs")), "of this volume")
     raise ConfigError(f"volume source {kind} is not supported")

@@ -5,9 +5,10 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.container_config import image_mount, mount
 from agent.environment import ConfigError, expand_strictly
@@ -18,6 +19,9 @@ from agent.volumes.host_path import check_host_path
 from agent.volumes.ownership import give_to_group
 from agent.volumes.sources import FileSources
 from machinery.api.quantity import to_bytes
+
+if TYPE_CHECKING:
+    from agent.csi.volumes import CsiVolumes
 
 Pod = Mapping[str, Any]
 FILE_SOURCES = ("configMap", "secret", "downwardAPI", "projected")
@@ -39,9 +43,16 @@ def has_files(pod: Pod) -> bool:
 class VolumeManager:
     """The volumes of all pods of this node; each pod has a folder by its uid."""
 
-    def __init__(self, root: Path, claims: Claims | None = None) -> None:
-        """Args: `claims` finds what a claim is bound to; without it pods can't have any."""
+    def __init__(self, root: Path, claims: Claims | None = None, csi: "Callable[[], CsiVolumes] | None" = None) -> None:
+        """Make one.
+
+        Args:
+            root: holds the pods' folders.
+            claims: finds what a claim is bound to; without it pods can't have any.
+            csi: makes what mounts by storage drivers, when it is needed first.
+        """
         self._root = root
+        self._csi = csi
         self._claims = claims
         self._bound: dict[tuple[str, str], Source] = {}  # (uid, volume) -> what its claim led to
 
@@ -82,6 +93,10 @@ class VolumeManager:
             await asyncio.to_thread(check_host_path, self.path(pod, volume), kind)
         elif "persistentVolumeClaim" in volume or "ephemeral" in volume:
             await self._bind(pod, volume, group, on_mismatch=security.get("fsGroupChangePolicy") == "OnRootMismatch")
+        elif "csi" in volume:
+            await self._bind_inline(
+                pod, volume, group, on_mismatch=security.get("fsGroupChangePolicy") == "OnRootMismatch"
+            )
         elif "nfs" in volume:
             await asyncio.to_thread(_mount_nfs, self.path(pod, volume), volume["nfs"])
         elif "image" not in volume:  # those are the runtime's
@@ -97,6 +112,8 @@ class VolumeManager:
             raise ConfigError("this node can't look up claims")
         source = await self._claims.resolve(pod, volume)
         place = self.folder(key[0]) / "volumes" / volume["name"]
+        if source.csi is not None:
+            source = await self._publish(pod, source, place, group)
         if source.nfs is not None:
             await asyncio.to_thread(_mount_nfs, place, source.nfs)
         if source.path is not None and source.is_block:
@@ -105,6 +122,26 @@ class VolumeManager:
             path = source.path or place
             await asyncio.to_thread(give_to_group, path, group, on_root_mismatch=on_mismatch)
         self._bound[key] = source
+
+    async def _bind_inline(self, pod: Pod, volume: Mapping[str, Any], group: int | None, *, on_mismatch: bool) -> None:
+        """Have a driver make a volume that lives and ends with the pod."""
+        from agent.csi.volumes import CsiVolume
+
+        key = (pod["metadata"]["uid"], volume["name"])
+        if key not in self._bound:
+            source = Source(csi=CsiVolume.inline(pod, volume), read_only=volume["csi"].get("readOnly", False))
+            place = self.folder(key[0]) / "volumes" / volume["name"]
+            source = await self._publish(pod, source, place, group)
+            if group is not None and source.takes_group and source.path is not None:
+                await asyncio.to_thread(give_to_group, source.path, group, on_root_mismatch=on_mismatch)
+            self._bound[key] = source
+
+    async def _publish(self, pod: Pod, source: Source, place: Path, group: int | None) -> Source:
+        """Have a storage driver mount a volume; return where it is now."""
+        if self._csi is None or source.csi is None:
+            raise ConfigError("this node has no storage drivers")
+        takes_group = await self._csi().publish(pod, source.csi, place, group)
+        return replace(source, path=place / "mount", takes_group=takes_group)
 
     def mounts(self, pod: Pod, container: Mapping[str, Any], environment: Mapping[str, str]) -> list[Any]:
         """Return a container's bind mounts. Raises: ConfigError for a bad subPath. Blocks."""
@@ -153,6 +190,8 @@ class VolumeManager:
         """Remove a pod's volumes and files."""
         for key in [key for key in self._bound if key[0] == uid]:
             del self._bound[key]
+        if self._csi is not None and await asyncio.to_thread(_has_notes, self.folder(uid)):
+            await self._csi().release(self.folder(uid))
         await asyncio.to_thread(self._remove, uid)
 
     def _remove(self, uid: str) -> None:
@@ -167,6 +206,11 @@ class VolumeManager:
     def known(self) -> Sequence[str]:
         """Return the uids of pods that have a folder."""
         return [path.name for path in self._root.iterdir()] if self._root.exists() else []
+
+
+def _has_notes(folder: Path) -> bool:
+    """Whether a storage driver has mounted something for a pod; see agent/csi/volumes.py."""
+    return any(folder.glob("volumes/*/vol_data.json"))
 
 
 def _why(error: Exception) -> str:

@@ -80,10 +80,15 @@ class Authenticator:
         self._static = {token: User(u.name, (*u.groups, AUTHENTICATED), u.uid) for token, u in static_tokens.items()}
         self._known: dict[str, tuple[User | None, float]] = {}
         self._proxies = proxies
-        self._config = config
-        self._issuers = {one.url: one for one in map(Issuer, config.issuers)}
+        self.configure(config)
         self._webhook_file = webhook_file
         self._webhook: WebhookTokens | None = None
+
+    def configure(self, config: AuthenticationConfig) -> None:
+        """Trust whom a configuration names, and nobody else from now on."""
+        self._config = config
+        self._issuers = {one.url: one for one in map(Issuer, config.issuers)}
+        self._known.clear()
 
     async def close(self) -> None:
         """End connections to those who are asked about tokens."""

@@ -13,7 +13,7 @@ from apiserver.auth.user import User
 from apiserver.request import RequestInfo
 from apiserver.storage.watch_cache import Entry, WatchCache, Watcher
 from machinery.api.pod_references import references
-from machinery.api.resources import PERSISTENT_VOLUMES, PODS
+from machinery.api.resources import NETWORK_POLICIES, PERSISTENT_VOLUMES, PODS
 
 NODES = "system:nodes"
 PREFIX = "system:node:"
@@ -21,6 +21,9 @@ LEASE_NAMESPACE = "kube-node-lease"
 _READS = ("get", "list", "watch")
 _WRITES = ("create", "update", "patch")
 _MIRROR = "kubernetes.io/config.mirror"
+
+# The controller's own secrets are not among them: an agent has no use for these.
+_VOLUME_SECRETS = ("nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef")
 
 Reference = tuple[str, str, str]
 """Plural, namespace, name."""
@@ -68,6 +71,7 @@ class NodeAuthorizer:
     def __init__(self, cache: WatchCache) -> None:
         self._cache = cache
         self._uses = NodeUses(cache)
+        self._had_policies = False
 
     def allows(self, user: User, info: RequestInfo) -> bool:
         """Whether an agent may do what is asked."""
@@ -94,12 +98,36 @@ class NodeAuthorizer:
         group, verbs = _USED[info.resource].get(what, ("", ()))
         if info.group != group or info.verb not in verbs or not info.namespace:
             return False
-        return self._uses.has(node, (info.resource, info.namespace, info.name))
+        if self._uses.has(node, (info.resource, info.namespace, info.name)):
+            return True
+        return info.resource == "secrets" and info.verb == "get" and self._opens_volume(node, info.namespace, info.name)
+
+    def _opens_volume(self, node: str, namespace: str, name: str) -> bool:
+        """Whether a secret is what a storage driver needs for a volume that a pod of the node uses."""
+        if not name:
+            return False
+        plural = PERSISTENT_VOLUMES.group_resource
+        for entry in self._cache.collection(plural).entries(""):
+            if b'SecretRef"' in entry.value and name.encode() in entry.value:
+                source = (entry.object().get("spec") or {}).get("csi") or {}
+                secrets = [source.get(field) or {} for field in _VOLUME_SECRETS]
+                wanted = {(one.get("namespace", ""), one.get("name", "")) for one in secrets}
+                if (namespace, name) in wanted and self._volume(node, entry.name):
+                    return True
+        return False
 
     def _pods(self, node: str, info: RequestInfo) -> bool:
         if info.verb == "get":
             return self._uses.runs(node, f"{info.namespace}/{info.name}")
-        return info.verb in ("list", "watch") and f"spec.nodeName={node}" in info.field_selector.split(",")
+        if info.verb not in ("list", "watch"):
+            return False
+        return f"spec.nodeName={node}" in info.field_selector.split(",") or self._are_policies()
+
+    def _are_policies(self) -> bool:
+        """Whether there are or were network policies: then agents must know the pods of all nodes, their peers."""
+        if not self._had_policies:
+            self._had_policies = bool(len(self._cache.collection(NETWORK_POLICIES.group_resource)))
+        return self._had_policies
 
     def _own(self, node: str, info: RequestInfo, what: str) -> bool:
         """Whether it is about an object that bears the node's name."""

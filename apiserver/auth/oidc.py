@@ -48,8 +48,12 @@ def read_configuration(path: Path) -> AuthenticationConfig:
     """Read an AuthenticationConfiguration file. Raises: ConfigurationError, OSError."""
     import yaml
 
-    document = yaml.safe_load(path.read_text()) or {}
-    if document.get("kind") != "AuthenticationConfiguration" or document.get("apiVersion") not in _KINDS:
+    document = yaml.safe_load(path.read_text())
+    if (
+        not isinstance(document, dict)
+        or document.get("kind") != "AuthenticationConfiguration"
+        or document.get("apiVersion") not in _KINDS
+    ):
         raise ConfigurationError(f"{path} holds no AuthenticationConfiguration of {_KINDS[0]}")
     issuers = document.get("jwt") or []
     for index, one in enumerate(issuers):

@@ -105,6 +105,11 @@ class CustomVersion:
         self._version = version
         self._resource = resource
 
+    @property
+    def stored_version(self) -> str:
+        """Group and version of what is stored."""
+        return f"{self._resource.group}/{self._definition.storage_version}"
+
     @cached_property
     def schema(self) -> structural.Structural:
         """The compiled schema."""

@@ -3,6 +3,7 @@
 Source: https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
 """
 
+import base64
 import hashlib
 from typing import Any
 
@@ -11,6 +12,7 @@ from aiohttp import web
 
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import Backend
+from apiserver.endpoints.body import PROTOBUF
 from apiserver.endpoints.reading import respond
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.kind import Kind
@@ -19,6 +21,7 @@ from machinery import errors
 
 _AGGREGATED = "APIGroupDiscoveryList"
 _GROUP = "apidiscovery.k8s.io"
+_MEDIA = ("application/json", "application/yaml", PROTOBUF)
 
 
 class Discovery:
@@ -31,26 +34,28 @@ class Discovery:
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer the request. Raises: NotFound for a group or version that is not served."""
         parts = call.info.path.strip("/").split("/")
+        want = self._wanted(call, aggregates=len(parts) == 1)
+        if want.as_kind == _AGGREGATED:
+            return self._aggregated(call, want, core=parts[0] == "api")
+        found = self._plain(call, parts)
+        return respond(orjson.dumps({"apiVersion": "v1", **found} if want.media == PROTOBUF else found), want)
+
+    def _plain(self, call: Call, parts: list[str]) -> dict[str, Any]:
         if len(parts) == 1:
-            want = self._wanted(call)
-            if want.as_kind == _AGGREGATED:
-                return self._aggregated(call, want, core=parts[0] == "api")
-            return respond(orjson.dumps(self._core_versions(call) if parts[0] == "api" else self._groups()))
+            return self._core_versions(call) if parts[0] == "api" else self._groups()
         group = "" if parts[0] == "api" else parts[1]
         version = parts[1] if parts[0] == "api" else parts[2] if len(parts) > 2 else ""
-        if group and not version:
-            return respond(orjson.dumps(self._group(group)))
-        return respond(orjson.dumps(self._resources(group, version)))
+        return self._group(group) if group and not version else self._resources(group, version)
 
     @staticmethod
-    def _wanted(call: Call) -> Accepted:
+    def _wanted(call: Call, *, aggregates: bool) -> Accepted:
         for one in accepted(call.http.headers.get("Accept", "")):
-            is_aggregated = (
-                one.as_kind == _AGGREGATED and dict(one.parameters).get("g") == _GROUP and one.as_version == "v2"
-            )
-            if one.media == "application/json" and (is_aggregated or not one.as_kind):
+            if one.media == "application/json" and aggregates and one.as_kind == _AGGREGATED:
+                if dict(one.parameters).get("g") == _GROUP and one.as_version == "v2":
+                    return one
+            elif one.media in _MEDIA and not one.as_kind:
                 return one
-        raise errors.NotAcceptable("only the following media types are accepted: application/json")
+        raise errors.NotAcceptable(f"only the following media types are accepted: {', '.join(_MEDIA)}")
 
     def _aggregated(self, call: Call, want: Accepted, *, core: bool) -> web.Response:
         groups = [group for group in self._catalog.groups() if (group == "") == core]
@@ -131,6 +136,8 @@ def _legacy_resources(kind: Kind) -> list[dict[str, Any]]:
         main["shortNames"] = list(kind.short_names)
     if kind.categories:
         main["categories"] = list(kind.categories)
+    if kind.is_stored:
+        main["storageVersionHash"] = _storage_hash(kind)
     found = [main]
     for name, sub in sorted(kind.subresources.items()):
         entry: dict[str, Any] = {
@@ -141,6 +148,14 @@ def _legacy_resources(kind: Kind) -> list[dict[str, Any]]:
             entry["group"], entry["version"] = sub.group, sub.version
         found.append(entry)
     return found
+
+
+def _storage_hash(kind: Kind) -> str:
+    """Return what changes when a kind's objects are stored in another version: migrators look at it."""
+    resource = kind.resource
+    stored = kind.custom.stored_version if kind.custom is not None else f"{resource.group}/{resource.version}"
+    digest = hashlib.sha256(f"{stored}/{resource.kind}".encode()).digest()
+    return base64.b64encode(digest[:8]).decode()
 
 
 def _aggregated_resource(kind: Kind) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import Backend
+from apiserver.endpoints.openapi_paths import DELETE_OPTIONS, PATCH, STATUS, part_definition, paths
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.kind import Kind
 from apiserver.request import Call, accepted
@@ -93,7 +94,7 @@ class OpenAPI:
             return encode(orjson.loads(self._documents.get("v2") or self._make("v2")))
         if path == "v2":
             kinds = list(self._catalog)
-            body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": _paths(kinds, "#/definitions/", v3=False)}
+            body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": paths(kinds, "#/definitions/", v3=False)}
             body["definitions"] = {name: _plain(raw, "#/definitions/") for name, raw in _used(kinds).items()}
             for name, raw in _custom(kinds).items():
                 body["definitions"][name] = _for_v2(_open(raw))
@@ -106,7 +107,7 @@ class OpenAPI:
         schemas = {name: _plain(raw, _V3_REFERENCE) for name, raw in _used(kinds).items()}
         schemas |= {name: _referring(raw, _V3_REFERENCE) for name, raw in _custom(kinds).items()}
         return orjson.dumps(
-            {"openapi": "3.0.0", "info": _INFO, "paths": _paths(kinds, _V3_REFERENCE, v3=True),
+            {"openapi": "3.0.0", "info": _INFO, "paths": paths(kinds, _V3_REFERENCE, v3=True),
              "components": {"schemas": schemas}}
         )  # fmt: skip
 
@@ -156,10 +157,11 @@ def _used(kinds: list[Kind]) -> dict[str, Any]:
     todo = [kind.definition for kind in kinds if not kind.user_defined]
     todo += [_META + name for name in ("ObjectMeta", "ListMeta") if len(todo) < len(kinds)]
     todo += [f"{kind.definition}List" for kind in kinds if f"{kind.definition}List" in known]
-    todo.append("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+    todo += [DELETE_OPTIONS, PATCH, STATUS]
+    todo += {name for kind in kinds for part in kind.subresources.values() if (name := part_definition(kind, part))}
     while todo:
         name = todo.pop()
-        if name in found:
+        if name in found or name not in known:  # the schemas of what users define are their own
             continue
         found[name] = known[name]
         todo += _references(known[name])
@@ -252,69 +254,3 @@ def _plain(value: Any, reference: str) -> Any:
         else:
             result[key] = _plain(item, reference)
     return result
-
-
-# HTTP method -> what is done by it: to a collection, and to an object; and the verb it needs.
-_COLLECTION = {"get": ("list", "list"), "post": ("post", "create"), "delete": ("deletecollection", "deletecollection")}
-_OBJECT = {
-    "get": ("get", "get"), "put": ("put", "update"), "patch": ("patch", "patch"), "delete": ("delete", "delete"),
-}  # fmt: skip
-
-
-def _paths(kinds: list[Kind], reference: str, *, v3: bool) -> dict[str, Any]:
-    paths: dict[str, Any] = {}
-    for kind in kinds:
-        resource = kind.resource
-        scope = "{namespace}" if resource.namespaced else ""
-        within = ["namespace"] if resource.namespaced else []
-        places = [
-            (resource.path(scope), _COLLECTION, within, ""),
-            (resource.path(scope, "{name}"), _OBJECT, [*within, "name"], ""),
-        ]
-        if resource.namespaced:
-            places.append((resource.path(), {"get": _COLLECTION["get"]}, [], "ForAllNamespaces"))
-        for path, methods, names, suffix in places:
-            actions = {method: action for method, (action, verb) in methods.items() if verb in kind.verbs}
-            if actions:
-                paths[path] = _operations(kind, reference, actions, suffix, v3=v3)
-                if names:
-                    paths[path]["parameters"] = [_path_parameter(name, v3=v3) for name in names]
-    return paths
-
-
-def _path_parameter(name: str, *, v3: bool) -> dict[str, Any]:
-    kind = {"schema": {"type": "string", "uniqueItems": True}} if v3 else {"type": "string", "uniqueItems": True}
-    return {"name": name, "in": "path", "required": True, **kind}
-
-
-_QUERY = ("dryRun", "fieldManager", "fieldValidation")
-
-
-def _operations(kind: Kind, reference: str, actions: dict[str, str], suffix: str, *, v3: bool) -> dict[str, Any]:
-    resource = kind.resource
-    gvk = {"group": resource.group, "version": resource.version, "kind": resource.kind}
-    schema = {"$ref": reference + kind.definition}
-    found: dict[str, Any] = {}
-    group = (resource.group or "core").title().replace(".", "")
-    scope = "Namespaced" if resource.namespaced and not suffix else ""
-    for method, action in actions.items():
-        operation: dict[str, Any] = {
-            "operationId": f"{action}{group}{resource.version.title()}{scope}{resource.kind}{suffix}",
-            "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk,
-            "responses": {"200": {"description": "OK", **({} if v3 else {"schema": schema})}},
-        }  # fmt: skip
-        if v3:
-            operation["responses"]["200"]["content"] = {"application/json": {"schema": schema}}
-        if method in ("post", "put", "patch"):
-            operation["parameters"] = [_parameter(name, v3=v3) for name in _QUERY]
-            if v3:
-                operation["requestBody"] = {"content": {"*/*": {"schema": schema}}, "required": True}
-            else:
-                operation["parameters"].append({"name": "body", "in": "body", "required": True, "schema": schema})
-        found[method] = operation
-    return found
-
-
-def _parameter(name: str, *, v3: bool) -> dict[str, Any]:
-    kind = {"schema": {"type": "string", "uniqueItems": True}} if v3 else {"type": "string", "uniqueItems": True}
-    return {"name": name, "in": "query", **kind}

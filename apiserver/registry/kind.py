@@ -85,6 +85,10 @@ class CustomKind(Protocol):
 
     built_in: bool
 
+    @property
+    def stored_version(self) -> str:
+        """Group and version of what is stored."""
+
     def conform(self, obj: Object) -> Findings:
         """Prune and default an object in place. Raises: SchemaMismatch for its metadata."""
 

@@ -3,9 +3,11 @@
 Source: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 
+from apiserver.registry import names
 from apiserver.registry.kind import Object, duplicate, invalid, not_found, required, unsupported
 from machinery.errors import Cause
 
@@ -15,6 +17,8 @@ _SYSCTL_RULE = f"^({_SYSCTL_PART}[\\./])*{_SYSCTL_PART}$"
 _SYSCTL = re.compile(_SYSCTL_RULE)
 _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _MAX_PORT_NAME = 15
+_MAX_SERVERS, _MAX_SEARCHES = 3, 32
+_ADDRESS_RULE = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 _EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
 _ENV_RULE = "a valid environment variable name must consist only of printable ASCII characters other than '='"
 
@@ -35,6 +39,32 @@ def spec_causes(spec: Object, path: str) -> Iterator[Cause]:
     if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
         why = "must provide at least one DNS nameserver when `dnsPolicy` is None"
         yield required(f"{path}.dnsConfig.nameservers", why)
+    yield from _dns_causes(spec.get("dnsConfig") or {}, f"{path}.dnsConfig")
+    for index, alias in enumerate(spec.get("hostAliases") or ()):
+        if (address := alias.get("ip", "")) and not _is_address(address):
+            yield invalid(f"{path}.hostAliases[{index}].ip", address, _ADDRESS_RULE)
+        for at, name in enumerate(alias.get("hostnames") or ()):
+            if wrong := names.dns_subdomain(name):
+                yield invalid(f"{path}.hostAliases[{index}].hostnames[{at}]", name, wrong)
+
+
+def _dns_causes(config: Object, path: str) -> Iterator[Cause]:
+    servers, searches = config.get("nameservers") or [], config.get("searches") or []
+    if len(servers) > _MAX_SERVERS:
+        yield invalid(f"{path}.nameservers", servers, f"must not have more than {_MAX_SERVERS} nameservers")
+    for index, server in enumerate(servers):
+        if not _is_address(server):
+            yield invalid(f"{path}.nameservers[{index}]", server, _ADDRESS_RULE)
+    if len(searches) > _MAX_SEARCHES:
+        yield invalid(f"{path}.searches", searches, f"must not have more than {_MAX_SEARCHES} search paths")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def container_causes(container: Object, path: str) -> Iterator[Cause]:
@@ -50,12 +80,6 @@ def container_causes(container: Object, path: str) -> Iterator[Cause]:
     for index, variable in enumerate(container.get("env") or ()):
         yield from _variable_causes(variable, f"{path}.env[{index}]")
     yield from _port_name_causes(container.get("ports") or [], f"{path}.ports")
-    places: set[str] = set()
-    for index, mount in enumerate(container.get("volumeMounts") or ()):
-        place = mount.get("mountPath", "")
-        if place and place in places:
-            yield invalid(f"{path}.volumeMounts[{index}].mountPath", place, "must be unique")
-        places.add(place)
 
 
 def _identity_causes(context: Object, path: str, fields: tuple[str, ...]) -> Iterator[Cause]:

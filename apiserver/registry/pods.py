@@ -3,10 +3,10 @@
 Defaults and rules: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from apiserver.registry import names, pod_rules
+from apiserver.registry import affinity_rules, container_rules, names, pod_rules, volume_rules
 from apiserver.registry.columns import AGE, NAME, NONE
 from apiserver.registry.kind import (
     Column,
@@ -16,7 +16,6 @@ from apiserver.registry.kind import (
     duplicate,
     forbidden,
     invalid,
-    not_found,
     required,
     unsupported,
 )  # fmt: skip
@@ -26,7 +25,6 @@ from machinery.errors import Cause
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _RESTART_POLICIES = ("Always", "OnFailure", "Never")
 _DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
-_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _PROBE_DEFAULTS = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
 # Volume sources whose files get a mode, and under which field.
 _MODED = ("configMap", "secret", "downwardAPI", "projected")
@@ -74,7 +72,7 @@ def _default_container(container: Object, *, host_network: bool) -> None:
         field_ref = (env.get("valueFrom") or {}).get("fieldRef")
         if field_ref is not None:
             default_text(field_ref, "apiVersion", "v1")
-    for name in _PROBES:
+    for name in container_rules.PROBES:
         if probe := container.get(name):
             _default_probe(probe)
     for hook in (container.get("lifecycle") or {}).values():
@@ -162,10 +160,9 @@ def validate_pod(pod: Object) -> list[Cause]:
 
 def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iterator[Cause]:
     """Yield what is wrong with a pod spec at `path`; its pods will have volumes of the names `claims` too."""
-    volumes: set[str] = set()
-    for index, volume in enumerate(spec.get("volumes") or ()):
-        yield from _volume_causes(volume, f"{path}.volumes[{index}]", volumes)
-    volumes.update(claims)
+    volumes, wrong = volume_rules.volumes_of(spec, path)
+    yield from wrong
+    volumes.update({name: {"persistentVolumeClaim": {}} for name in claims})
     taken: set[str] = set()
     for group in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(group) or ()):
@@ -176,6 +173,7 @@ def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iter
                 yield from _init_causes(container, at)
     yield from _scalar_causes(spec, path)
     yield from pod_rules.spec_causes(spec, path)
+    yield from affinity_rules.affinity_causes(spec.get("affinity") or {}, f"{path}.affinity")
     yield from names.label_causes(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
 
 
@@ -201,21 +199,7 @@ def _scalar_causes(spec: Object, path: str) -> Iterator[Cause]:
             yield invalid(f"{path}.{field}", value, wrong)
 
 
-def _volume_causes(volume: Object, path: str, seen: set[str]) -> Iterator[Cause]:
-    name = volume.get("name", "")
-    if not name:
-        return  # the schema asks for it
-    if wrong := names.dns_label(name):
-        yield invalid(f"{path}.name", name, wrong)
-    elif name in seen:
-        yield duplicate(f"{path}.name", name)
-    seen.add(name)
-    sources = [source for source in volume if source != "name"]
-    if len(sources) > 1:
-        yield forbidden(f"{path}.{sources[1]}", "may not specify more than 1 volume type")
-
-
-def _container_causes(container: Object, path: str, taken: set[str], volumes: set[str]) -> Iterator[Cause]:
+def _container_causes(container: Object, path: str, taken: set[str], volumes: Mapping[str, Object]) -> Iterator[Cause]:
     name = container.get("name", "")
     if name:
         if wrong := names.dns_label(name):
@@ -227,18 +211,18 @@ def _container_causes(container: Object, path: str, taken: set[str], volumes: se
         yield required(f"{path}.image")
     if container.get("imagePullPolicy", "Always") not in _PULL_POLICIES:
         yield unsupported(f"{path}.imagePullPolicy", container["imagePullPolicy"], _PULL_POLICIES)
-    for index, mount in enumerate(container.get("volumeMounts") or ()):
-        if mount.get("name") and mount["name"] not in volumes:
-            yield not_found(f"{path}.volumeMounts[{index}].name", mount["name"])
+    yield from volume_rules.mount_causes(container, volumes, path)
     yield from _port_causes(container, path)
     yield from pod_rules.container_causes(container, path)
-    yield from _resource_causes(container.get("resources") or {}, f"{path}.resources")
-    for probe in _PROBES:
-        yield from _probe_causes(container.get(probe), f"{path}.{probe}")
+    yield from container_rules.resource_causes(container.get("resources") or {}, f"{path}.resources")
+    for probe in container_rules.PROBES:
+        yield from container_rules.probe_causes(container.get(probe), f"{path}.{probe}")
+    yield from container_rules.hook_causes(container, path)
+    yield from container_rules.variable_causes(container, path)
 
 
 def _init_causes(container: Object, path: str) -> Iterator[Cause]:
-    for field in ("lifecycle", *_PROBES):
+    for field in ("lifecycle", *container_rules.PROBES):
         if container.get(field):
             yield forbidden(f"{path}.{field}", "may not be set for init containers without restartPolicy=Always")
 
@@ -251,32 +235,6 @@ def _port_causes(container: Object, path: str) -> Iterator[Cause]:
                 yield invalid(f"{path}.ports[{index}].{field}", number, "must be between 1 and 65535, inclusive")
         if port.get("protocol", "TCP") not in ("TCP", "UDP", "SCTP"):
             yield unsupported(f"{path}.ports[{index}].protocol", port["protocol"], ("SCTP", "TCP", "UDP"))
-
-
-def _resource_causes(resources: Object, path: str) -> Iterator[Cause]:
-    requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
-    for group, values in (("limits", limits), ("requests", requests)):
-        for name, value in values.items():
-            if parse_quantity(value) < 0:
-                yield invalid(f"{path}.{group}[{name}]", value, "must be greater than or equal to 0")
-    for name, value in requests.items():
-        if name in limits and parse_quantity(value) > parse_quantity(limits[name]):
-            yield invalid(f"{path}.requests", value, f"must be less than or equal to {name} limit of {limits[name]}")
-
-
-def _probe_causes(probe: Any, path: str) -> Iterator[Cause]:
-    if not probe:
-        return
-    handlers = [name for name in ("exec", "httpGet", "tcpSocket", "grpc") if name in probe]
-    if not handlers:
-        yield required(path, "must specify a handler type")
-    for extra in handlers[1:]:
-        yield forbidden(f"{path}.{extra}", "may not specify more than 1 handler type")
-    for field in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
-        if probe.get(field, 0) < 0:
-            yield invalid(f"{path}.{field}", probe[field], "must be greater than or equal to 0")
-    if probe.get("successThreshold", 1) != 1 and not path.endswith("readinessProbe"):
-        yield invalid(f"{path}.successThreshold", probe["successThreshold"], "must be 1")
 
 
 _MUTABLE = ("activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations", "schedulingGates")

@@ -42,9 +42,13 @@ class Version:
     built_in = True
     warning = ""
 
-    def __init__(self, definition: str, show: Convert, store: Convert, causes: Callable[[Object], list[Cause]]) -> None:
+    def __init__(
+        self, definition: str, show: Convert, store: Convert, causes: Callable[[Object], list[Cause]],
+        stored_version: str,
+    ) -> None:  # fmt: skip
         """Args: `show` and `store` take an object of one version and return it in the other; `causes` judges ours."""
         self._definition = definition
+        self.stored_version = stored_version
         self._show, self._store, self._causes = show, store, causes
 
     def conform(self, obj: Object) -> Findings:
@@ -149,7 +153,8 @@ EVENTS = replace(
     validate_create=lambda event: list(new_event_causes(event_stored(event))),
     validate_update=lambda new, old: list(changed_event_causes(event_stored(new), event_stored(old))),
     custom=Version(
-        "io.k8s.api.events.v1.Event", event_shown, event_stored, lambda event: list(event_causes(event_stored(event)))
+        "io.k8s.api.events.v1.Event", event_shown, event_stored, lambda event: list(event_causes(event_stored(event))),
+        "/v1",
     ),
 )  # fmt: skip
 
@@ -240,7 +245,7 @@ AUTOSCALERS: Kind = replace(
     _AUTOSCALER,
     resource=resources.HORIZONTAL_POD_AUTOSCALERS_V1, definition=_V1, default=_default_autoscaler,
     columns=_seen_as(_AUTOSCALER.columns, autoscaler_stored), prepare_create=lambda obj: obj.pop("status", None),
-    custom=Version(_V1, autoscaler_shown, autoscaler_stored, _autoscaler_causes),
+    custom=Version(_V1, autoscaler_shown, autoscaler_stored, _autoscaler_causes, "autoscaling/v2"),
 )  # fmt: skip
 
 KINDS = (EVENTS, AUTOSCALERS)

@@ -20,6 +20,10 @@ class EncryptedStore:
         self._encryption = encryption
         self._stale: set[str] = set()  # keys of values that were not written as the first provider writes
 
+    def use(self, encryption: Encryption) -> None:
+        """Encrypt by another configuration from now on; it should hold the keys of what is stored."""
+        self._encryption = encryption
+
     def is_stale(self, key: str) -> bool:
         """Whether a value should be written anew though nothing of it changed."""
         return key in self._stale

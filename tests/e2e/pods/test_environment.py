@@ -129,7 +129,7 @@ async def test_a_path_by_variables_waits_until_they_can_be_told(pods: Pods) -> N
 async def test_variables_come_from_a_file_that_an_init_container_wrote(pods: Pods) -> None:
     mounts = [{"name": "config", "mountPath": "/data"}]
     script = "echo \"A='one'\" > /data/c.env; echo \"B='two'\" >> /data/c.env"
-    init = {"name": "writes", "image": IMAGE, **shell(script, volumeMounts=mounts)}
+    init = {"name": "writes", "image": IMAGE, "imagePullPolicy": "IfNotPresent", **shell(script, volumeMounts=mounts)}
     volumes = [{"name": "config", "emptyDir": {}}, {"name": "other", "configMap": {"name": "x", "optional": True}}]
 
     def reference(name: str, volume: str = "config", **more: Any) -> dict[str, Any]:

@@ -97,7 +97,7 @@ async def test_a_service_account_token_is_good_while_what_it_is_bound_to_lives(
         said = json.loads(await account.request("POST", path, body=json.dumps(review).encode(), headers=headers))
         assert said["status"]["userInfo"]["username"] == "system:serviceaccount:default:default"
         await client.delete(PODS, "web", "default")
-        server._authenticator._known.clear()  # as some seconds later
+        server.authenticator._known.clear()  # as some seconds later
         with pytest.raises(errors.Unauthorized):
             await account.request("GET", "/api")
 

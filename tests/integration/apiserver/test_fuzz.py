@@ -60,7 +60,11 @@ class Document:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.operations = [
-            (method, path, operation)
+            (
+                method,
+                path,
+                item.get("put", operation) if method == "patch" else operation,
+            )  # a patch looks like its object
             for path, item in sorted(document["paths"].items())
             for method, operation in sorted(item.items())
             if method in ("get", "post", "put", "patch", "delete") and not any(part in path for part in LASTING)

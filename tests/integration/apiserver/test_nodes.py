@@ -15,6 +15,7 @@ from machinery.api.meta import Resource
 from machinery.api.resources import (
     CONFIG_MAPS,
     LEASES,
+    NETWORK_POLICIES,
     NODES,
     PERSISTENT_VOLUMES,
     PODS,
@@ -55,12 +56,21 @@ async def test_an_agent_reads_what_its_pods_use_and_nothing_else(client: Client,
     assert (await agent.get(PODS, "web", "default"))["metadata"]["name"] == "web"
     with pytest.raises(errors.Forbidden):
         await agent.get(PODS, "elsewhere", "default")
-    assert len((await agent.list(PODS))["items"]) == 2  # network policies are about pods of all nodes
+    with pytest.raises(errors.Forbidden):
+        await agent.list(PODS)
     assert len((await agent.list(PODS, field_selector="spec.nodeName=node-a"))["items"]) == 1
     await agent.list(SERVICES)
     await client.delete(PODS, "web", "default", options={"gracePeriodSeconds": 0})
     with pytest.raises(errors.Forbidden):
         await agent.get(SECRETS, "used", "default")
+
+
+async def test_an_agent_sees_the_pods_of_all_nodes_once_there_is_a_network_policy(
+    client: Client, agent: Client
+) -> None:
+    policy = {"metadata": {"name": "deny"}, "spec": {"podSelector": {}}}
+    await client.create(NETWORK_POLICIES, policy, "default")
+    assert len((await agent.list(PODS))["items"]) == 2
 
 
 async def test_a_pod_placed_later_opens_what_it_uses(client: Client, agent: Client) -> None:
@@ -76,6 +86,23 @@ async def test_a_pod_placed_later_opens_what_it_uses(client: Client, agent: Clie
     await client.create(PODS, {"target": {"name": "node-a"}}, "default", name="late", subresource="binding")
     assert (await agent.get(CLAIMS, "data", "default"))["metadata"]["name"] == "data"
     assert (await agent.get(PERSISTENT_VOLUMES, "disk"))["metadata"]["name"] == "disk"
+
+
+async def test_secrets_of_a_used_volume_are_open_to_the_agent(client: Client, agent: Client) -> None:
+    source = {
+        "driver": "d.example.com", "volumeHandle": "h",
+        "nodeStageSecretRef": {"namespace": "default", "name": "other"},
+        "controllerPublishSecretRef": {"namespace": "default", "name": "controllers"},
+    }  # fmt: skip
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "csi": source, "claimRef": {"namespace": "default", "name": "data"}}  # fmt: skip
+    await client.create(PERSISTENT_VOLUMES, {"metadata": {"name": "disk"}, "spec": spec})
+    volumes = [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]
+    with pytest.raises(errors.Forbidden):
+        await agent.get(SECRETS, "other", "default")
+    await client.create(PODS, pod("user", nodeName="node-a", volumes=volumes), "default")
+    assert (await agent.get(SECRETS, "other", "default"))["metadata"]["name"] == "other"
+    with pytest.raises(errors.Forbidden):
+        await agent.get(SECRETS, "controllers", "default")
 
 
 async def test_an_agent_writes_about_itself_alone(client: Client, agent: Client) -> None:

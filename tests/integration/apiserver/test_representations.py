@@ -170,3 +170,17 @@ async def test_options_that_contradict_each_other_are_invalid(
     params = {"resourceVersionMatch": match, "resourceVersion": version}
     with pytest.raises(errors.Invalid, match="ListOptions.meta.k8s.io .* is invalid: resourceVersionMatch: .*" + told):
         await client.request("GET", CONFIG_MAPS.path("default"), params=params)
+
+
+async def test_discovery_in_protobuf_and_the_version_a_kind_is_stored_in(client: Client) -> None:
+    headers = {"Accept": "application/vnd.kubernetes.protobuf"}
+    for path, kind in (("/api", "APIVersions"), ("/apis", "APIGroupList"), ("/api/v1", "APIResourceList")):
+        found = protobuf.decode(await client.request("GET", path, headers=headers))
+        assert (found["kind"], found["apiVersion"]) == (kind, "v1")
+    resources = {one["name"]: one for one in found["resources"]}
+    assert resources["pods"]["shortNames"] == ["po"]
+    assert resources["pods"]["storageVersionHash"] == "xPOwRZ+Yhw8="  # as every Kubernetes has it
+    assert not resources["pods/log"].get("storageVersionHash")
+    old = json.loads(await client.request("GET", "/apis/autoscaling/v1"))["resources"][0]
+    new = json.loads(await client.request("GET", "/apis/autoscaling/v2"))["resources"][0]
+    assert old["storageVersionHash"] == new["storageVersionHash"]

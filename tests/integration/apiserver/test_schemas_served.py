@@ -1,6 +1,7 @@
 """What readers of OpenAPI v2 get, which kubectl still asks for in protobuf, and how wrong types are told."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -84,3 +85,26 @@ async def test_a_dry_run_has_no_version(client: Client) -> None:
     )
     assert "resourceVersion" not in made["metadata"]
     assert made["metadata"]["uid"]
+
+
+async def test_openapi_tells_of_lists_and_of_the_parts_of_objects(client: Client) -> None:
+    core = json.loads(await client.request("GET", "/openapi/v3/api/v1"))
+    paths, schemas = core["paths"], core["components"]["schemas"]
+    pods = "/api/v1/namespaces/{namespace}/pods"
+    listed = paths[pods]["get"]
+    assert listed["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith(".v1.PodList")
+    assert {"labelSelector", "limit", "watch"} <= {one["name"] for one in listed["parameters"]}
+    patched = paths[f"{pods}/{{name}}/status"]["patch"]
+    assert "application/strategic-merge-patch+json" in patched["requestBody"]["content"]
+    assert paths[f"{pods}/{{name}}/eviction"]["post"]["x-kubernetes-group-version-kind"]["kind"] == "Eviction"
+    assert "tailLines" in {one["name"] for one in paths[f"{pods}/{{name}}/log"]["get"]["parameters"]}
+    assert paths[f"{pods}/{{name}}/exec"]["post"]["x-kubernetes-action"] == "connect"
+    both = json.loads(await client.request("GET", "/openapi/v2"))
+    for document, known, prefix in (
+        (core, schemas, "#/components/schemas/"),
+        (both, both["definitions"], "#/definitions/"),
+    ):
+        asked = set(re.findall(rf'"{re.escape(prefix)}([^"]+)"', json.dumps(document)))
+        assert asked <= known.keys()
+    names = [op["operationId"] for path in both["paths"].values() for op in path.values() if isinstance(op, dict)]
+    assert len(names) == len(set(names))

@@ -83,7 +83,7 @@ async def test_a_token_is_bound_to_what_it_names(
     token = made["status"]["token"]
     assert (await who(config, token))["username"] == "system:serviceaccount:default:default"
     await client.delete(resource, "it", namespace, options={"gracePeriodSeconds": 0})
-    server._authenticator._known.clear()  # as some seconds later
+    server.authenticator._known.clear()  # as some seconds later
     with pytest.raises(errors.Unauthorized):
         await who(config, token)
 

@@ -11,6 +11,7 @@ from dnslib import QTYPE, RR, TXT, A, DNSRecord
 
 from machinery.api.resources import CONFIG_MAPS
 from tests.integration.clusterdns.conftest import Dns, eventually, serving
+from tests.support.server import free_port
 
 
 class Upstream(asyncio.DatagramProtocol):
@@ -55,7 +56,7 @@ class Upstream(asyncio.DatagramProtocol):
 @contextlib.asynccontextmanager
 async def upstream() -> AsyncIterator[Upstream]:
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
+    transport, protocol = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", free_port()))
     tcp = await asyncio.start_server(protocol.stream, "127.0.0.1", protocol.port)
     try:
         yield protocol

@@ -257,7 +257,11 @@ async def first_run(client: Client, policy: str) -> dict[str, Any]:
 
 async def test_a_cron_job_that_forbids_it_starts_no_second_job(client: Client) -> None:
     await first_run(client, "Forbid")
-    await until(client, EVENTS, lambda all: any(e["reason"] == "JobAlreadyActive" for e in all), namespace="default")
+    told = await until(
+        client, EVENTS, lambda all: any(e["reason"] == "JobAlreadyActive" for e in all), namespace="default"
+    )
+    [unexpected] = [one for one in told if one["reason"] == "UnexpectedJob"]
+    assert unexpected["message"] == "Saw a job that the controller did not create or forgot: tick-old"
     assert running(1)((await client.list(JOBS, "default"))["items"])
 
 

@@ -236,6 +236,13 @@ def test_a_pod_that_was_ended_tells_of_an_end_for_each_container() -> None:
     assert make_status(pod("a"), seen(ended), Memory(), NOW, "", "", is_final=True)["phase"] == "Succeeded"
 
 
+def test_what_an_init_container_held_back_is_told_to_wait_to_the_end() -> None:
+    failed = seen(one("x", "exited", exit_code=1))
+    final = make_status(pod("a", init=("x",), policy="Never"), failed, Memory(), NOW, "", "", is_final=True)
+    assert final["containerStatuses"][0]["state"] == {"waiting": {"reason": "PodInitializing"}}
+    assert final["phase"] == "Failed"
+
+
 def test_what_ended_in_a_pod_that_is_being_deleted_does_not_back_off() -> None:
     leaving = pod("a")
     leaving["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import gotemplate, jsonpath
+from cli import gotemplate, jsonpath, printers
 from cli.commands.copy import unpack
 from cli.describing.writer import aligned
 from cli.durations import short
@@ -107,3 +107,12 @@ def test_detach_keys_may_come_in_pieces_and_are_not_swallowed() -> None:
     assert keys.feed(b"\x10") == b""
     with pytest.raises(Detached):
         keys.feed(b"\x11")
+
+
+def test_rows_are_sorted_as_kubectl_sorts_them() -> None:
+    """Texts by their letters, also where these are digits; what reads as a quantity by its size."""
+    names = [{"metadata": {"name": name}} for name in ("x5", "every-8kh2l", "x40", "every-57bw2")]
+    sorted_names = [one["metadata"]["name"] for one in printers.sort_rows(names, ".metadata.name")]
+    assert sorted_names == ["every-57bw2", "every-8kh2l", "x40", "x5"]
+    sizes = [{"spec": {"size": size}} for size in ("10Gi", "2Gi", "500Mi")]
+    assert [one["spec"]["size"] for one in printers.sort_rows(sizes, ".spec.size")] == ["500Mi", "2Gi", "10Gi"]

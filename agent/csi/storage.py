@@ -1,0 +1,45 @@
+"""Storage drivers and their volumes, loaded when the first driver registers or the first volume needs one."""
+
+import functools
+from typing import TYPE_CHECKING
+
+from agent.config import AgentConfig
+from machinery.client.rest import Client
+
+if TYPE_CHECKING:
+    from agent.csi.drivers import CsiDrivers
+    from agent.csi.volumes import CsiVolumes
+
+
+class Storage:
+    """Takes drivers in (agent/plugins/watcher.py), and has what mounts by them."""
+
+    def __init__(self, config: AgentConfig, client: Client) -> None:
+        self._config = config
+        self._client = client
+
+    @functools.cached_property
+    def drivers(self) -> "CsiDrivers":
+        """The registered drivers."""
+        from agent.csi.drivers import CsiDrivers
+
+        return CsiDrivers(self._client, self._config.node_name)
+
+    @functools.cached_property
+    def _volumes(self) -> "CsiVolumes":
+        from agent.csi.volumes import CsiVolumes
+
+        config = self._config
+        return CsiVolumes(self._client, self.drivers, config.node_name, config.pods_dir, config.plugins_dir)
+
+    def volumes(self) -> "CsiVolumes":
+        """What mounts volumes by drivers."""
+        return self._volumes
+
+    async def register(self, name: str, endpoint: str, versions: list[str]) -> None:
+        """Take a driver in. Raises: RegistrationError."""
+        await self.drivers.register(name, endpoint, versions)
+
+    async def deregister(self, name: str) -> None:
+        """Let go of a driver."""
+        await self.drivers.deregister(name)

@@ -1,0 +1,141 @@
+"""Volumes by a storage driver that speaks CSI.
+
+Sources: https://kubernetes.io/docs/concepts/storage/volumes/#csi, https://kubernetes-csi.github.io/docs/
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from machinery.api.resources import CSI_DRIVERS, CSI_NODES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, SECRETS
+from machinery.errors import NotFound
+from tests.e2e.pods.conftest import Pods, shell
+from tests.support.csi_driver import FolderDriver
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+async def driver(pods: Pods, tmp_path: Path) -> AsyncIterator[FolderDriver]:
+    """A driver that this node has taken in."""
+    name = f"folders-{uuid.uuid4().hex[:6]}.example.com"
+    spec = {
+        "attachRequired": False, "podInfoOnMount": True, "volumeLifecycleModes": ["Persistent", "Ephemeral"],
+        "fsGroupPolicy": "File",
+    }  # fmt: skip
+    body = {"kind": "CSIDriver", "apiVersion": "storage.k8s.io/v1", "metadata": {"name": name}, "spec": spec}
+    await pods.client.create(CSI_DRIVERS, body)
+    found = FolderDriver(name, tmp_path, pods.cluster.layout.root / "agent" / "plugins_registry")
+    await found.start()
+    async with asyncio.timeout(20):
+        while found.registered is None:  # noqa: ASYNC110 - the driver is told
+            await asyncio.sleep(0.02)
+    assert found.registered.plugin_registered, found.registered.error
+    yield found
+    await found.stop()
+    await pods.client.delete(CSI_DRIVERS, name)
+
+
+async def called(driver: FolderDriver, call: str) -> None:
+    """Wait until a driver was asked for something; a pod may be gone from the API before its volumes are."""
+    async with asyncio.timeout(20):
+        while call not in driver.calls:  # noqa: ASYNC110 - the driver is told
+            await asyncio.sleep(0.02)
+
+
+async def node_name(pods: Pods) -> str:
+    return str((await pods.client.list(NODES))["items"][0]["metadata"]["name"])
+
+
+async def test_the_node_tells_of_its_drivers(pods: Pods, driver: FolderDriver) -> None:
+    name = await node_name(pods)
+    found = await pods.client.get(CSI_NODES, name)
+    (entry,) = [one for one in found["spec"]["drivers"] if one["name"] == driver.name]
+    zone = f"{driver.name}/zone"
+    assert (entry["nodeID"], entry["topologyKeys"], entry["allocatable"]) == ("node-of-mine", [zone], {"count": 7})
+    node = await pods.client.get(NODES, name)
+    assert node["metadata"]["labels"][zone] == "here"
+    assert f'"{driver.name}": "node-of-mine"' in node["metadata"]["annotations"]["csi.volume.kubernetes.io/nodeid"]
+    await driver.stop()
+    async with asyncio.timeout(20):
+        while driver.name in str((await pods.client.get(CSI_NODES, name))["spec"]["drivers"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def claim(pods: Pods, driver: FolderDriver, handle: str) -> str:
+    """Make a volume, a claim bound to it, and the secret that staging needs; return the claim's name."""
+    secret = {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "key"}, "stringData": {"word": "open"}}
+    await pods.client.create(SECRETS, secret, pods.namespace)
+    name, common = f"v-{pods.namespace}", {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+    source = {
+        "driver": driver.name, "volumeHandle": handle, "volumeAttributes": {"tier": "gold"},
+        "nodeStageSecretRef": {"name": "key", "namespace": pods.namespace},
+    }  # fmt: skip
+    volume: dict[str, Any] = {"kind": "PersistentVolume", "apiVersion": "v1", "metadata": {"name": name}}
+    volume["spec"] = {**common, "capacity": {"storage": "1Gi"}, "csi": source}
+    await pods.client.create(PERSISTENT_VOLUMES, volume)
+    spec = {**common, "resources": {"requests": {"storage": "1Gi"}}, "volumeName": name}
+    body = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": {"name": "c"}, "spec": spec}
+    await pods.client.create(PERSISTENT_VOLUME_CLAIMS, body, pods.namespace)
+    return "c"
+
+
+async def test_a_claimed_volume_is_staged_once_and_published_to_each_pod(
+    pods: Pods, driver: FolderDriver, tmp_path: Path
+) -> None:
+    handle = f"vol-{pods.namespace}"
+    (tmp_path / handle).mkdir()
+    volumes = [{"name": "v", "persistentVolumeClaim": {"claimName": await claim(pods, driver, handle)}}]
+    mounts = [{"name": "v", "mountPath": "/v"}]
+    security = {"fsGroup": 4321}
+    first = await pods.create(
+        shell("echo kept > /v/file; sleep 60", volumeMounts=mounts), volumes=volumes, securityContext=security
+    )
+    await pods.running(first)
+    assert driver.contexts[handle]["tier"] == "gold"
+    assert driver.contexts[handle]["csi.storage.k8s.io/pod.name"] == first["metadata"]["name"]
+    assert driver.secrets[handle] == {"word": "open"}
+    second, text = await pods.run("cat /v/file; stat -c %g /v", volumeMounts=mounts, pod={"volumes": volumes})
+    assert text == "kept\n4321\n"
+    await pods.delete(second)
+    await called(driver, f"unpublish {handle}")
+    assert f"unstage {handle}" not in driver.calls
+    await pods.delete(first, 1)
+    await called(driver, f"unstage {handle}")
+    assert driver.calls[-2:] == [f"unpublish {handle}", f"unstage {handle}"]
+    assert (tmp_path / handle / "file").read_text() == "kept\n"
+    left = Path("/proc/self/mountinfo").read_text()  # noqa: ASYNC240 - at once
+    assert str(pods.cluster.layout.root / "agent" / "plugins") not in left
+    await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
+
+
+async def test_a_volume_of_the_pod_itself_comes_and_goes_with_it(
+    pods: Pods, driver: FolderDriver, tmp_path: Path
+) -> None:
+    volumes = [{"name": "own", "csi": {"driver": driver.name, "volumeAttributes": {"size": "1"}}}]
+    done, text = await pods.run(
+        "echo x > /o/f; cat /o/f", volumeMounts=[{"name": "own", "mountPath": "/o"}], pod={"volumes": volumes}
+    )
+    assert text == "x\n"
+    (handle,) = [call.split()[1] for call in driver.calls if call.startswith("publish")]
+    assert driver.contexts[handle]["csi.storage.k8s.io/ephemeral"] == "true"
+    assert (tmp_path / handle / "f").exists()
+    await pods.delete(done)
+    await called(driver, f"unpublish {handle}")
+    assert driver.calls == [f"publish {handle}", f"unpublish {handle}"]
+
+
+async def test_a_driver_that_is_not_there_and_a_volume_it_has_not_are_told(pods: Pods, driver: FolderDriver) -> None:
+    volumes = [{"name": "own", "csi": {"driver": "none.example.com"}}]
+    pod = await pods.create(shell("true"), volumes=volumes)
+    await pods.told(pod, "driver name none.example.com not found in the list of registered CSI drivers")
+    wanted = [{"name": "v", "persistentVolumeClaim": {"claimName": await claim(pods, driver, "nothing")}}]
+    pod = await pods.create(shell("true"), volumes=wanted)
+    await pods.told(pod, "rpc error: code = NOT_FOUND desc = there is no volume nothing")
+    with pytest.raises(NotFound):
+        await pods.client.get(CSI_DRIVERS, "none.example.com")
+    await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")

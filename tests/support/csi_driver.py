@@ -1,0 +1,103 @@
+"""A small storage driver that speaks CSI v1: its volumes are folders of this machine, mounted by bind mounts."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from agent.csi import csi_pb2 as csi
+from agent.csi import csi_pb2_grpc
+from agent.plugins import api_pb2 as registration
+from agent.plugins import api_pb2_grpc as registration_grpc
+
+ABILITIES = csi.NodeServiceCapability.RPC
+
+
+def _mounted(target: Path) -> bool:
+    """Whether something is mounted there; a bind mount within one file system looks like a folder to os.path.ismount."""
+    return any(line.split()[4] == str(target) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def _mount(source: Path, target: Path, *options: str) -> None:
+    for folder in (source, target):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not _mounted(target):
+        subprocess.run(["mount", "--bind", *options, str(source), str(target)], check=True)
+
+
+def _unmount(target: Path, *, remove: bool = False) -> None:
+    if _mounted(target):
+        subprocess.run(["umount", str(target)], check=True)
+    if remove and target.exists():
+        target.rmdir()
+
+
+class FolderDriver(csi_pb2_grpc.NodeServicer, registration_grpc.RegistrationServicer):
+    """Keeps volume ID below `folder`/ID; notes each call with the volume it was for."""
+
+    def __init__(self, name: str, folder: Path, registry: Path) -> None:
+        """Args: `registry` is where the node looks for plugins."""
+        self.name = name
+        self.calls: list[str] = []
+        self.contexts: dict[str, dict[str, str]] = {}
+        self.secrets: dict[str, dict[str, str]] = {}
+        self.registered: registration.RegistrationStatus | None = None
+        self._folder = folder
+        self._socket = registry / f"{name}-reg.sock"
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        csi_pb2_grpc.add_NodeServicer_to_server(self, self._server)
+        registration_grpc.add_RegistrationServicer_to_server(self, self._server)
+        self._server.add_insecure_port(f"unix:{self._socket}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Go away, as a driver whose pod ended."""
+        if self._server is not None:
+            await self._server.stop(None)
+        self._socket.unlink(missing_ok=True)
+
+    async def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the API's name
+        return registration.PluginInfo(type="CSIPlugin", name=self.name, supported_versions=["1.0.0"])
+
+    async def NotifyRegistrationStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.registered = request
+        return registration.RegistrationStatusResponse()
+
+    async def NodeGetInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
+        topology = csi.Topology(segments={f"{self.name}/zone": "here"})
+        return csi.NodeGetInfoResponse(node_id="node-of-mine", max_volumes_per_node=7, accessible_topology=topology)
+
+    async def NodeGetCapabilities(self, request: Any, context: Any) -> Any:  # noqa: N802
+        able = csi.NodeServiceCapability(rpc=ABILITIES(type=ABILITIES.STAGE_UNSTAGE_VOLUME))
+        return csi.NodeGetCapabilitiesResponse(capabilities=[able])
+
+    async def NodeStageVolume(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.calls.append(f"stage {request.volume_id}")
+        self.secrets[request.volume_id] = dict(request.secrets)
+        data = self._folder / request.volume_id
+        if not data.is_dir():
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no volume {request.volume_id}")
+        _mount(data, Path(request.staging_target_path))
+        return csi.NodeStageVolumeResponse()
+
+    async def NodeUnstageVolume(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.calls.append(f"unstage {request.volume_id}")
+        _unmount(Path(request.staging_target_path))
+        return csi.NodeUnstageVolumeResponse()
+
+    async def NodePublishVolume(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.calls.append(f"publish {request.volume_id}")
+        self.contexts[request.volume_id] = dict(request.volume_context)
+        source = Path(request.staging_target_path or self._folder / request.volume_id)
+        _mount(source, Path(request.target_path), *(["-o", "ro"] if request.readonly else []))
+        return csi.NodePublishVolumeResponse()
+
+    async def NodeUnpublishVolume(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.calls.append(f"unpublish {request.volume_id}")
+        _unmount(Path(request.target_path), remove=True)
+        return csi.NodeUnpublishVolumeResponse()
