@@ -100,6 +100,7 @@ async def open_store(layout: Layout, given: Mapping[str, Any]) -> Any:
     if given["store"] == "embedded" and not given["etcd_servers"]:
         from apiserver.storage.sqlite import SQLiteStore
 
+        layout.sqlite.touch(mode=0o600)  # before SQLite makes it as the umask says
         return SQLiteStore(layout.sqlite)
     from apiserver.storage.etcd import EtcdStore, EtcdTLS
 
