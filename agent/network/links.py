@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,26 @@ def make_plan(nodes: Iterable[Node], me: Me, is_on_link: Callable[[str], bool]) 
     return Plan(routes, tunnels)
 
 
+def faults(nodes: Iterable[Node], me: Me) -> dict[str, str]:
+    """Return what is wrong between the nodes, reason to message, for which no way can be made."""
+    found: dict[str, str] = {}
+    mine = [ipaddress.ip_network(one) for one in me.pod_cidrs]
+    for node in nodes:
+        name = node.metadata.name
+        if name == me.name:
+            continue
+        if me.address in [one.address for one in node.status.addresses if one.type == "InternalIP"]:
+            found["DuplicateNodeAddress"] = (
+                f"node {name} has this node's address {me.address}: its pods are not reached"
+            )
+        for cidr in map(ipaddress.ip_network, node.pod_cidrs):
+            own = next((one for one in mine if _same(one, cidr) and one.overlaps(cidr)), None)
+            if own is not None:
+                text = f"the range {cidr} of node {name} overlaps this node's {own}: its pods are not reached"
+                found["OverlappingPodCIDR"] = text
+    return found
+
+
 def _same(one: Any, other: Any) -> bool:
     return bool(one.version == other.version)
 
@@ -100,8 +120,13 @@ def _same(one: Any, other: Any) -> bool:
 class Links:
     """Keeps the ways to other nodes in step with the Nodes, and with what others do to them."""
 
-    def __init__(self, me: Me, nodes: Informer[Node]) -> None:
+    def __init__(
+        self, me: Me, nodes: Informer[Node], tell: Callable[[str, str], Awaitable[None]] | None = None
+    ) -> None:
+        """Args: `tell` reports reason and message of what is wrong, as an event about this node."""
         self._me = me
+        self._tell = tell
+        self._told: dict[str, str] = {}
         self._nodes = nodes
         self._changed = asyncio.Event()
         nodes.add_handler(lambda _old, _new: self._changed.set())
@@ -136,15 +161,26 @@ class Links:
         nodes = self._nodes.list()
         if len(nodes) < 2 and not await asyncio.to_thread(_tunnel_is_there, self._me.device):
             return  # alone: nothing to load or look at
+        wrong = faults(nodes, self._me)
         try:
             changed = await asyncio.to_thread(settle, nodes, self._me)
         except OSError as error:
             log.error("the ways to other nodes were not set: %s", error)
+            await self._report(wrong | {"NodeNetworkFailed": f"the ways to other nodes were not set: {error}"})
             await asyncio.sleep(_RETRY_SECONDS)
             self._changed.set()
         else:
+            await self._report(wrong)
             if changed:
                 log.info("ways to other nodes: %s", ", ".join(changed))
+
+    async def _report(self, wrong: dict[str, str]) -> None:
+        """Tell of what is newly wrong."""
+        news, self._told = {r: text for r, text in wrong.items() if self._told.get(r) != text}, wrong
+        for reason, text in news.items():
+            log.error("%s", text)
+            if self._tell is not None:
+                await self._tell(reason, text)
 
 
 def _tunnel_is_there(device: str) -> bool:
