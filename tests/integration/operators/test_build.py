@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from operators.build.pods import BUILDS, REBUILD
 
 from cluster.kubeconfig import write_kubeconfig
 from cluster.pki import Pki
@@ -17,6 +16,7 @@ from machinery.api.meta import Resource
 from machinery.api.resources import CONFIG_MAPS, PODS
 from machinery.client.rest import Client, PatchType
 from machinery.errors import Invalid
+from operators.build.pods import BUILDS, REBUILD
 from tests.support.server import running_server
 from tests.support.waiting import until, until_one
 
