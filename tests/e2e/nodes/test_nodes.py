@@ -79,6 +79,10 @@ def test_every_pod_reaches_every_pod_and_the_service(pods: Nodes) -> None:
         assert found == {f"on-{name}" for name in ADDRESSES}, client
 
 
+def test_pods_send_no_packet_too_long_for_the_tunnel(pods: Nodes) -> None:
+    assert {pods.sh(f"on-{name}", "cat /sys/class/net/eth0/mtu") for name in ADDRESSES} == {"1450"}
+
+
 def test_node_ports_answer_on_every_node(pods: Nodes) -> None:
     for address in ("192.0.2.1", "192.0.2.2", "198.51.100.3"):
         assert _http(pods, address, 30080).startswith("on-")
