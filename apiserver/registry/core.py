@@ -116,8 +116,6 @@ def _default_service(service: Object) -> None:
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if spec["type"] in ("NodePort", "LoadBalancer") or (spec["type"] == "ClusterIP" and spec.get("externalIPs")):
         default_text(spec, "externalTrafficPolicy", "Cluster")
-    else:
-        spec.pop("externalTrafficPolicy", None)  # a service that was given another type
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
 
