@@ -208,6 +208,10 @@ def _class_causes(storage_class: Object) -> Iterator[Cause]:
     ):
         if storage_class[field] not in known:
             yield unsupported(field, storage_class[field], known)
+    if (provisioner := storage_class.get("provisioner")) and (wrong := names.qualified_name(provisioner.lower())):
+        yield invalid("provisioner", provisioner, wrong)
+    if "" in (storage_class.get("parameters") or {}):
+        yield invalid("parameters", "", "field can not be empty.")
 
 
 def _class_update(new: Object, old: Object) -> list[Cause]:

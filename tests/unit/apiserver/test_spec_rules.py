@@ -80,6 +80,53 @@ def test_what_is_wrong_with_a_spec_is_told(kind: str, spec: dict[str, Any], why:
     assert any(one.startswith(why) for one in told(kind, spec)), told(kind, spec)
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "why"),
+    [
+        ("Secret", {"type": "kubernetes.io/tls"}, ["data[tls.crt]: Required value", "data[tls.key]: Required value"]),
+        ("Secret", {"type": "kubernetes.io/ssh-auth", "data": {"ssh-privatekey": ""}},
+         ["data[ssh-privatekey]: Required value"]),
+        ("Secret", {"type": "kubernetes.io/basic-auth", "data": {"password": ""}}, []),
+        ("Secret", {"type": "kubernetes.io/basic-auth"},
+         ["data[username]: Required value", "data[password]: Required value"]),
+        ("Secret", {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "YQ=="}},
+         ['data[.dockerconfigjson]: Invalid value: "<secret contents redacted>": Expecting value: line 1 column 1 (char 0)']),
+        ("Secret", {"type": "kubernetes.io/service-account-token"},
+         ["metadata.annotations[kubernetes.io/service-account.name]: Required value"]),
+        ("Secret", {"type": "example.com/a"}, []),
+        ("Node", {"spec": {"taints": [{"key": "a", "effect": "X"}]}},
+         ['spec.taints[0].effect: Unsupported value: "X": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"']),
+        ("Node", {"spec": {"taints": [{"key": "a", "effect": "NoExecute"}] * 2}},
+         ['spec.taints[1]: Duplicate value: {"key":"a","effect":"NoExecute"}: taints must be unique by key and effect pair']),
+        ("Node", {"spec": {"podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]}},
+         ['spec.podCIDRs: Invalid value: ["10.0.0.0/24","10.0.1.0/24"]: may specify no more than one CIDR for each IP family']),
+        ("Node", {"spec": {"podCIDRs": ["10.0.0.0/24", "fd00::/64"]}}, []),
+        ("StorageClass", {"provisioner": "A b", "parameters": {"": "x"}},
+         ['provisioner: Invalid value: "A b": name part must consist of', 'parameters: Invalid value: "": field can not be empty.']),
+        ("ResourceQuota", {"spec": {"hard": {"pods": "1.5"}}}, ['spec.hard[pods]: Invalid value: "1.5": must be an integer']),
+        ("ResourceQuota", {"spec": {"hard": {"foo": "1"}}},
+         ['spec.hard[foo]: Invalid value: "foo": must be a standard resource type or fully qualified',
+          'spec.hard[foo]: Invalid value: "foo": must be a standard resource for quotas']),
+        ("ResourceQuota", {"spec": {"hard": {"services": "1"}, "scopes": ["Terminating"]}},
+         ['spec.scopes: Invalid value: ["Terminating"]: unsupported scope applied to resource']),
+        ("ResourceQuota", {"spec": {"hard": {"pods": "1"}, "scopes": ["BestEffort", "NotBestEffort"]}},
+         ['spec.scopes: Invalid value: ["BestEffort","NotBestEffort"]: conflicting scopes']),
+        ("ResourceQuota", {"spec": {"hard": {"count/jobs.batch": "1", "requests.example.com/gpu": "1", "hugepages-2Mi": "1"}}},
+         []),
+        ("LimitRange", {"spec": {"limits": [{"type": "PersistentVolumeClaim"}]}},
+         ["spec.limits[0].limits: Required value: either minimum or maximum storage value is required"]),
+        ("LimitRange", {"spec": {"limits": [{"type": "Container", "maxLimitRequestRatio": {"cpu": "0.5"}}]}},
+         ['spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: "0.5": ratio 0.5 is less than 1']),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_object_is_told(kind: str, fields: dict[str, Any], why: list[str]) -> None:
+    obj = {"metadata": {"name": "x"}, **copy.deepcopy(fields)}
+    KINDS[kind].default(obj)
+    found = [f"{one.field}: {one.message}" for one in object_causes(KINDS[kind], obj)]
+    assert len(found) == len(why), found
+    assert all(one.startswith(start) for one, start in zip(found, why, strict=True)), found
+
+
 @pytest.mark.parametrize("kind", ["DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"])
 def test_a_workload_without_selector_matches_nothing(kind: str) -> None:
     assert told(kind, {"template": TEMPLATE}) == ["spec.selector: Required value", NOT_MATCHED]
