@@ -19,7 +19,7 @@ from typing import Any
 
 from cli.connection import Connection
 from cluster.layout import Layout
-from machinery.errors import APIError
+from machinery.errors import APIError, Forbidden
 
 Object = Mapping[str, Any]
 _SECONDS = 2.0
@@ -64,7 +64,7 @@ class Check:
         try:
             nodes = self._list("/api/v1/nodes")
             services = self._list("/api/v1/services")
-            pods = self._list("/api/v1/pods")
+            pods = self._all_pods()
         except (APIError, OSError) as error:
             yield Finding("API server", f"does not answer: {error}")
             return
@@ -79,8 +79,17 @@ class Check:
         if not local:
             yield Finding("pods of this node (there are none to look from)")
 
-    def _list(self, path: str) -> list[Object]:
-        return list(json.loads(self._connection.request("GET", path))["items"])
+    def _list(self, path: str, **params: str) -> list[Object]:
+        return list(json.loads(self._connection.request("GET", path, params=params))["items"])
+
+    def _all_pods(self) -> list[Object]:
+        """Return all pods; with an agent's rights, those of this node, and of others those behind a service."""
+        try:
+            return self._list("/api/v1/pods")
+        except Forbidden:
+            found = self._list("/api/v1/pods", fieldSelector=f"spec.nodeName={self._node}")
+            slices = self._list("/apis/discovery.k8s.io/v1/endpointslices")
+            return found + [pod for one in slices for pod in _pods_behind(one)]
 
     # ---- this machine
 
@@ -147,6 +156,17 @@ class Check:
                 hint = " (a network policy may want it so)" if why else ""
                 yield Finding(f"{where}: pod {whose} at {ip} on {name}", why + hint)
                 break
+
+
+def _pods_behind(slice_: Object) -> Iterator[Object]:
+    """Yield of each pod behind a service what its endpoint tells of it."""
+    for endpoint in slice_.get("endpoints") or ():
+        target = endpoint.get("targetRef") or {}
+        if target.get("kind") == "Pod" and (endpoint.get("conditions") or {}).get("ready"):
+            yield {
+                "metadata": target, "spec": {"nodeName": endpoint.get("nodeName")},
+                "status": {"phase": "Running", "podIP": endpoint["addresses"][0]},
+            }  # fmt: skip
 
 
 def _not_ready(node: Object) -> str:

@@ -49,7 +49,13 @@ async def run(node: NodeServices, services: Informer[Object], pods: PodManager) 
         if config.load_balancer:
             group.create_task(Announcer(config, services, slices, nodes).run())
         if config.node_network != "none":
-            group.create_task(Links(me, nodes).run())
+            # An agent's events about its node bear the node's name for its uid, as the kubelet's do.
+            itself = {"kind": "Node", "apiVersion": "v1", "name": config.node_name, "uid": config.node_name}
+
+            async def tell(reason: str, text: str) -> None:
+                await node.recorder.event(itself, "Warning", reason, text)
+
+            group.create_task(Links(me, nodes, tell).run())
 
 
 async def pod_cidr(config: AgentConfig, nodes: Informer[Node], runtime: Runtime) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ROUTE_PROTOCOL = 87
 _VXLAN_PORT, _VXLAN_ID = 4789, 87
-OVERHEAD_BYTES = 50
+_OVERHEAD_BYTES = {4: 50, 6: 70}  # of VXLAN, by the version of the addresses between nodes
 _CHECK_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.05
@@ -93,6 +93,26 @@ def make_plan(nodes: Iterable[Node], me: Me, is_on_link: Callable[[str], bool]) 
     return Plan(routes, tunnels)
 
 
+def faults(nodes: Iterable[Node], me: Me) -> dict[str, str]:
+    """Return what is wrong between the nodes, reason to message, for which no way can be made."""
+    found: dict[str, str] = {}
+    mine = [ipaddress.ip_network(one) for one in me.pod_cidrs]
+    for node in nodes:
+        name = node.metadata.name
+        if name == me.name:
+            continue
+        if me.address in [one.address for one in node.status.addresses if one.type == "InternalIP"]:
+            found["DuplicateNodeAddress"] = (
+                f"node {name} has this node's address {me.address}: its pods are not reached"
+            )
+        for cidr in map(ipaddress.ip_network, node.pod_cidrs):
+            own = next((one for one in mine if _same(one, cidr) and one.overlaps(cidr)), None)
+            if own is not None:
+                text = f"the range {cidr} of node {name} overlaps this node's {own}: its pods are not reached"
+                found["OverlappingPodCIDR"] = text
+    return found
+
+
 def _same(one: Any, other: Any) -> bool:
     return bool(one.version == other.version)
 
@@ -100,8 +120,13 @@ def _same(one: Any, other: Any) -> bool:
 class Links:
     """Keeps the ways to other nodes in step with the Nodes, and with what others do to them."""
 
-    def __init__(self, me: Me, nodes: Informer[Node]) -> None:
+    def __init__(
+        self, me: Me, nodes: Informer[Node], tell: Callable[[str, str], Awaitable[None]] | None = None
+    ) -> None:
+        """Args: `tell` reports reason and message of what is wrong, as an event about this node."""
         self._me = me
+        self._tell = tell
+        self._told: dict[str, str] = {}
         self._nodes = nodes
         self._changed = asyncio.Event()
         nodes.add_handler(lambda _old, _new: self._changed.set())
@@ -136,15 +161,26 @@ class Links:
         nodes = self._nodes.list()
         if len(nodes) < 2 and not await asyncio.to_thread(_tunnel_is_there, self._me.device):
             return  # alone: nothing to load or look at
+        wrong = faults(nodes, self._me)
         try:
             changed = await asyncio.to_thread(settle, nodes, self._me)
         except OSError as error:
             log.error("the ways to other nodes were not set: %s", error)
+            await self._report(wrong | {"NodeNetworkFailed": f"the ways to other nodes were not set: {error}"})
             await asyncio.sleep(_RETRY_SECONDS)
             self._changed.set()
         else:
+            await self._report(wrong)
             if changed:
                 log.info("ways to other nodes: %s", ", ".join(changed))
+
+    async def _report(self, wrong: dict[str, str]) -> None:
+        """Tell of what is newly wrong."""
+        news, self._told = {r: text for r, text in wrong.items() if self._told.get(r) != text}, wrong
+        for reason, text in news.items():
+            log.error("%s", text)
+            if self._tell is not None:
+                await self._tell(reason, text)
 
 
 def _tunnel_is_there(device: str) -> bool:
@@ -216,10 +252,23 @@ def _settle_tunnel(kernel: Any, me: Me, tunnels: Mapping[str, Tunnel]) -> tuple[
             vxlan_local=me.address, address=hardware,
         )  # fmt: skip
     device: int = kernel.link_lookup(ifname=me.device)[0]
-    kernel.link("set", index=device, state="up")
+    longest = min(_room(kernel, one.node) for one in tunnels.values())
+    kernel.link("set", index=device, state="up", **({"mtu": longest} if longest else {}))
     kernel.addr("replace", index=device, address=end, prefixlen=32 if "." in end else 128)
     _settle_far_ends(kernel, device, tunnels.values())
     return device, [] if found else [f"{me.device} made"]
+
+
+def _room(kernel: Any, node: str) -> int:
+    """Return how long packets in the tunnel to a node may be, so that none is cut in pieces; 0 when unknown."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        link = next(iter(kernel.route("get", dst=node))).get_attr("RTA_OIF")
+        mtu = kernel.get_links(link)[0].get_attr("IFLA_MTU")
+    except (NetlinkError, StopIteration, IndexError):
+        return 0
+    return int(mtu) - _OVERHEAD_BYTES[6 if ":" in node else 4]
 
 
 def _settle_far_ends(kernel: Any, device: int, tunnels: Iterable[Tunnel]) -> None:

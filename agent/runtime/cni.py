@@ -57,6 +57,10 @@ class NetworkList:
     plugins: tuple[Mapping[str, Any], ...]
 
 
+TUNNEL_SUFFIX = "-vx"
+"""Behind the bridge's name, the name of the tunnel that the agent makes to nodes on other links."""
+
+
 class Network:
     """The network list of a folder, and the plugins that carry it out."""
 
@@ -112,6 +116,8 @@ class Network:
         try:
             content = json.loads(names[0].read_bytes())
             plugins = content.get("plugins", [content])
+            if names[0] == self._folder / OWN_FILE:
+                self._fit_tunnel(plugins[0])
             found = NetworkList(content["name"], content.get("cniVersion", _VERSION), tuple(plugins))
             for plugin in found.plugins:
                 if plugin["type"] != "bandwidth":  # looked for when a pod asks for limits
@@ -121,6 +127,11 @@ class Network:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise NetworkError(f"{names[0].name}: {error!r}") from error
         return found
+
+    def _fit_tunnel(self, plugin: dict[str, Any]) -> None:
+        """Make packets short enough for the tunnel to other nodes, once there is one."""
+        if tunnel := link_mtu(f"{self._bridge}{TUNNEL_SUFFIX}"):
+            plugin["mtu"] = min(plugin.get("mtu") or tunnel, tunnel)
 
     def _lists(self) -> list[Path]:
         """The network lists there are, the one that counts first."""
@@ -287,9 +298,15 @@ def uplink_mtu() -> int:
         defaults = [row for row in rows if row[1] == "00000000" and row[7] == "00000000"]
         link = min(defaults, key=lambda row: int(row[6]), default=[""])[0]
         if link:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-                answer = fcntl.ioctl(channel, _SIOCGIFMTU, struct.pack("16si", link.encode()[:15], 0))
-            return int(struct.unpack_from("i", answer, 16)[0])
+            return link_mtu(link)
+    return 0
+
+
+def link_mtu(link: str) -> int:
+    """Return how long packets may be on a link, 0 when there is none of this name."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+        answer = fcntl.ioctl(channel, _SIOCGIFMTU, struct.pack("16si", link.encode()[:15], 0))
+        return int(struct.unpack_from("i", answer, 16)[0])
     return 0
 
 

@@ -9,21 +9,29 @@ import contextlib
 import logging
 import signal
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from machinery.api.meta import ObjectKey
+import yaml
+
+from machinery.api.meta import ObjectKey, Resource
 from machinery.api.resources import ENDPOINT_SLICES, INGRESS_CLASSES, INGRESSES, SECRETS, SERVICES
 from machinery.client.informer import Informer
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import AlreadyExists, APIError
-from operators.ingress import haproxy, model
+from operators.ingress import gateway, haproxy, model
 from operators.ingress.views import EndpointSlice, Ingress, IngressClass, Secret, Service
 
 log = logging.getLogger(__name__)
 
+Object = dict[str, Any]
+
 CONTROLLER, CLASS = "wherry/ingress", "wherry"
+_DEFINITIONS = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
 _DEFAULT = "ingressclass.kubernetes.io/is-default-class"
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _GATHER_SECONDS = 0.1
@@ -47,11 +55,12 @@ async def run(config: Config) -> None:
         controller = _Controller(config, client)
         try:
             async with asyncio.TaskGroup() as group:
-                for informer in controller.informers:
+                for informer in (*controller.informers, *controller.of_gateways):
                     group.create_task(informer.run())
                 for informer in controller.informers:
                     await informer.synced()
                 group.create_task(controller.run())
+                group.create_task(controller.make_gateway_kinds())
         finally:
             await controller.proxy.stop()
 
@@ -72,8 +81,13 @@ class _Controller:
         self.informers: tuple[Informer[Any], ...] = (
             self._ingresses, self._classes, self._services, self._slices, self._secrets,
         )  # fmt: skip
+        # Apart: without its kinds, or with an old version of them, Ingresses are served all the same.
+        self._gateway_classes: Informer[Object] = Informer(client, gateway.GATEWAY_CLASSES, dict)
+        self._gateways: Informer[Object] = Informer(client, gateway.GATEWAYS, dict)
+        self._routes: Informer[Object] = Informer(client, gateway.HTTP_ROUTES, dict)
+        self.of_gateways = (self._gateway_classes, self._gateways, self._routes)
         self._changed = asyncio.Event()
-        for informer in self.informers:
+        for informer in (*self.informers, *self.of_gateways):
             informer.add_handler(lambda _old, _new: self._changed.set())
         self._cluster = model.Cluster(
             lambda namespace, name: self._services.get(ObjectKey(namespace, name)),
@@ -87,8 +101,14 @@ class _Controller:
             self._changed.clear()
             mine = self._mine()
             try:
-                await self.proxy.show(model.build(mine, self._cluster))
+                wanted = model.build(mine, self._cluster)
+                answer = gateway.extend(
+                    wanted, self._gateway_classes.list(), self._gateways.list(), self._routes.list(), self._cluster,
+                    self._config.addresses, (self._config.listen.http_port, self._config.listen.https_port),
+                )  # fmt: skip
+                await self.proxy.show(wanted)
                 await self._tell(mine)
+                await self._tell_gateways(answer)
                 await self._changed.wait()
                 await asyncio.sleep(_GATHER_SECONDS)
             except (OSError, ProxyError, APIError, ConnectionFailed) as error:
@@ -102,6 +122,24 @@ class _Controller:
         body = {"metadata": {"name": CLASS, "annotations": annotations}, "spec": {"controller": CONTROLLER}}
         with contextlib.suppress(AlreadyExists):
             await self._client.create(INGRESS_CLASSES, body)
+
+    async def make_gateway_kinds(self) -> None:
+        """Have the Gateway API's kinds and a class of ours, where they are not there."""
+        text = resources.files("manifests").joinpath("gateway-api.yaml").read_text()
+        for definition in yaml.safe_load_all(text):
+            with contextlib.suppress(AlreadyExists):
+                await self._client.create(_DEFINITIONS, definition)
+        await self._gateway_classes.synced()
+        body = {"metadata": {"name": CLASS}, "spec": {"controllerName": gateway.CONTROLLER}}
+        with contextlib.suppress(AlreadyExists):
+            await self._client.create(gateway.GATEWAY_CLASSES, body)
+
+    async def _tell_gateways(self, answer: gateway.Answer) -> None:
+        for (resource, namespace, name), status in answer.statuses.items():
+            informer = next(one for one in self.of_gateways if one.resource == resource)
+            found = informer.get(ObjectKey(namespace, name))
+            if found is not None and not status.items() <= (found.get("status") or {}).items():
+                await self._client.patch(resource, name, {"status": status}, namespace, subresource="status")
 
     def _mine(self) -> list[Ingress]:
         ours = [one for one in self._classes.list() if one.spec.get("controller") == CONTROLLER]

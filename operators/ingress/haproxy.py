@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from operators.ingress.model import EXACT, Model, Route
+from operators.ingress.model import EXACT, Model, Need, Route
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -66,6 +66,7 @@ def _frontend(model: Model, listen: Listen) -> Iterator[str]:
     yield "  http-request set-var(txn.host) req.hdr(host),field(1,:),lower"
     for route in model.routes:
         host = f"{{ var(txn.host) {_host(route)} }} " if route.host else ""
+        host += "".join(f"{_need(one)} " for one in route.needs)
         for condition in _path(route):
             yield f"  use_backend {_name(route.backend)} if {host}{{ path {condition} }}"
     yield f"  default_backend {_name(model.default) if model.default else 'nobody'}"
@@ -75,6 +76,18 @@ def _host(route: Route) -> str:
     if route.host.startswith("*."):
         return "-m reg ^[^.]+" + re.escape(route.host[1:]) + "$"
     return f"-m str {route.host}"
+
+
+def _need(need: Need) -> str:
+    match need.kind:
+        case "tls":
+            return "{ ssl_fc }"
+        case "plain":
+            return "!{ ssl_fc }"
+        case "method":
+            return f"{{ method {need.value} }}"
+        case _:
+            return f"{{ req.hdr({need.name}) -m str {_quoted(need.value)} }}"
 
 
 def _path(route: Route) -> Sequence[str]:

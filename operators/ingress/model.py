@@ -18,6 +18,15 @@ _OLD_CLASS = "kubernetes.io/ingress.class"
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """What else a request must be: "tls" or "plain", of a "method", or with a "header" of a value."""
+
+    kind: str
+    name: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Requests of a host and path go to a backend. An empty host is any; one that begins with "*." any label there."""
 
@@ -25,12 +34,13 @@ class Route:
     path: str
     kind: str
     backend: str
+    needs: tuple[Need, ...] = ()
 
     @property
-    def rank(self) -> tuple[int, int, int]:
+    def rank(self) -> tuple[int, int, int, int]:
         """Routes are tried in the order of this: exact hosts, then wildcards; exact paths, then the longest."""
         of_host = 2 if not self.host else 1 if self.host.startswith("*.") else 0
-        return of_host, 0 if self.kind == EXACT else 1, -len(self.path)
+        return of_host, 0 if self.kind == EXACT else 1, -len(self.path), -len(self.needs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +118,12 @@ def _backend(model: Model, ingress: Ingress, backend: dict[str, Any], cluster: C
     wanted = port.get("name") or port.get("number") or 0
     name = f"{namespace}_{named['name']}_{wanted}"
     if name not in model.backends:
-        model.backends[name] = list(_servers(namespace, named["name"], wanted, cluster))
+        model.backends[name] = list(servers(namespace, named["name"], wanted, cluster))
     return name
 
 
-def _servers(namespace: str, name: str, wanted: str | int, cluster: Cluster) -> Iterator[str]:
+def servers(namespace: str, name: str, wanted: str | int, cluster: Cluster) -> Iterator[str]:
+    """Yield host:port of each server behind a port of a Service, named or numbered."""
     service = cluster.service(namespace, name)
     if service is None:
         return
@@ -136,10 +147,16 @@ def _servers(namespace: str, name: str, wanted: str | int, cluster: Cluster) -> 
 
 def _certificates(model: Model, ingress: Ingress, cluster: Cluster) -> None:
     for one in ingress.spec.tls or ():
-        secret = cluster.secret(ingress.metadata.namespace, one.get("secretName") or "")
-        data = (secret.data or {}) if secret is not None else {}
-        if "tls.crt" in data and "tls.key" in data:
-            pem = base64.b64decode(data["tls.crt"]).rstrip() + b"\n" + base64.b64decode(data["tls.key"])
-            name = f"{ingress.metadata.namespace}_{one['secretName']}"
-            hosts = tuple(host for host in one.get("hosts") or () if _HOST.fullmatch(host))
-            model.certificates.append(Certificate(name, pem, hosts))
+        found = certificate(ingress.metadata.namespace, one.get("secretName") or "", one.get("hosts") or (), cluster)
+        if found is not None:
+            model.certificates.append(found)
+
+
+def certificate(namespace: str, name: str, hosts: Sequence[str], cluster: Cluster) -> Certificate | None:
+    """Return the certificate of a Secret for hosts; None when there is none in it."""
+    secret = cluster.secret(namespace, name)
+    data = (secret.data or {}) if secret is not None else {}
+    if "tls.crt" not in data or "tls.key" not in data:
+        return None
+    pem = base64.b64decode(data["tls.crt"]).rstrip() + b"\n" + base64.b64decode(data["tls.key"])
+    return Certificate(f"{namespace}_{name}", pem, tuple(host for host in hosts if _HOST.fullmatch(host)))

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.cluster import Cluster
+from scheduler.plugins.image_locality import ImageLocality
 from scheduler.pods import Pod
 from scheduler.schedule_one import Unschedulable
 from scheduler.table import NodeTable
-from tests.unit.scheduler.builders import ZONE, choose, chooser, node, pod, table
+from tests.unit.scheduler.builders import READER, ZONE, choose, chooser, node, pod, pod_object, table
 
 
 def test_the_emptier_node_is_chosen() -> None:
@@ -239,3 +240,43 @@ def test_pods_no_question_is_about_cost_nothing() -> None:
     classes = {one.labels["app"]: one for one in nodes.tallies.classes()}
     assert len(classes["x"].tallies) == 1
     assert not classes["y"].tallies
+
+
+MB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("images", "scores"),
+    [
+        (["gcr.io/40", "gcr.io/250"], [0, 5]),  # 40 MB on one of two nodes is too little to count; (250/2-23)/(2*1000-23)
+        (["gcr.io/40", "gcr.io/300"], [7, 0]),
+        (["gcr.io/2000", "gcr.io/10"], [49, 0]),
+        (["gcr.io/2000:latest"], [100, 0]),  # the tag may be left out
+        (["gcr.io/2000:other"], [0, 0]),
+        (["gcr.io/both"], [79, 79]),  # what every node has counts whole
+        (["gcr.io/both", "gcr.io/none", "gcr.io/none"], [26, 26]),
+        ([], [0, 0]),
+    ],
+    ids=["small", "sum", "large", "tag", "other-tag", "spread", "shared-out", "unknown"],
+)  # fmt: skip
+def test_images_that_are_there_count_by_their_size_and_spread(images: list[str], scores: list[int]) -> None:
+    """The first three are kube-scheduler's own cases (image_locality_test.go)."""
+    held = [{"gcr.io/40": 40, "gcr.io/300": 300, "gcr.io/2000": 2000, "gcr.io/both": 800},
+            {"gcr.io/250": 250, "gcr.io/10": 10, "gcr.io/both": 800}]  # fmt: skip
+    nodes = [node("a"), node("b")]
+    for one, sizes in zip(nodes, held, strict=True):
+        one["status"]["images"] = [
+            {"names": [f"{name}:latest"], "sizeBytes": size * MB} for name, size in sizes.items()
+        ]
+    given = pod_object()
+    given["spec"]["containers"] = [{"name": f"c{number}", "image": image} for number, image in enumerate(images)]
+    found = ImageLocality().score(READER.read_object(given).shape.needs, table(*nodes), slice(None))
+    assert found is not None
+    assert [int(score) for score in found[:2]] == scores
+
+
+def test_an_init_containers_image_counts_too() -> None:
+    nodes = [node("a"), node("b")]
+    nodes[1]["status"]["images"] = [{"names": ["gcr.io/2000:latest"], "sizeBytes": 2000 * MB}]
+    given = pod_object(initContainers=[{"name": "i", "image": "gcr.io/2000"}])
+    assert choose(table(*nodes), READER.read_object(given)) == "b"

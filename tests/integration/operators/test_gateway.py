@@ -1,0 +1,119 @@
+"""Gateways and HTTPRoutes served by the real HAProxy over a real API server, to real backends.
+
+Behaviour: https://gateway-api.sigs.k8s.io/api-types/httproute/
+"""
+
+import asyncio
+import shutil
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from machinery.client.rest import Client
+from operators.ingress.gateway import CONTROLLER, GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES
+from tests.integration.operators.conftest import Site
+from tests.support.waiting import until_one
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy")]
+
+
+def condition(told: dict[str, Any], kind: str) -> tuple[str, str]:
+    found = next((one for one in told.get("conditions") or () if one["type"] == kind), None)
+    return (found["status"], found["reason"]) if found else ("", "")
+
+
+def backend(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "port": 80, **more}
+
+
+async def gateway(site: Site, name: str = "gate", *more: dict[str, Any]) -> None:
+    await until_one(site.client, GATEWAY_CLASSES, "wherry", lambda one: condition(one.get("status") or {}, "Accepted"))
+    web = {"name": "web", "protocol": "HTTP", "port": site.listen.http_port}
+    spec = {"gatewayClassName": "wherry", "listeners": [web, *more]}
+    await site.client.create(GATEWAYS, {"metadata": {"name": name}, "spec": spec}, "default")
+
+
+async def route(client: Client, name: str, *rules: dict[str, Any], **spec: Any) -> None:
+    spec = {"parentRefs": [{"name": "gate"}], "rules": list(rules), **spec}
+    await client.create(HTTP_ROUTES, {"metadata": {"name": name}, "spec": spec}, "default")
+
+
+async def told(client: Client, name: str, accepted: str, refs: str = "ResolvedRefs") -> None:
+    """Wait until a route's one parent says so."""
+
+    def says_so(found: dict[str, Any]) -> bool:
+        parents = (found.get("status") or {}).get("parents") or ()
+        return [(condition(one, "Accepted")[1], condition(one, "ResolvedRefs")[1]) for one in parents] == [
+            (accepted, refs)
+        ]
+
+    found = await until_one(client, HTTP_ROUTES, name, says_so)
+    assert found["status"]["parents"][0]["controllerName"] == CONTROLLER
+
+
+async def test_hosts_paths_methods_and_headers_lead_to_their_backends(site: Site) -> None:
+    await gateway(site)
+    await route(
+        site.client, "r",
+        {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": [backend("a")]},
+        {"matches": [{"path": {"type": "Exact", "value": "/only"}}], "backendRefs": [backend("b")]},
+        {
+            "matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": [{"name": "Version", "value": "2"}]}],
+            "backendRefs": [backend("c")],
+        },
+        {"matches": [{"path": {"value": "/"}, "method": "POST"}], "backendRefs": [backend("b")]},
+        hostnames=["one.example", "*.two.example"],
+    )  # fmt: skip
+    await told(site.client, "r", "Accepted")
+    await site.until("one.example", "/", "a / http")
+    assert await site.ask("x.two.example", "/only") == "b /only http"
+    assert await site.ask("one.example", "/only/this") == "a /only/this http"
+    assert await site.ask("one.example", "/", head="Version: 2\r\n") == "c / http"
+    assert await site.ask("one.example", "/", method="POST") == "b / http"
+    assert await site.ask("other.example") == "default backend - 404"
+    found = await until_one(
+        site.client, GATEWAYS, "gate", lambda one: condition(one.get("status") or {}, "Programmed")[0] == "True"
+    )
+    assert found["status"]["addresses"] == [{"type": "IPAddress", "value": "192.0.2.1"}]
+    [listener] = found["status"]["listeners"]
+    assert listener["attachedRoutes"] == 1
+    assert [condition(listener, kind)[0] for kind in ("Accepted", "Programmed", "ResolvedRefs")] == ["True"] * 3
+
+
+async def test_weights_share_the_requests(site: Site) -> None:
+    await gateway(site)
+    await route(site.client, "r", {"backendRefs": [backend("a", weight=3), backend("b"), backend("c", weight=0)]})
+    await site.until("x.example", "/", "a / http")
+    seen = Counter([(await site.ask("x.example"))[0] for _ in range(40)])
+    assert set(seen) == {"a", "b"}
+    assert seen["a"] == pytest.approx(30, abs=3)
+
+
+async def test_what_is_not_served_is_told(site: Site) -> None:
+    narrow = {"name": "narrow", "protocol": "HTTP", "port": site.listen.http_port, "hostname": "*.two.example"}
+    udp = {"name": "udp", "protocol": "UDP", "port": 53}
+    tls = {"name": "tls", "protocol": "HTTPS", "port": site.listen.https_port, "tls": {"certificateRefs": [{"name": "no"}]}}  # fmt: skip
+    await gateway(site, "gate", narrow, udp, tls)
+    rule = {"backendRefs": [backend("a")]}
+    filtered = {**rule, "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}]}
+    await route(site.client, "filtered", filtered)
+    await route(site.client, "missing", {"backendRefs": [backend("none")]})
+    await route(
+        site.client, "elsewhere", rule, parentRefs=[{"name": "gate", "sectionName": "narrow"}], hostnames=["a.b"]
+    )
+    await route(site.client, "nowhere", rule, parentRefs=[{"name": "gate", "sectionName": "none"}])
+    await asyncio.gather(
+        told(site.client, "filtered", "UnsupportedValue"),
+        told(site.client, "missing", "Accepted", "BackendNotFound"),
+        told(site.client, "elsewhere", "NoMatchingListenerHostname"),
+        told(site.client, "nowhere", "NoMatchingParent"),
+    )
+    found = await until_one(
+        site.client, GATEWAYS, "gate", lambda one: len((one.get("status") or {}).get("listeners") or ()) == 4
+    )
+    said = {one["name"]: one for one in found["status"]["listeners"]}
+    assert condition(said["udp"], "Accepted") == ("False", "UnsupportedProtocol")
+    assert condition(said["tls"], "ResolvedRefs") == ("False", "InvalidCertificateRef")
+    assert condition(said["narrow"], "Programmed") == ("True", "Programmed")
+    assert condition(found["status"], "Accepted") == ("True", "ListenersNotValid")
