@@ -24,6 +24,7 @@ from agent.plugins.watcher import PluginWatcher
 from agent.pod_manager import PodManager
 from agent.resizes import Resizes
 from agent.server import AgentServer
+from agent.shutdown import NodeShutdown
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
@@ -94,6 +95,7 @@ async def _work(
         group.create_task(itself.run())
         group.create_task(pods.follow_runtime())
         group.create_task(PluginWatcher(config.plugins_registry, {"CSIPlugin": storage}).run())
+        group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())
         if config.proxy:

@@ -18,6 +18,8 @@ class AgentConfig:
         ca_file: signs the API server's certificate and its clients'.
         reserved_cpu_millis, reserved_memory_bytes: kept from pods for the system.
         proxy: whether this agent routes services on this node.
+        shutdown_seconds: how long pods have to end when the machine is about to stop; 0 for no such care.
+        shutdown_critical_seconds: the part of it that is kept for critical pods, which end last.
         cpu_manager_policy: static gives whole CPUs to those who ask for them; none does not.
     """
 
@@ -47,6 +49,8 @@ class AgentConfig:
     reserved_memory_bytes: int = 0
     proxy: bool = True
     cpu_manager_policy: str = "none"
+    shutdown_seconds: int = 30
+    shutdown_critical_seconds: int = 10
 
     @property
     def pods_dir(self) -> Path:

@@ -45,6 +45,7 @@ class NodeReporter:
         self._runtime_version = runtime_version
         self._conditions: dict[str, dict[str, Any]] = {}
         self._news = asyncio.Event()
+        self._is_shutting_down = False
         self._granted: dict[str, str | None] = {}  # what others gave the node; None for what they took back
         self.capacity = machine_capacity(config) if capacity is None else capacity
         self.allocatable = _allocatable(config, self.capacity) if capacity is None else capacity
@@ -171,7 +172,14 @@ class NodeReporter:
         disk = shutil.disk_usage(self._config.data_dir)
         return 100.0 * (1 - disk.free / disk.total)
 
+    def shut_down(self) -> None:
+        """The machine is about to stop: say so."""
+        self._is_shutting_down = True
+        self._news.set()
+
     async def _readiness(self) -> tuple[bool, str, str]:
+        if self._is_shutting_down:
+            return False, "KubeletNotReady", "node is shutting down"
         try:
             conditions = await self._runtime.conditions()
         except RuntimeFailure as error:

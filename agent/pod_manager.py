@@ -35,6 +35,7 @@ class PodManager:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         services.admission_failure = self.admission_failure
         services.resizes.refusal = self.resize_refusal
+        self.is_shutting_down = False  # the machine is about to stop: no new pods
         self.node: Mapping[str, Any] = {}  # the Node object as it was last seen
         self.on_network_change: Callable[[], None] = lambda: None
 
@@ -144,6 +145,8 @@ class PodManager:
         """Return reason and message when the node can't take a pod beside those it has; None when it can."""
         if (pod.get("status") or {}).get("startTime"):
             return None  # it was taken before
+        if self.is_shutting_down:
+            return "NodeShutdown", "Pod was rejected as the node is shutting down."
         if (short := self._pressures()) and not is_critical(pod):
             quality = (pod.get("status") or {}).get("qosClass")
             if "ephemeral-storage" in short or quality == "BestEffort":

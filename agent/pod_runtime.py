@@ -62,6 +62,9 @@ class PodRuntime:
         self._refreshed_at = 0.0
         self._is_stale = False  # an object behind the pod's files changed
         self._end: Mapping[str, str] | None = None  # why the node ended the pod
+        self._end_grace: int | None = None  # how long its containers get then; their own time when None
+        self._is_evicted = False  # that was for the node's own sake
+        self.ended = asyncio.Event()  # nothing of it runs, and the API was told
 
     @property
     def pod(self) -> Pod:
@@ -101,15 +104,16 @@ class PodRuntime:
         self._is_stale = True
         self._context.wake()
 
-    @property
-    def _is_evicted(self) -> bool:
-        return self._end is not None and self._end["reason"] == "Evicted"
+    def evict(self, reason: str, message: str, *, grace: int = _EVICTION_SECONDS, with_event: bool = True) -> None:
+        """End the pod for good, as the node's decision; it stays in the API as Failed.
 
-    def evict(self, reason: str, message: str) -> None:
-        """End the pod for good, as the node's decision; it stays in the API as Failed."""
+        Args: `grace` is how long its containers get, in seconds.
+        """
         if self._end is None:
-            self._context.event("Warning", reason, message)
+            if with_event:
+                self._context.event("Warning", reason, message)
             self._end = {"phase": "Failed", "reason": reason, "message": message}
+            self._end_grace, self._is_evicted = grace, True
         self._context.wake()
 
     @property
@@ -135,6 +139,7 @@ class PodRuntime:
                     async with asyncio.timeout(RELIST_SECONDS if pause is None else max(pause, 0.0)):
                         await self._context.changed.wait()
         finally:
+            self.ended.set()
             await self._context.close()
             await self._probes.close()
 
@@ -202,6 +207,7 @@ class PodRuntime:
 
     async def _sync_until_ending(self) -> float | None:
         """Work on the pod; what takes long (an image, a hook) is left as soon as the pod is to end."""
+        was_evicted = self._is_evicted
         work = asyncio.create_task(self._sync())
         telling = asyncio.create_task(self._tell_if_slow())
         try:
@@ -209,7 +215,7 @@ class PodRuntime:
                 waking = asyncio.create_task(self._context.changed.wait())
                 await asyncio.wait([work, waking], return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
-                if self._is_ending:
+                if self._is_ending or self._is_evicted != was_evicted:
                     return 0.0
                 if not work.done():
                     await asyncio.wait([work], timeout=0.05)
@@ -256,12 +262,13 @@ class PodRuntime:
         seen = await self._look()
         self._probes.keep(Seen())
         if seen.sandbox_ready:
-            await self._ender.stop_all(_EVICTION_SECONDS if self._is_evicted else None)
+            await self._ender.stop_all(self._end_grace)
             await self._node.runtime.stop_sandbox(seen.sandbox_id)
             await self._look()
         if self._end is not None:
             await self._reporter.report(self._end, disrupted=self._is_evicted)
         self._node.objects.forget(self._context.uid)
+        self.ended.set()
 
     async def _until(self, decision: pod_worker.Decision) -> float | None:
         now = time.time()

@@ -63,7 +63,10 @@ def serving(*others: str) -> Iterator[tuple[Layout, ClientConfig, float]]:
         for component in plan(layout, settings):
             if component.name in ("etcd", "apiserver", *others):
                 with layout.log_file(component.name).open("ab") as log:
-                    processes.append(subprocess.Popen(component.argv, cwd=component.cwd, stdout=log, stderr=log))
+                    process = subprocess.Popen(
+                        component.argv, cwd=component.cwd, env=component.environment, stdout=log, stderr=log
+                    )
+                    processes.append(process)
                 write_pid(layout, component.name, processes[-1].pid)
         wait_ready(layout, replace(settings, simulated_nodes=0))
         took = time.perf_counter() - began

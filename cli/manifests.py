@@ -2,7 +2,6 @@
 
 import json
 import sys
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,8 @@ def _texts(name: str, *, recursive: bool) -> Iterator[tuple[str, str]]:
     if name == "-":
         yield "STDIN", sys.stdin.read()
     elif name.startswith(("http://", "https://")):
+        import urllib.request  # takes as long to load as a short command to run
+
         with urllib.request.urlopen(name, timeout=30) as response:  # noqa: S310 - http and https alone come here
             yield name, response.read().decode()
     elif Path(name).is_dir():

@@ -11,8 +11,16 @@ from cli.selection import Selected
 from cli.session import Session
 
 
-def watch_one(session: Session, one: Selected, limit_seconds: float) -> Iterator[dict[str, Any] | None]:
+def watch_one(
+    session: Session, one: Selected, limit_seconds: float, *, made: dict[str, Any] | None = None
+) -> Iterator[dict[str, Any] | None]:
     """Yield an object as it is and after each change, None when it is not there; ends when the time is up.
+
+    Args:
+        session: the call.
+        one: the object.
+        limit_seconds: how long it is followed.
+        made: the object as its maker was answered: what comes after that is watched, and nothing asked before.
 
     Raises: APIError, ClickException.
     """
@@ -20,7 +28,10 @@ def watch_one(session: Session, one: Selected, limit_seconds: float) -> Iterator
     collection = one.known.resource.path(one.namespace)
     by_name = {"fieldSelector": f"metadata.name={one.name}"}
     while True:
-        found = session.connection.json("GET", collection, params=by_name)
+        if made is not None:
+            found, made = {"items": [made], "metadata": made["metadata"]}, None
+        else:
+            found = session.connection.json("GET", collection, params=by_name)
         yield found["items"][0] if found["items"] else None
         left = int(deadline - time.monotonic())
         if left < 1 and time.monotonic() > deadline:

@@ -81,6 +81,13 @@ class Layout:
         return self.logs / f"{component}.log"
 
     def make(self) -> None:
-        """Make the folders; only the owner may look into them."""
-        for folder in (self.root, self.run, self.logs, self.root / "kubeconfigs"):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make the folders; only the owner may look into them.
+
+        One may pass through the first of them, though, on the way to a container's root: where a pod has users of its
+        own (hostUsers: false), even its root is a stranger here.
+        """
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        if self.root.stat().st_mode & 0o777 == 0o700:
+            self.root.chmod(0o711)
+        for folder in (self.run, self.logs, self.root / "kubeconfigs", self.root / "agent", self.root / "volumes"):
+            folder.mkdir(exist_ok=True, mode=0o700)

@@ -74,6 +74,14 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
 @click.option("--cpu-manager-policy", type=click.Choice(["none", "static"]), default="none")
+@click.option(
+    "--shutdown-grace-period", default=30, show_default=True,
+    help="Seconds that pods have to end when SIGUSR1 tells that the machine is about to stop; 0 for no such care.",
+)  # fmt: skip
+@click.option(
+    "--shutdown-grace-period-critical-pods", default=10, show_default=True,
+    help="The part of them that is kept for critical pods, which end last.",
+)  # fmt: skip
 @click.option("--simulate", default=0, help="Be this many nodes that only say they run what they are given.")
 @simulation_options
 def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) -> None:
@@ -104,6 +112,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"], cpu_manager_policy=given["cpu_manager_policy"],
+        shutdown_seconds=given["shutdown_grace_period"],
+        shutdown_critical_seconds=given["shutdown_grace_period_critical_pods"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)
 

@@ -28,8 +28,9 @@ _FIRST_DELAY, _MAX_DELAY = 0.1, 5.0
 # A process that lived this long is not failing at start-up: its next restart is at once again.
 _STEADY_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
-# One heap for all threads: a second one costs the API server 2 MB, and few of our threads allocate at once.
-_LEAN = {"MALLOC_ARENA_MAX": "1"}
+# One heap for all threads: a second one costs the API server 2 MB, and few of our threads allocate at once. What is
+# large is mapped, and so given back when it is done with; by itself glibc keeps more and more of it in the heap.
+_LEAN = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "524288"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Component:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     stale: Sequence[Path] = ()  # sockets that one killed before leaves behind, and that the next can't bind
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The whole environment it runs in."""
+        return {**os.environ, **_LEAN, **self.env}
 
     def clear(self) -> None:
         """Remove what a killed predecessor left in the way."""
@@ -145,7 +151,7 @@ class Supervisor:
             with self._layout.log_file(component.name).open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *component.argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                    env={**os.environ, **_LEAN, **component.env}, cwd=component.cwd, preexec_fn=_die_with_parent,
+                    env=component.environment, cwd=component.cwd, preexec_fn=_die_with_parent,
                 )  # fmt: skip
             self._processes[component.name] = process
             write_pid(self._layout, component.name, process.pid)

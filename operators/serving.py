@@ -17,7 +17,7 @@ from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import Forbidden, NotFound, Unauthorized
 
-OPERATORS = {"compose": "operators.compose.app"}
+OPERATORS = {"build": "operators.build.app", "compose": "operators.compose.app"}
 """Where each add-on's handlers are: a module with a `REGISTRY` of kopf's and the `RESOURCE` it looks after."""
 _PAUSE_SECONDS = 0.5
 

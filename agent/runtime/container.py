@@ -14,10 +14,10 @@ from agent.runtime import cgroups, kernel, oci_spec, processes
 from agent.runtime.bundle import BundleMaker, refuse_what_we_lack
 from agent.runtime.errors import FailedPrecondition, InvalidArgument, RuntimeFailure
 from agent.runtime.events import Broadcaster
+from agent.runtime.handlers import OciRuntimes
 from agent.runtime.host import HostLimits
 from agent.runtime.images.store import ImageStore
 from agent.runtime.monitor import REOPEN_LOG, Monitor, Stdio, was_oom_killed
-from agent.runtime.oci import OciRuntime
 from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.sandbox import config_of
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
@@ -44,7 +44,7 @@ class ContainerManager:
         sandboxes: Records[SandboxRecord],
         images: ImageStore,
         filesystems: RootFilesystems,
-        runtime: OciRuntime,
+        runtimes: OciRuntimes,
         monitor: Monitor,
         host: HostLimits,
     ) -> None:
@@ -52,7 +52,7 @@ class ContainerManager:
         self._sandboxes = sandboxes
         self._images = images
         self._filesystems = filesystems
-        self._runtime = runtime
+        self._runtimes = runtimes
         self._monitor = monitor
         self._host = host
         self._bundles = BundleMaker(records, images, filesystems, host)
@@ -95,7 +95,7 @@ class ContainerManager:
 
     async def _recover_start(self, record: ContainerRecord) -> None:
         """We were killed while starting it: either its process runs, or it never will."""
-        status = await self._runtime.status(record.id)
+        status = await self._runtimes.of(record.handler).status(record.id)
         has_run = status in ("running", "stopped") and self._read_pid(record)
         if has_run or self._monitor.exit_of(record.id, self.folder(record.id)):
             record.state, record.started_at = "running", record.started_at or time.time_ns()
@@ -142,6 +142,7 @@ class ContainerManager:
             resources=config.linux.resources.SerializeToString(),
             stop_signal=stop_signal(config, image.config.get("StopSignal", "")),
             cgroup=f"{sandbox.cgroup}/{container_id}",
+            handler=sandbox.runtime_handler,
         )
         if sandbox_config.log_directory and config.log_path:
             record.log_path = log_path(sandbox_config.log_directory, config.log_path)
@@ -195,9 +196,10 @@ class ContainerManager:
         if record.log_path:
             await asyncio.to_thread(log.parent.mkdir, parents=True, exist_ok=True)
         stdio = Stdio(config.tty, config.stdin, config.stdin_once)
-        record.pid = await self._monitor.create(record.id, folder, log, stdio)
+        runtime = self._runtimes.of(record.handler)
+        record.pid = await self._monitor.create(runtime, record.id, folder, log, stdio)
         record.start_ticks = kernel.process_start_ticks(record.pid)
-        await self._runtime.start(record.id, record.pid)
+        await runtime.start(record.id, record.pid)
         record.started_at = time.time_ns()
 
     async def _fail_start(self, record: ContainerRecord, message: str) -> None:
@@ -319,7 +321,7 @@ class ContainerManager:
         """Give back what only a running container needs: cgroup, mounts. Exit code and logs stay."""
         monitor = self._monitor.process(record.id, self.folder(record.id))
         try:
-            await self._runtime.delete(record.id)
+            await self._runtimes.of(record.handler).delete(record.id)
         except RuntimeFailure as error:
             _log.warning("deleting container %s: %s", record.id, error)
         if monitor:
@@ -356,7 +358,7 @@ class ContainerManager:
             merged.unified.update(asked.unified)
             limits = oci_spec.resources(merged, self._host)
             if record.state == "running":
-                await self._runtime.update(record.id, limits)
+                await self._runtimes.of(record.handler).update(record.id, limits)
             path = self.folder(record.id) / "config.json"
             spec = json.loads(await asyncio.to_thread(path.read_bytes))
             spec["linux"]["resources"].update(limits)

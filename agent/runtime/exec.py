@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.runtime.errors import DeadlineExceeded, FailedPrecondition, RuntimeFailure
-from agent.runtime.oci import OciError, OciRuntime
+from agent.runtime.handlers import OciRuntimes
+from agent.runtime.oci import OciError
 from agent.runtime.processes import ProcessHandle
 from agent.runtime.state import ContainerRecord, write_atomically
 
@@ -55,14 +56,14 @@ class Capture:
 class Executor:
     """Starts processes in running containers."""
 
-    def __init__(self, runtime: OciRuntime, sockets: Path) -> None:
+    def __init__(self, runtimes: OciRuntimes, sockets: Path) -> None:
         """Make one.
 
         Args:
-            runtime: starts the processes.
+            runtimes: start the processes.
             sockets: a folder of a short name for sockets that live for a moment.
         """
-        self._runtime = runtime
+        self._runtimes = runtimes
         self._sockets = sockets
 
     async def spawn(
@@ -94,7 +95,9 @@ class Executor:
         write_atomically(process_file, json.dumps(process).encode())
         try:
             return ProcessHandle(
-                await self._runtime.spawn(record.id, process_file, pid_file, stdio=stdio, console=console)
+                await self._runtimes.of(record.handler).spawn(
+                    record.id, process_file, pid_file, stdio=stdio, console=console
+                )
             )
         except OciError as error:
             what = f"failed to exec in container: failed to start exec: OCI runtime exec failed: {error}: unknown"

@@ -48,11 +48,10 @@ class Exit:
 class Monitor:
     """Starts conmon and reads what it leaves."""
 
-    def __init__(self, program: str, runtime: OciRuntime) -> None:
+    def __init__(self, program: str) -> None:
         self._program = program
-        self._runtime = runtime
 
-    async def create(self, container_id: str, folder: Path, log: Path, stdio: Stdio) -> int:
+    async def create(self, runtime: OciRuntime, container_id: str, folder: Path, log: Path, stdio: Stdio) -> int:
         """Create the container of the bundle in `folder` and return its pid; it doesn't run yet.
 
         Raises: RuntimeFailure with the OCI runtime's message.
@@ -64,8 +63,8 @@ class Monitor:
             *("--bundle", str(folder), "--full-attach", "--log-level", "error", "--log-path", str(log)),
             *("--container-pidfile", str(folder / "pid"), "--conmon-pidfile", str(folder / "conmon.pid")),
             *("--exit-dir", str(folder / "exits"), "--persist-dir", str(folder / "persist")),
-            *("--runtime", self._runtime.program),
-            *(f"--runtime-arg={option}" for option in self._runtime.global_options(folder / "oci.log")),
+            *("--runtime", runtime.program),
+            *(f"--runtime-arg={option}" for option in runtime.global_options(folder / "oci.log")),
         ]
         if stdio.terminal:
             argv.append("--terminal")

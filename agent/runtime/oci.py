@@ -35,9 +35,11 @@ def error_text(log: str) -> str:
 class OciRuntime:
     """One OCI runtime with one folder of state."""
 
-    def __init__(self, program: str, root: Path) -> None:
+    def __init__(self, program: str, root: Path, *, has_gate: bool = True) -> None:
+        """Args: `has_gate` says that a created container waits at a pipe as runc's do; see `start`."""
         self.program = program
         self.root = root
+        self._has_gate = has_gate
 
     def global_options(self, log: Path | None = None) -> list[str]:
         """Options that go before the command."""
@@ -70,13 +72,13 @@ class OciRuntime:
     async def start(self, container_id: str, pid: int) -> None:
         """Let a created container's process run.
 
-        It waits for somebody to open the pipe `exec.fifo` in its folder, which is all that `runc start` (and crun's)
-        does; doing it here saves a process. Without such a pipe the runtime is called.
+        It waits for somebody to open the pipe `exec.fifo` in its folder, which is all that `runc start` does; doing it
+        here saves a process. Without such a pipe the runtime is called.
 
         Raises: OciError.
         """
         fifo = self.root / container_id / "exec.fifo"
-        if fifo.exists():
+        if self._has_gate and fifo.exists():
             await asyncio.to_thread(_open_the_gate, fifo, pid)
         else:
             await self.call("start", container_id)
@@ -97,7 +99,7 @@ class OciRuntime:
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Change the limits of a running container; what isn't named stays."""
-        await self.call("update", "--resources", "-", container_id, stdin=json.dumps(resources).encode())
+        await self.call("update", "--resources", "/dev/stdin", container_id, stdin=json.dumps(resources).encode())
 
     async def spawn(
         self,

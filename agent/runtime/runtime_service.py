@@ -15,7 +15,7 @@ from agent.runtime.answers import stream, unary
 from agent.runtime.container import ContainerManager
 from agent.runtime.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from agent.runtime.exec import Executor
-from agent.runtime.sandbox import HANDLERS, SandboxManager
+from agent.runtime.sandbox import SandboxManager
 from agent.runtime.sessions import AttachSession, ExecSession, PortForwardSession, Wanted
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord
 from agent.runtime.stats_service import Statistics
@@ -78,14 +78,16 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
             network.message = f"Network plugin returns error: {error}"
         return cri.StatusResponse(
             status=cri.RuntimeStatus(conditions=[runtime, network]),
-            runtime_handlers=[cri.RuntimeHandler(name=name, features=_FEATURES) for name in HANDLERS],
+            runtime_handlers=[
+                cri.RuntimeHandler(name=name, features=_FEATURES) for name in self._parts.sandbox_manager.handlers
+            ],
             info=self._info() if request.verbose else {},
             features=cri.RuntimeFeatures(supplemental_groups_policy=True),
         )
 
     def _info(self) -> dict[str, str]:
         counts = {"sandboxes": len(self._parts.sandboxes.all()), "containers": len(self._parts.containers.all())}
-        return {"config": json.dumps({"handlers": list(HANDLERS), **counts})}
+        return {"config": json.dumps({"handlers": list(self._parts.sandbox_manager.handlers), **counts})}
 
     @unary
     async def RuntimeConfig(self, request: cri.RuntimeConfigRequest) -> cri.RuntimeConfigResponse:

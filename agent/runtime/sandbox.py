@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 from agent.cri import api_pb2 as cri
@@ -23,7 +23,6 @@ from agent.runtime.state import Records, SandboxRecord
 
 _log = logging.getLogger(__name__)
 
-HANDLERS = ("", "runc")
 _SHM_BYTES = 64 << 20  # Docker's and containerd's default
 _KINDS = {"net": kernel.CLONE_NEWNET, "ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS}
 # Unprivileged processes may ping and listen on every port of their own network namespace: it is theirs alone.
@@ -57,6 +56,7 @@ class SandboxManager:
         network: cni.Network,
         remove_containers: Callable[[str, bool], Awaitable[None]],
         cgroup_root: str,
+        handlers: Collection[str],
     ) -> None:
         """Make a manager.
 
@@ -65,11 +65,13 @@ class SandboxManager:
             network: connects them.
             remove_containers: stops the containers of a sandbox, and removes them too if told so.
             cgroup_root: the cgroup for sandboxes that name none.
+            handlers: names of the OCI runtimes that containers of a sandbox may be run by.
         """
         self._records = records
         self._network = network
         self._remove_containers = remove_containers
         self._cgroup_root = cgroup_root
+        self.handlers = handlers
         self._locks: dict[str, asyncio.Lock] = {}
 
     def folder(self, sandbox_id: str) -> Path:
@@ -106,7 +108,7 @@ class SandboxManager:
         """
         if not config.metadata.name or not config.metadata.uid:
             raise InvalidArgument("sandbox config must include metadata with name and uid")
-        if handler not in HANDLERS:
+        if handler not in self.handlers:
             raise InvalidArgument(f'no runtime for "{handler}" is configured')
         sandbox_id = secrets.token_hex(32)
         record = SandboxRecord(

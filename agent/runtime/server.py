@@ -24,6 +24,7 @@ from agent.runtime.config import RuntimeConfig
 from agent.runtime.container import ContainerManager
 from agent.runtime.errors import RuntimeFailure
 from agent.runtime.exec import Executor
+from agent.runtime.handlers import OciRuntimes
 from agent.runtime.image_service import ImageService
 from agent.runtime.images.busybox import import_busybox
 from agent.runtime.images.pull import Puller
@@ -31,7 +32,6 @@ from agent.runtime.images.store import ImageStore
 from agent.runtime.local_service import LocalService
 from agent.runtime.logs import LogRotator
 from agent.runtime.monitor import Monitor
-from agent.runtime.oci import OciRuntime
 from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.runtime_service import Parts, RuntimeService
 from agent.runtime.sandbox import SandboxManager
@@ -119,16 +119,18 @@ async def _assemble(config: RuntimeConfig, root: Path, state: Path, warnings: li
     containers.load()
     images = ImageStore(root, lambda: (layer for record in containers.all() for layer in record.layers))
     images.load()
-    runtime = OciRuntime(_program(config.oci_runtime), state / "oci")
+    runtimes = OciRuntimes(_program(config.oci_runtime), state)
     filesystems = RootFilesystems(root / "containers")
     filesystems.folder.mkdir(mode=0o700, exist_ok=True)
-    monitor = Monitor(_program(config.conmon), runtime)
-    container_manager = ContainerManager(containers, sandboxes, images, filesystems, runtime, monitor, host.probe())
+    monitor = Monitor(_program(config.conmon))
+    container_manager = ContainerManager(containers, sandboxes, images, filesystems, runtimes, monitor, host.probe())
     system = None if config.cni_conf_dir else cni.SYSTEM_DIR
     network = cni.Network(config.network_dir, config.cni_bin_dirs, config.bridge, state / "cni", system)
     if config.pod_cidr and not (config.network_dir / cni.OWN_FILE).exists():
         network.write_bridge_list(config.pod_cidr)
-    sandbox_manager = SandboxManager(sandboxes, network, container_manager.remove_of_sandbox, config.cgroup_root)
+    sandbox_manager = SandboxManager(
+        sandboxes, network, container_manager.remove_of_sandbox, config.cgroup_root, runtimes.names
+    )
     (state / "tty").mkdir(mode=0o700, exist_ok=True)
     await container_manager.recover()
     await sandbox_manager.recover()
@@ -141,7 +143,7 @@ async def _assemble(config: RuntimeConfig, root: Path, state: Path, warnings: li
         containers,
         sandbox_manager,
         container_manager,
-        Executor(runtime, state / "tty"),
+        Executor(runtimes, state / "tty"),
         network,
         StreamingServer(state / "tty"),
         Statistics(sandboxes, containers, sandbox_manager, filesystems),

@@ -55,6 +55,7 @@ class ContainerRecord:
         user: uid, gid and supplementary groups of the first process.
         resources: the LinuxContainerResources in force, serialized.
         stop_signal: number of the signal that asks it to end.
+        handler: the OCI runtime it is run by, its sandbox's.
     """
 
     id: str
@@ -78,6 +79,7 @@ class ContainerRecord:
     stop_signal: int = 15
     cgroup: str = ""
     log_path: str = ""
+    handler: str = ""
 
 
 R = TypeVar("R", bound=SandboxRecord | ContainerRecord)

@@ -209,8 +209,8 @@ class Aggregator:
             since = before["lastTransitionTime"] if before.get("status") == status else meta.now()
             condition = {"type": "Available", "status": status, "reason": reason, "message": message}
             condition["lastTransitionTime"] = since
-            kept = [one for one in (obj.get("status") or {}).get("conditions") or () if one["type"] != "Available"]
-            return {**obj, "status": {"conditions": [*kept, condition]}}
+            others = [one for one in (obj.get("status") or {}).get("conditions") or () if one["type"] != "Available"]
+            return {**obj, "status": {"conditions": [condition, *others]}}
 
         await self._rest.replace(KIND, "", name, changed, WriteOptions())
 

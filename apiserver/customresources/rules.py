@@ -22,6 +22,8 @@ from machinery.errors import Cause
 
 # All rules of one object together; upstream bounds their cost, which comes to about this.
 MAX_SECONDS = 1.0
+# How our bounds and the engine's are told of.
+_COSTLY = ("cost limit exceeded", "Iteration budget exceeded")
 _VARIABLES = {"self": "dyn", "oldSelf": "dyn"}
 # An optional can't be handed to the engine: it is made inside, out of a map that holds the old value or nothing.
 _OPTIONAL = "[has(oldSelfMap.v) ? optional.of(oldSelfMap.v) : optional.none()].map(oldSelf, {})[0]"
@@ -161,7 +163,11 @@ def _broken(rule: _Rule, value: Any, old: Any, schema: Structural, path: str) ->
     try:
         holds = rule.program.evaluate(given)
     except EvaluationError as error:
-        yield _cause(rule, schema, path, f"{error} evaluating rule: {message}")
+        if any(sign in str(error) for sign in _COSTLY):
+            told = "no further validation rules will be run due to call cost exceeds limit for rule"
+            yield _cause(rule, schema, path, f"'operation cancelled: actual cost limit exceeded': {told}: {message}")
+        else:
+            yield _cause(rule, schema, path, f"{error} evaluating rule: {message}")
         return
     if holds is not True:
         yield _cause(rule, schema, path, message)

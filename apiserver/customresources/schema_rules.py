@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from apiserver.customresources import structural, validation
+from apiserver.customresources import rule_costs, structural, validation
 from apiserver.registry.kind import duplicate, forbidden, invalid, required, unsupported
 from machinery.api.patterns import compile_pattern
 from machinery.errors import Cause
@@ -32,6 +32,7 @@ def schema_causes(schema: Mapping[str, Any], path: str) -> Iterator[Cause]:
     if not found:
         yield from _default_causes(structural.compile_schema(schema), path)
         yield from validation.rule_causes(structural.compile_schema(schema), path)
+        yield from rule_costs.cost_causes(structural.compile_schema(schema), path)
 
 
 def _metadata_causes(schema: Mapping[str, Any], path: str) -> Iterator[Cause]:

@@ -40,10 +40,9 @@ _CONNECTING = {
     "attach": {name: kind for name, kind in _STREAM.items() if name != "command"}, "exec": _STREAM, "log": _LOG,
     "portforward": {"ports": _NUMBER}, "proxy": {"path": _TEXT},
 }  # fmt: skip
-_PATCHES = (
-    "application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-)  # fmt: skip
+# kubectl looks here for how it may patch; what users define knows no strategies of merging.
+_PLAIN_PATCHES = ("application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json")
+_PATCHES = (*_PLAIN_PATCHES, "application/strategic-merge-patch+json")
 _GROUPS = {"": "core", "autoscaling": "autoscaling", "policy": "policy", "authentication.k8s.io": "authentication"}
 
 
@@ -56,6 +55,7 @@ class _Place:
     names: Sequence[str]  # parameters in the path
     suffix: str = ""  # of the operations' names
     part: str = ""  # a subresource
+    patches: Sequence[str] = _PATCHES
 
 
 def part_definition(kind: Kind, part: Subresource) -> str:
@@ -81,9 +81,10 @@ def paths(kinds: Iterable[Kind], reference: str, *, v3: bool) -> dict[str, Any]:
 def _places(kind: Kind) -> Iterable[_Place]:
     resource = kind.resource
     scope, within = ("{namespace}", ["namespace"]) if resource.namespaced else ("", [])
+    patches = _PLAIN_PATCHES if kind.user_defined else _PATCHES
     allowed = [
         _Place(resource.path(scope), _done(_COLLECTION, kind.verbs), within),
-        _Place(resource.path(scope, "{name}"), _done(_OBJECT, kind.verbs), [*within, "name"]),
+        _Place(resource.path(scope, "{name}"), _done(_OBJECT, kind.verbs), [*within, "name"], patches=patches),
     ]
     if resource.namespaced:
         everywhere = {"get": _COLLECTION["get"]}
@@ -91,7 +92,7 @@ def _places(kind: Kind) -> Iterable[_Place]:
     for name, part in sorted(kind.subresources.items()):
         place = resource.path(scope, "{name}") + "/" + name
         actions = _done(_PART, part.verbs)
-        allowed.append(_Place(place, actions, [*within, "name"], suffix=name.title(), part=name))
+        allowed.append(_Place(place, actions, [*within, "name"], suffix=name.title(), part=name, patches=patches))
     return [place for place in allowed if place.actions]
 
 
@@ -162,9 +163,9 @@ def _add_input(
         needed = {} if method == "delete" else {"required": True}
         operation["parameters"].append({"name": "body", "in": "body", "schema": schema, **needed})
         if method == "patch":
-            operation["consumes"] = list(_PATCHES)
+            operation["consumes"] = list(place.patches)
         return
-    media = _PATCHES if method == "patch" else ("*/*",)
+    media = place.patches if method == "patch" else ("*/*",)
     operation["requestBody"] = {"content": {one: {"schema": schema} for one in media}}
     if method != "delete":
         operation["requestBody"]["required"] = True

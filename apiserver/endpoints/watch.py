@@ -6,7 +6,7 @@ Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-d
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -135,17 +135,19 @@ class _Session:
         self._want = want
         self._plain = want.as_kind == "" and want.media != PROTOBUF
         self._bookmarks = flag(call.query, "allowWatchBookmarks")
+        self._seconds = self._timeout_seconds()
         self._response = _response(call, want)
 
     async def run(self, present: Sequence[Entry], *, marks_end: bool) -> web.StreamResponse:
         response = self._response
         revision = self._cache.revision
-        lines = [self._render("ADDED", entry) for entry in present if self._selection.matches(entry)]
-        if marks_end:
-            lines.append(self._bookmark(revision, {INITIAL_EVENTS_END: "true"}))
         await response.prepare(self._call.http)
-        await self._send(lines)
-        deadline = time.monotonic() + self._timeout_seconds()
+        # Made while they are sent: many who begin at once must not each hold a copy of everything.
+        await self._send(self._render("ADDED", entry) for entry in present if self._selection.matches(entry))
+        if marks_end:
+            await self._send([self._bookmark(revision, {INITIAL_EVENTS_END: "true"})])
+        present = ()
+        deadline = time.monotonic() + self._seconds
         bookmark_at = time.monotonic() + BOOKMARK_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311
         while (now := time.monotonic()) < deadline:
             if await self._watcher.wait(min(deadline, bookmark_at) - now):
@@ -182,7 +184,7 @@ class _Session:
             raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
         return int(text) if text else MIN_TIMEOUT_SECONDS * random.uniform(1, 2)  # noqa: S311
 
-    async def _send(self, lines: Sequence[bytes]) -> None:
+    async def _send(self, lines: Iterable[bytes]) -> None:
         pending: list[bytes] = []
         size = 0
         for line in lines:
@@ -194,10 +196,10 @@ class _Session:
         if pending:
             await self._response.write(b"".join(pending))
 
-    def _lines(self, events: Sequence[Event]) -> list[bytes]:
+    def _lines(self, events: Sequence[Event]) -> Iterator[bytes]:
         if self._selection.is_empty and self._plain:
-            return [event.line() for event in events]
-        return [line for event in events if (line := self._line(event)) is not None]
+            return (event.line() for event in events)
+        return (line for event in events if (line := self._line(event)) is not None)
 
     def _line(self, event: Event) -> bytes | None:
         """Return the event as this client sees it: an object that begins or ceases to match comes or goes."""

@@ -25,6 +25,7 @@ from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
 from apiserver.registry.service_rules import service_causes
 from machinery.api import resources
+from machinery.api.meta import Resource
 from machinery.errors import Cause
 
 CORE = "io.k8s.api.core.v1."
@@ -216,6 +217,11 @@ def _node_info(field: str) -> Any:
     return lambda node: ((node.get("status") or {}).get("nodeInfo") or {}).get(field) or UNKNOWN
 
 
+def _health(component: Object) -> Object:
+    found: Object = next((one for one in component.get("conditions") or () if one["type"] == "Healthy"), {})
+    return found
+
+
 def _endpoints_text(endpoints: Object) -> str:
     found = []
     for subset in endpoints.get("subsets") or ():
@@ -356,6 +362,17 @@ KINDS = (
     Kind(
         resources.ENDPOINTS, CORE + "Endpoints", "endpoints", ("ep",),
         columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=True,
+        deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ),
+    Kind(
+        Resource("", "v1", "componentstatuses", "ComponentStatus", namespaced=False), CORE + "ComponentStatus",
+        "componentstatus", ("cs",), verbs=("get", "list"),
+        columns=(
+            NAME, Column("Status", lambda obj: "Healthy" if _health(obj).get("status") == "True" else "Unhealthy"),
+            Column("Message", lambda obj: _health(obj).get("message", "")),
+            Column("Error", lambda obj: _health(obj).get("error", "")),
+        ),
+        deprecated="v1 ComponentStatus is deprecated in v1.19+",
     ),
     Kind(
         resources.EVENTS, CORE + "Event", "event", ("ev",),

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 ROOT = "/registry/"
 # How many changes a collection remembers for watches that start in the past.
 HISTORY = 4096
+# So many of them keep the line that their watchers are sent.
+_FRESH = 256
 # A watcher this far behind is ended; the client lists or watches again.
 MAX_PENDING = 20_000
 _METADATA = b'"metadata":{'
@@ -99,6 +101,10 @@ class Event:
         if self._line is None:
             self._line = event_line(self.type, self.entry.value)
         return self._line
+
+    def drop_line(self) -> None:
+        """Forget the line: who still asks for it is late, and makes it again."""
+        self._line = None
 
 
 def event_line(type_: str, value: bytes) -> bytes:
@@ -235,6 +241,8 @@ class Collection:
         if len(self._history) == HISTORY:
             self._forgotten = self._history[0].revision
         self._history.append(event)
+        if len(self._history) > _FRESH:
+            self._history[-1 - _FRESH].drop_line()
         for watcher in self._watchers:
             watcher.offer(event)
 

@@ -10,9 +10,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.commands.expose import with_overrides
 from cli.framework import Verb
-from cli.making import make
 from cli.pods import status_of
 from cli.selection import Selected
 from cli.session import Session
@@ -70,6 +68,9 @@ class _Run(Verb):
 @click.option("--wait/--no-wait", "waits", default=False, hidden=True)
 def run(words: Sequence[str], **given: Any) -> None:
     """Run a container: run IMAGE [COMMAND] as Docker does, or run NAME --image=IMAGE as kubectl does."""
+    from cli.commands.expose import with_overrides
+    from cli.making import make
+
     session = Session(given)
     name, *arguments = words
     attaches = given["attach"] or (given["stdin"] and given["attach"] is not False)

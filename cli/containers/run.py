@@ -1,11 +1,12 @@
 """Docker's `run`: a pod of one container, made through the API and joined with our streams."""
 
 import contextlib
+import itertools
 import re
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from cli.watching import watch_one
 from machinery.compose import values
 from machinery.errors import AlreadyExists, APIError
 
+Seen = Iterator[dict[str, Any] | None]
 _START_SECONDS = 120.0
 _FOREVER_SECONDS = 365 * 24 * 3600.0
 _QUIET_SECONDS = 0.1
@@ -96,11 +98,13 @@ def run_container(image: str, command: Sequence[str], **given: Any) -> None:
     except APIError as error:
         raise DockerError(str(error), 125) from error
     one = Selected(known, session.namespace, name)
+    # One watch from here to its end, if that is soon: each connection more would cost its TLS handshake.
+    seen = watch_one(session, one, _START_SECONDS, made=made)
     if given["detach"]:
-        _check_start(session, one, _started(session, one))
+        _check_start(session, one, _started(session, one, seen))
         click.echo(pod_id(made))
         return
-    sys.exit(_joined(session, one, given))
+    sys.exit(_joined(session, one, seen, given))
 
 
 def container_pod(name: str, image: str, command: list[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -268,9 +272,9 @@ def _check_ports(session: Session, pod: dict[str, Any]) -> None:
                     )
 
 
-def _started(session: Session, one: Selected) -> dict[str, Any]:
+def _started(session: Session, one: Selected, seen: Seen) -> dict[str, Any]:
     """Wait until a container runs or has ended, and return its pod. Raises: DockerError when it can't start."""
-    for pod in watch_one(session, one, _START_SECONDS):
+    for pod in seen:
         if pod is None:
             raise DockerError(f"container {one.name} was removed", 125)
         state = main_status(pod).get("state") or {}
@@ -305,10 +309,10 @@ def _check_start(session: Session, one: Selected, pod: dict[str, Any]) -> None:
         _give_up(session, one, {"reason": ended["reason"], "message": ended.get("message", "")})
 
 
-def _joined(session: Session, one: Selected, given: dict[str, Any]) -> int:
+def _joined(session: Session, one: Selected, seen: Seen, given: dict[str, Any]) -> int:
     """Join a container with our streams to its end; returns its exit code, or 0 when we detached."""
     try:
-        pod = _started(session, one)
+        pod = _started(session, one, seen)
         _check_start(session, one, pod)
         if given["tty"] or given["interactive"]:
             if state_of(pod) == "running" and not _attached(session, one, given):
@@ -317,7 +321,7 @@ def _joined(session: Session, one: Selected, given: dict[str, Any]) -> int:
                 _print_log(session, one, follow=False)
         else:
             _print_log(session, one, follow=True)
-        code = _ended(session, one)
+        code = _ended(pod, itertools.chain(seen, watch_one(session, one, _FOREVER_SECONDS)))
     except KeyboardInterrupt:
         with contextlib.suppress(APIError):
             session.connection.json("DELETE", one.path, body={"gracePeriodSeconds": 1})
@@ -362,8 +366,9 @@ def _attached(session: Session, one: Selected, given: dict[str, Any]) -> bool:
     return True
 
 
-def _ended(session: Session, one: Selected) -> int:
-    for pod in watch_one(session, one, _FOREVER_SECONDS):
+def _ended(started: dict[str, Any], seen: Seen) -> int:
+    """Return the exit code of a container that was seen to start, when it is there."""
+    for pod in itertools.chain((started,), seen):
         if pod is None:
             return 137
         if "terminated" in (main_status(pod).get("state") or {}) or state_of(pod) == "exited":

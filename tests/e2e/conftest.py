@@ -90,8 +90,7 @@ def up_options(folder: Path) -> list[str]:
 def cluster() -> Iterator[Cluster]:
     folder = Path("/var/tmp") / f"wherry-e2e-{os.getpid()}"
     found = Cluster(Layout(folder))
-    folder.mkdir()
-    try:
+    try:  # `up` makes the folder, so that its rights are as users have them
         print(found.wherry("up", *up_options(folder)))
         found.until(lambda: "default" in found.kubectl("get", "sa", check=False), "the default service account")
         yield found

@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -160,6 +161,50 @@ def _is_back(nodes: Nodes, name: str, component: str, killed: int) -> bool:
         return nodes.pid(name, component) != killed
     except AssertionError:
         return False
+
+
+def test_pods_end_in_order_before_their_machine_stops(pods: Nodes) -> None:
+    words = "trap 'echo {} $(date +%s); exit 0' TERM; while true; do sleep 0.1; done"
+    stubborn = pod("stubborn", "near", "trap '' TERM; while true; do sleep 0.1; done", extra="priority: 0")
+    usual = pod("usual", "near", words.format("usual"))
+    critical = pod("critical", "near", words.format("critical"), extra="priorityClassName: system-node-critical")
+    three = [one.replace("GracePeriodSeconds: 0", "GracePeriodSeconds: 2") for one in (stubborn, usual, critical)]
+    pods.kubectl("apply", "-f", "-", given="".join(three))
+    pods.kubectl("wait", "pod", "stubborn", "usual", "critical", "--for=condition=Ready", "--timeout=30s")
+    stopped = pods.pid("near", "agent")
+    subprocess.run(["kill", "-USR1", str(stopped)], check=True)
+    pods.kubectl("wait", "node", "near", "--for=condition=Ready=False", "--timeout=5s")
+    assert "node is shutting down" in pods.kubectl("get", "node", "near", "-o", "jsonpath={.status.conditions}")
+    pods.kubectl("apply", "-f", "-", given=pod("late", "near"))
+    late = _ended(pods, "late")
+    assert late["status"]["reason"] == "NodeShutdown"
+    assert late["status"]["message"] == "Pod was rejected: Pod was rejected as the node is shutting down."
+    found = {name: _ended(pods, name) for name in ("usual", "critical", "on-near", "stubborn")}
+    for one in found.values():
+        assert one["status"]["reason"] == "Terminated"
+        assert one["status"]["message"] == "Pod was terminated in response to imminent node shutdown."
+        why = next(c for c in one["status"]["conditions"] if c["type"] == "DisruptionTarget")
+        assert (why["status"], why["reason"]) == ("True", "TerminationByKubelet")
+    first, last = (int(pods.kubectl("logs", name).split()[1]) for name in ("usual", "critical"))
+    assert first < last, "the critical pod ends last"
+    exits = {
+        name: one["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] for name, one in found.items()
+    }
+    assert (exits["usual"], exits["critical"], exits["stubborn"]) == (0, 0, 137)
+    state = pods.layout("near").root / "agent" / "graceful_node_shutdown_state"
+    pods.until(lambda: "endTime" in json.loads(state.read_text()), "the end to be told")
+    assert "NodeShutdown" in pods.kubectl("get", "events", "-A", "--field-selector", "involvedObject.name=near")
+    subprocess.run(["kill", "-KILL", str(stopped)], check=True)  # as after the machine's next start
+    pods.until(lambda: _is_back(pods, "near", "agent", stopped), "the agent")
+    pods.kubectl("wait", "node", "near", "--for=condition=Ready", "--timeout=30s")
+    pods.kubectl("delete", "pod", "late", *found, "near-only", "--now")
+    populate(pods)
+
+
+def _ended(nodes: Nodes, name: str) -> dict[str, Any]:
+    nodes.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Failed", "--timeout=40s")
+    found: dict[str, Any] = json.loads(nodes.kubectl("get", "pod", name, "-o", "json"))
+    return found
 
 
 def test_a_lost_node_s_endpoints_and_routes_go(pods: Nodes) -> None:

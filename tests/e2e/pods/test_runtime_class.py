@@ -25,7 +25,8 @@ async def make(pods: Pods, name: str, handler: str, **more: object) -> str:
 
 async def test_a_pod_runs_by_the_handler_of_its_class_and_bears_its_overhead(pods: Pods) -> None:
     overhead = {"podFixed": {"cpu": "10m", "memory": "8Mi"}}
-    name = await make(pods, f"usual-{pods.namespace}", "runc", overhead=overhead)
+    handler = "crun" if pods.runtime == "wherry" else "runc"
+    name = await make(pods, f"usual-{pods.namespace}", handler, overhead=overhead)
     pod = await pods.create(shell("true"), runtimeClassName=name)
     assert pod["spec"]["overhead"] == {"cpu": "10m", "memory": "8Mi"}
     assert (await pods.ended(pod))["status"]["phase"] == "Succeeded"

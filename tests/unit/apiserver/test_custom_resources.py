@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from apiserver.customresources import formats
 from apiserver.customresources.jsonpath import PathError, column_value, compile_path, field_text
 from apiserver.customresources.rules import escaped, undefined_field
+from apiserver.customresources.schema_rules import schema_causes
 from apiserver.customresources.structural import compile_schema, fill_defaults, merge_shape, prune
 from apiserver.customresources.validation import Rules
 from apiserver.registry.catalog import version_rank
@@ -186,3 +187,37 @@ def test_no_value_breaks_validation_itself(obj: dict[str, Any]) -> None:
 def test_rules_may_name_only_fields_of_the_schema(rule: str, missing: str) -> None:
     found = undefined_field(rule, SCHEMA, is_root=True)
     assert (missing in found, bool(found)) == (True, bool(missing))
+
+
+def listed(items: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, **more}
+
+
+def ruled(rule: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "x-kubernetes-validations": [{"rule": rule}]}
+
+
+WORD = {"type": "string"}
+PART = {"type": "object", "required": ["name"], "properties": {"name": WORD, "words": listed(WORD)}}
+SQUARE = "self.all(one, self.exists(two, one == two))"
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (ruled("self.all(s, s == 'x')", listed(WORD)), ""),  # as upstream takes it
+        (listed(ruled("self.all(s, s == 'x')", listed(WORD))), "of more than 100x (try simplifying the rule, or"),
+        (listed(ruled("self.all(s, s == 'x')", listed(WORD, maxItems=5)), maxItems=100), ""),
+        (ruled(SQUARE, listed(WORD)), "more than 100x"),
+        (ruled(SQUARE, listed(WORD, maxItems=3000)), ""),
+        (ruled(SQUARE, listed(WORD, maxItems=4000)), "exceeds budget by factor of 1.6x (try adding maxItems"),
+        (ruled("self.all(p, p.words.all(w, w != 'self.all(a, self.all(b, true))'))", listed(PART)), "more than 100x"),
+        (ruled("self.all(s, s == 'a') && self.all(s, s != 'b')", listed(WORD)), ""),
+        (listed({"type": "object", "additionalProperties": ruled("self.size() < 9", WORD)}), "more than 100x"),
+    ],
+)
+def test_a_rule_that_may_cost_too_much_is_refused(schema: dict[str, Any], told: str) -> None:
+    root = {"type": "object", "properties": {"spec": schema}}
+    found = [cause for cause in schema_causes(root, "schema") if "budget" in cause.message]
+    assert bool(found) == bool(told)
+    assert all(told in cause.message and cause.field.endswith("x-kubernetes-validations[0].rule") for cause in found)

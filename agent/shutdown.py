@@ -1,0 +1,89 @@
+"""Ends a node's pods in good order before the machine stops: usual ones first, critical ones after them.
+
+The machine's own service manager tells by SIGUSR1 that it is about to stop. When all is done, or its time is up, the
+file graceful_node_shutdown_state in the agent's folder says so by an `endTime`.
+
+Source: https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#graceful-node-shutdown
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+from collections.abc import Callable
+
+from agent.node_services import NodeServices
+from agent.pod_manager import PodManager
+from agent.pod_runtime import PodRuntime
+from agent.pod_state import CRITICAL_PRIORITY, is_over
+from machinery.api.meta import now
+
+log = logging.getLogger(__name__)
+
+STATE_FILE = "graceful_node_shutdown_state"
+REASON = "Terminated"
+MESSAGE = "Pod was terminated in response to imminent node shutdown."
+
+
+class NodeShutdown:
+    """Waits to be told that the machine stops, and ends the pods of the node then."""
+
+    def __init__(self, services: NodeServices, pods: PodManager, tell_node: Callable[[], None]) -> None:
+        """Args: `tell_node` makes the Node say that it is not ready any more."""
+        self._services = services
+        self._pods = pods
+        self._tell_node = tell_node
+        self._told = asyncio.Event()
+        self._telling: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Wait for the signal, then end the pods; for ever. With no time to do it in, signals mean what they did."""
+        config = self._services.config
+        if config.shutdown_seconds <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, self._told.set)
+        try:
+            await self._told.wait()
+            await self._end_all()
+            await asyncio.Event().wait()  # the machine is to stop; another signal changes nothing
+        finally:
+            loop.remove_signal_handler(signal.SIGUSR1)
+
+    async def _end_all(self) -> None:
+        config = self._services.config
+        log.info("the machine is about to stop")
+        state = {"startTime": now()}
+        await asyncio.to_thread(self._write, state)
+        self._pods.is_shutting_down = True
+        self._tell_node()
+        if self._pods.node:
+            text = "Shutdown manager detected shutdown event"
+            telling = self._services.recorder.event(self._pods.node, "Normal", "NodeShutdown", text)
+            self._telling = asyncio.create_task(telling)
+        critical_seconds = min(config.shutdown_critical_seconds, config.shutdown_seconds)
+        await self._end(is_critical=False, seconds=config.shutdown_seconds - critical_seconds)
+        await self._end(is_critical=True, seconds=critical_seconds)
+        await asyncio.to_thread(self._write, {**state, "endTime": now()})
+        log.info("the pods of this node have ended")
+
+    def _write(self, state: dict[str, str]) -> None:
+        path = self._services.config.data_dir / STATE_FILE
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(state))
+        new.replace(path)
+
+    async def _end(self, *, is_critical: bool, seconds: int) -> None:
+        """End the pods of one group together, none of which gets longer than the group has."""
+        group = [one for one in self._pods.runtimes() if _is_critical(one) == is_critical and not is_over(one.pod)]
+        for one in group:
+            own = one.pod["spec"].get("terminationGracePeriodSeconds", 30)
+            one.evict(REASON, MESSAGE, grace=min(int(own), seconds), with_event=False)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(one.ended.wait() for one in group))
+
+
+def _is_critical(one: PodRuntime) -> bool:
+    return int(one.pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY

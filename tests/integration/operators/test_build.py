@@ -1,0 +1,115 @@
+"""Build objects looked after by the real kopf operator over a real API server; the pods' ends are told by us."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.kubeconfig import write_kubeconfig
+from cluster.pki import Pki
+from machinery.api.meta import Resource
+from machinery.api.resources import CONFIG_MAPS, PODS
+from machinery.client.rest import Client, PatchType
+from machinery.errors import Invalid
+from operators.build.pods import BUILDS, REBUILD
+from tests.support.server import running_server
+from tests.support.waiting import until, until_one
+
+pytestmark = pytest.mark.slow
+_ADDON = Path(__file__).parents[3] / "manifests/addon-build.yaml"
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    """An administrator's client of a server whose Builds the operator looks after, with its own rights alone."""
+    async with running_server(tmp_path) as (server, admin), Client(admin) as found:
+        for obj in yaml.safe_load_all(_ADDON.read_text()):
+            group, _, version = obj["apiVersion"].partition("/")
+            resource = Resource(group, version, obj["kind"].lower() + "s", obj["kind"], namespaced=False)
+            params = {"fieldManager": "test", "force": "true"}
+            await found.patch(resource, obj["metadata"]["name"], obj, type=PatchType.APPLY, params=params)
+        accounts = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+        await found.create(accounts, {"metadata": {"name": "default"}}, "default")
+        path = tmp_path / "operator.kubeconfig"
+        cert, key = Pki(tmp_path / "pki").client("operator", "system:wherry-build", ())
+        ca = server.config.client_ca_file
+        write_kubeconfig(path, server=admin.server, ca_file=ca, cert_file=cert, key_file=key, user="operator")
+        argv = [sys.executable, "-m", "cluster.main", "operator", "build", "--kubeconfig", str(path)]
+        with (tmp_path / "operator.log").open("wb") as log:
+            operator = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log)
+        try:
+            yield found
+            assert operator.returncode is None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                operator.terminate()
+            await operator.wait()
+            print((tmp_path / "operator.log").read_text())
+
+
+def says(status: str, reason: str, message: str = "") -> Any:
+    def check(one: dict[str, Any]) -> bool:
+        found = (one.get("status") or {}).get("conditions") or [{}]
+        said = found[0]
+        return (said.get("status"), said.get("reason")) == (status, reason) and message in said.get("message", "")
+
+    return check
+
+
+async def end(client: Client, pod: str, code: int, message: str) -> None:
+    state = {"terminated": {"exitCode": code, "message": message, "reason": "Error" if code else "Completed"}}
+    one = {"name": "build", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [one]}
+    await client.patch(PODS, pod, {"status": status}, "default", subresource="status")
+
+
+async def test_a_build_runs_again_when_what_it_is_made_from_changes(client: Client) -> None:
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "context"}, "data": {"Dockerfile": "FROM x"}}, "default")
+    spec = {
+        "context": {"configMap": {"name": "context"}},
+        "image": "registry:5000/app:1",
+        "buildArgs": {"A": "$(PATH); x"},
+    }
+    await client.create(BUILDS, {"metadata": {"name": "app"}, "spec": spec}, "default")
+    await until_one(client, BUILDS, "app", says("Unknown", "Starting"), namespace="default")
+    first = await until_one(client, PODS, "app-build-1", lambda _: True, namespace="default")
+    assert first["spec"]["hostUsers"] is False
+    assert not first["spec"]["containers"][0]["securityContext"].get("privileged")
+    assert "--build-arg=A=$(PATH); x" in first["spec"]["containers"][0]["command"]
+    await end(client, "app-build-1", 1, "step 2\nno such file: page")
+    failed = await until_one(client, BUILDS, "app", says("False", "Failed", "no such file: page"), namespace="default")
+    assert failed["status"]["log"] == "step 2\nno such file: page"
+
+    await client.patch(CONFIG_MAPS, "context", {"data": {"page": "x"}}, "default")
+    await until_one(client, PODS, "app-build-2", lambda _: True, namespace="default")
+    await end(client, "app-build-2", 0, "sha256:abc")
+    done = await until_one(client, BUILDS, "app", says("True", "Pushed"), namespace="default")
+    assert (done["status"]["digest"], done["status"]["run"], done["status"]["log"]) == ("sha256:abc", 2, "")
+
+    await client.patch(BUILDS, "app", {"metadata": {"annotations": {REBUILD: "1"}}}, "default")
+    await until_one(client, PODS, "app-build-3", lambda _: True, namespace="default")
+    # One that was overtaken before its end is ended, and another takes its place.
+    await client.patch(BUILDS, "app", {"spec": {"image": "registry:5000/app:2"}}, "default")
+    left = {"app-build-1", "app-build-2", "app-build-4"}
+    await until(client, PODS, lambda all_: {one["metadata"]["name"] for one in all_} == left, namespace="default")
+
+
+async def test_what_is_missing_or_wrong_is_told(client: Client) -> None:
+    spec = {"context": {"configMap": {"name": "absent"}}, "image": "registry:5000/app:1"}
+    await client.create(BUILDS, {"metadata": {"name": "app"}, "spec": spec}, "default")
+    await until_one(client, BUILDS, "app", says("False", "NoContext", "configmap absent"), namespace="default")
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "absent"}, "data": {"Dockerfile": "FROM x"}}, "default")
+    await until_one(client, PODS, "app-build-1", lambda _: True, namespace="default")
+    for wrong in (
+        {"git": {"url": "ext::sh -c id"}},
+        {"git": {"url": "https://x/y", "revision": "--upload-pack=id"}},
+        {},
+    ):
+        with pytest.raises(Invalid):
+            body = {"metadata": {"name": "wrong"}, "spec": {"context": wrong, "image": "x"}}
+            await client.create(BUILDS, body, "default")
