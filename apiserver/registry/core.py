@@ -21,8 +21,10 @@ from apiserver.registry.kind import (
     required,
     unsupported,
 )  # fmt: skip
+from apiserver.registry.node_rules import node_causes
 from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
+from apiserver.registry.secret_rules import secret_causes
 from apiserver.registry.service_rules import service_causes
 from machinery.api import resources
 from machinery.api.meta import Resource
@@ -116,8 +118,6 @@ def _default_service(service: Object) -> None:
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if spec["type"] in ("NodePort", "LoadBalancer") or (spec["type"] == "ClusterIP" and spec.get("externalIPs")):
         default_text(spec, "externalTrafficPolicy", "Cluster")
-    else:
-        spec.pop("externalTrafficPolicy", None)  # a service that was given another type
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
 
@@ -301,7 +301,8 @@ KINDS = (
             Column("Kernel-Version", _node_info("kernelVersion"), priority=1),
             Column("Container-Runtime", _node_info("containerRuntimeVersion"), priority=1),
         ),
-        selectable={"spec.unschedulable": _unschedulable}, validate_update=_validate_node_update,
+        selectable={"spec.unschedulable": _unschedulable}, validate=lambda obj: list(node_causes(obj)),
+        validate_update=_validate_node_update,
     ),
     Kind(
         resources.PODS, CORE + "Pod", "pod", ("po",), ("all",),
@@ -336,7 +337,7 @@ KINDS = (
         resources.SECRETS, CORE + "Secret", "secret",
         columns=(NAME, Column("Type", _field("type")), Column("Data", _data_count), AGE),
         selectable={"type": _field("type")},
-        default=_default_secret, validate=lambda obj: list(_config_causes(obj, "data")),
+        default=_default_secret, validate=lambda obj: [*_config_causes(obj, "data"), *secret_causes(obj)],
         validate_update=_validate_secret_update,
     ),
     Kind(

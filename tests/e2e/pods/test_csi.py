@@ -172,3 +172,16 @@ async def test_a_driver_that_is_not_there_and_a_volume_it_has_not_are_told(pods:
     with pytest.raises(NotFound):
         await pods.client.get(CSI_DRIVERS, "none.example.com")
     await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
+
+
+async def test_a_volume_left_by_a_driver_that_is_gone_holds_up_nobody(pods: Pods) -> None:
+    left = pods.cluster.layout.root / "agent" / "pods" / str(uuid.uuid4()) / "volumes" / "v"
+    left.mkdir(parents=True)
+    note = {"driverName": "gone.example.com", "volumeHandle": "left"}
+    (left / "vol_data.json").write_text(json.dumps(note))
+    pods.cluster.run("kill", "-KILL", str(pods.cluster.pid("agent")))
+    pod = await pods.create(shell("sleep 60"))
+    await pods.running(pod, 20)
+    assert left.is_dir()  # the driver may come back, and must be told
+    assert "driver name gone.example.com not found" in pods.agent_log()
+    (left / "vol_data.json").unlink()
