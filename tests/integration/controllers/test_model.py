@@ -240,6 +240,9 @@ class Workloads(RuleBasedStateMachine):
                 and obj["status"].get("observedGeneration") == obj["metadata"]["generation"],
                 namespace=self._namespace, deadline_seconds=30,
             )  # fmt: skip
+        async with asyncio.timeout(30):
+            while len(self._pods_of_deployment()) > (replicas or 0):
+                await asyncio.sleep(0.02)  # the watch of this world may lag behind a list
         if self._job is not None:
             await self._settle_job(self._job)
 
