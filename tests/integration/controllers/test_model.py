@@ -95,6 +95,7 @@ class Workloads(RuleBasedStateMachine):
         self._ended: dict[str, str] = {}  # uid of a Job's pod -> its last phase
         self._wrong: list[str] = []
         self._watching: list[asyncio.Task[None]] = []
+        self._told = asyncio.Event()
         world.run(self._begin())
 
     async def _begin(self) -> None:
@@ -128,6 +129,7 @@ class Workloads(RuleBasedStateMachine):
             self._check()
 
     def _check(self) -> None:
+        self._told.set()
         owners = [kind for kind, _ in self._active.values()]
         # Pods of a Deployment that is gone may stand beside those of its successor until they are collected.
         if (count := len(self._pods_of_deployment())) > self._most + SURGE:
@@ -240,6 +242,10 @@ class Workloads(RuleBasedStateMachine):
                 and obj["status"].get("observedGeneration") == obj["metadata"]["generation"],
                 namespace=self._namespace, deadline_seconds=30,
             )  # fmt: skip
+        async with asyncio.timeout(30):
+            while len(self._pods_of_deployment()) > (replicas or 0):  # our watch may lag behind a list
+                self._told.clear()
+                await self._told.wait()
         if self._job is not None:
             await self._settle_job(self._job)
 
