@@ -1,8 +1,8 @@
 """The pod that a run of a Build is. Pure: nothing here talks to the cluster.
 
-The tools are the node's own buildah and git: its /usr is mounted, to be read only, into a container of busybox. The pod has
-users of its own (hostUsers: false), so what may mount there is nobody on the node; it needs no privileges and no image
-from outside. What users write reaches the script by variables and arguments, never as a part of it.
+The tools are the node's own buildah and git: its /usr is mounted, to be read only, into a container of busybox. The pod
+has users of its own (hostUsers: false), so what may mount there is nobody on the node; it needs no privileges and no
+image from outside. What users write reaches the script by variables and arguments, never as a part of it.
 """
 
 import hashlib
@@ -39,7 +39,13 @@ buildah $storage bud --isolation chroot --tls-verify="$TLS_VERIFY" -f "$DOCKERFI
 buildah $storage push --tls-verify="$TLS_VERIFY" --digestfile /work/digest "$IMAGE" "docker://$IMAGE"
 cat /work/digest >/dev/termination-log
 """
-_FROM_NODE = {"usr": "/usr", "lib": "/usr/lib", "lib64": "/usr/lib64", "containers": "/etc/containers", "ssl": "/etc/ssl"}
+_FROM_NODE = {
+    "usr": "/usr",
+    "lib": "/usr/lib",
+    "lib64": "/usr/lib64",
+    "containers": "/etc/containers",
+    "ssl": "/etc/ssl",
+}
 _PLACES = {"usr": "/usr", "lib": "/lib", "lib64": "/lib64", "containers": "/etc/containers", "ssl": "/etc/ssl"}
 
 
@@ -58,7 +64,7 @@ def pod_name(build: Mapping[str, Any], run: int) -> str:
     """Return the name of a run's pod; each Build and run has one of its own, however long the name is."""
     name = build["metadata"]["name"]
     if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        name = f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return f"{name}-build-{run}"
 
 
