@@ -13,6 +13,7 @@ from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
 from agent.csi.storage import Storage
 from agent.deviceplugin.manager import DevicePlugins
+from agent.dra.claims import ResourceClaims
 from agent.eviction import Evictor, ImageCollector
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
@@ -52,15 +53,17 @@ async def run(config: AgentConfig) -> None:
         services: Informer[Object] = Informer(client, SERVICES, dict)
         objects = ObjectSource(client, lambda uid: pods.objects_changed(uid))  # noqa: PLW0108 - made below
         stack.push_async_callback(objects.close)
-        storage = Storage(config, client)
+        tokens = TokenSource(client)
+        storage = Storage(config, client, tokens)
         node = NodeServices(
             config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
             volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes),
             puller=ImagePuller(runtime), objects=objects,
-            tokens=TokenSource(client), services=services.list, admission_failure=lambda _: None,
+            tokens=tokens, services=services.list, admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
         )  # fmt: skip
+        node.claims = claims = ResourceClaims(client, config.data_dir)
         node.devices = devices = DevicePlugins(
             config.device_plugin_dir, lambda: reporter.set_devices(devices.capacity(), devices.allocatable())
         )
@@ -73,12 +76,13 @@ async def run(config: AgentConfig) -> None:
         server = AgentServer(node, pods, _metrics(pods))
         await server.start()
         stack.push_async_callback(server.close)
-        await _work(config, client, node, pods, reporter, services, storage)
+        plugins = PluginWatcher(config.plugins_registry, {"CSIPlugin": storage, "DRAPlugin": claims})
+        await _work(config, client, node, pods, reporter, services, plugins)
 
 
 async def _work(
     config: AgentConfig, client: Client, node: NodeServices, pods: PodManager, reporter: NodeReporter,
-    services: Informer[Object], storage: Storage,
+    services: Informer[Object], plugins: PluginWatcher,
 ) -> None:  # fmt: skip
     selector = f"spec.nodeName={config.node_name}"
     wanted: Informer[Object] = Informer(client, PODS, dict, field_selector=selector)
@@ -94,7 +98,7 @@ async def _work(
         group.create_task(services.run())
         group.create_task(itself.run())
         group.create_task(pods.follow_runtime())
-        group.create_task(PluginWatcher(config.plugins_registry, {"CSIPlugin": storage}).run())
+        group.create_task(plugins.run())
         group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())

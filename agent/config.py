@@ -34,7 +34,7 @@ class AgentConfig:
     address: str = "0.0.0.0"  # noqa: S104 - the API server may be on another machine; clients must show a certificate
     port: int = 10250
     pod_cidr: str = "10.244.0.0/24"
-    node_network: str = "auto"  # how other nodes' pods are reached: auto, direct, vxlan, or none of ours
+    node_network: str = "auto"  # how other nodes' pods are reached: auto, direct, vxlan, wireguard, or none of ours
     load_balancer: str = ""  # load balancers' addresses that nodes announce by ARP: a range, "" for none
     cluster_cidr: str = ""  # all nodes' pods; this node's alone when left out
     service_cidr: str = "10.96.0.0/16"

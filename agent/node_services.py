@@ -13,6 +13,7 @@ from agent.container_config import linux_resources, log_folder
 from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime, RuntimeFailure
 from agent.deviceplugin.manager import DevicePlugins
+from agent.dra.claims import ResourceClaims
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
 from agent.objects import ObjectSource, TokenSource
@@ -52,6 +53,7 @@ class NodeServices:
     network_gate: Callable[[str, tuple[str, ...]], Awaitable[None]] = _open
     devices: DevicePlugins | None = None
     cpus: CpuManager | None = None
+    claims: ResourceClaims | None = None
     allocatable: dict[str, str] = field(default_factory=dict)
     memory_bytes: int = 0  # what the machine has
     container_scheme: str = "wherry://"

@@ -146,10 +146,14 @@ class TokenSource:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._known: dict[tuple[str, str, int], tuple[float, str]] = {}
+        self._known: dict[tuple[str, str, int], tuple[float, Mapping[str, str]]] = {}
 
     async def get(self, pod: Mapping[str, Any], source: Mapping[str, Any]) -> str:
         """Return a token bound to the pod. Raises: APIError."""
+        return (await self.status(pod, source))["token"]
+
+    async def status(self, pod: Mapping[str, Any], source: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return a token bound to the pod and its expirationTimestamp. Raises: APIError."""
         metadata, audience = pod["metadata"], source.get("audience", "")
         seconds = int(source.get("expirationSeconds", 3600))
         key = (metadata["uid"], audience, seconds)
@@ -165,10 +169,10 @@ class TokenSource:
         answer = await self._client.create(
             SERVICE_ACCOUNTS, request, metadata["namespace"], subresource="token", name=account
         )
-        status = answer["status"]
+        status: Mapping[str, str] = answer["status"]
         left = parse_time(status["expirationTimestamp"]).timestamp() - time.time()
-        self._known[key] = (time.time() + left * _RENEW_PART, status["token"])
-        return str(status["token"])
+        self._known[key] = (time.time() + left * _RENEW_PART, status)
+        return status
 
     def forget(self, uid: str) -> None:
         """Drop a pod's tokens."""

@@ -15,11 +15,14 @@ from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
 from agent.pod_state import is_critical, is_over
 from machinery.api.quantity import cpu_millis, to_bytes
+from machinery.client.rest import ConnectionFailed
+from machinery.errors import APIError
 
 log = logging.getLogger(__name__)
 
 Pod = Mapping[str, Any]
 _RECONNECT_SECONDS = 0.2
+_LEFT_SECONDS, _MAX_LEFT_SECONDS = 1.0, 120.0
 _RELIST_SECONDS = 1.0  # as often as the generic PLEG of kubelets
 APPARMOR = Path("/sys/kernel/security/apparmor")
 
@@ -108,7 +111,21 @@ class PodManager:
                 self._tasks[uid] = asyncio.create_task(self._run(uid, ghost))
         for uid in self._services.volumes.known():
             if uid not in self._running:
+                self._tasks[uid] = asyncio.create_task(self._remove_left(uid))
+
+    async def _remove_left(self, uid: str) -> None:
+        """Remove volumes of a pod that is gone, however often it takes: a driver may come only later, or never."""
+        pause = _LEFT_SECONDS
+        while uid not in self._running:
+            try:
                 await self._services.volumes.remove(uid)
+                break
+            except (OSError, ValueError, RuntimeFailure, APIError, ConnectionFailed) as error:
+                log.warning("volumes of pod %s, which is gone: %s; trying again in %.0f s", uid, error, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _MAX_LEFT_SECONDS)
+        if uid not in self._running:
+            self._tasks.pop(uid, None)
 
     async def follow_runtime(self) -> None:
         """Wake pods when the runtime tells that something of theirs changed; for ever."""

@@ -80,6 +80,8 @@ class PodResizer:
         if any(policies.get(name) == "RestartContainer" for name in names):
             context.memory.resized[last.id] = f"Container {spec['name']} resize requires restart"
             return ""
+        if "memory_limit_in_bytes" in changed and (error := await self._below_usage(last.id, wanted)):
+            return error
         try:
             await context.node.runtime.update_container(last.id, wanted)
         except RuntimeFailure as error:
@@ -89,4 +91,15 @@ class PodResizer:
         self._known[last.id] = wanted
         context.node.resizes.applied(last.id, spec.get("resources") or {})
         context.wake()
+        return ""
+
+    async def _below_usage(self, container_id: str, wanted: Any) -> str:
+        """Return why a limit can't be had without the container's death, "" when it can; upstream's words."""
+        limit = wanted.memory_limit_in_bytes
+        if limit <= 0:
+            return ""
+        for one in await self._context.node.runtime.stats():
+            used = one.memory.usage_bytes.value or one.memory.working_set_bytes.value
+            if one.attributes.id == container_id and used >= limit:
+                return f"attempting to set container memory limit ({limit}) below current usage ({used})"
         return ""

@@ -10,6 +10,7 @@ from typing import Any
 from agent import cgroups, container_config, pod_worker
 from agent.cri import api_pb2 as cri
 from agent.cri.client import CONTAINER_NAME, RuntimeFailure
+from agent.dra.claims import ClaimError
 from agent.node_services import NodeServices
 from agent.pod_context import PodContext
 from agent.pod_end import ContainerEnder
@@ -132,7 +133,7 @@ class PodRuntime:
                         pause: float | None = _RETRY_SECONDS
                     else:
                         pause = await self._sync_until_ending()
-                except (RuntimeFailure, APIError, ConnectionFailed, OSError) as error:
+                except (RuntimeFailure, APIError, ClaimError, ConnectionFailed, OSError) as error:
                     log.warning("pod %s: %s", self._context.name, error)
                     pause = _RETRY_SECONDS
                 with contextlib.suppress(TimeoutError):
@@ -265,10 +266,15 @@ class PodRuntime:
             await self._ender.stop_all(self._end_grace)
             await self._node.runtime.stop_sandbox(seen.sandbox_id)
             await self._look()
+        await self._release_claims()
         if self._end is not None:
             await self._reporter.report(self._end, disrupted=self._is_evicted)
         self._node.objects.forget(self._context.uid)
         self.ended.set()
+
+    async def _release_claims(self) -> None:
+        if self._node.claims is not None:
+            await self._node.claims.release(self._context.uid)
 
     async def _until(self, decision: pod_worker.Decision) -> float | None:
         now = time.time()
@@ -314,6 +320,13 @@ class PodRuntime:
             text = f'MountVolume.SetUp failed for volume "{error.volume}" : {error}'
             self._context.event("Warning", "FailedMount", text)
             return False
+        try:
+            if self._node.claims is not None:
+                await self._node.claims.prepare(self.pod)
+        except ClaimError as error:
+            text = f"Failed to prepare dynamic resources: {error}"
+            self._context.event("Warning", "FailedPrepareDynamicResources", text)
+            return False
         self._refreshed_at, self._is_stale = time.monotonic(), False
         if not self._node.runtime.is_simulated:
             await asyncio.to_thread(cgroups.make_pod, self.pod)
@@ -352,6 +365,7 @@ class PodRuntime:
             return False
         if not self._node.runtime.is_simulated:
             await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
+        await self._release_claims()
         await self._node.volumes.remove(self._context.uid)
         await self._node.remove_logs(self.pod)
         self._node.forget(self._context.uid)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from agent import container_config
@@ -130,6 +131,8 @@ class ContainerStarter:
         if not node.runtime.is_simulated:
             mounts = await asyncio.to_thread(self._mounts, spec, attempt, environment)
         given = await node.devices.give(context.uid, spec) if node.devices is not None else Given()
+        if node.claims is not None:
+            given = replace(given, cdi_names=(*given.cdi_names, *node.claims.cdi_names(pod, spec)))
         environment.update(given.environment)
         options = container_config.ContainerOptions(
             attempt=attempt, image=image, environment=environment, mounts=mounts,

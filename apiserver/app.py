@@ -33,6 +33,7 @@ from apiserver.customresources.controller import DefinitionController
 from apiserver.customresources.follower import Follower
 from apiserver.deadlines import IDLE_SECONDS, MAX_SECONDS, Deadlines, sent, too_late
 from apiserver.endpoints import health, reading, writing
+from apiserver.endpoints.components import Components
 from apiserver.endpoints.compression import compressed
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
@@ -150,6 +151,7 @@ class APIServer:
             raise LookupError("secrets")
         self.secret_tokens = SecretTokens(self.rest, secrets, issuer, config.client_ca_file.read_bytes())
         self.health = health.Health(self.cache)
+        self._components = Components(self.cache, self.health)
         self.deadlines = Deadlines()
         for kind in (one for one in self.catalog if one.is_stored):
             self.cache.collection(kind.resource.group_resource)
@@ -281,7 +283,7 @@ class APIServer:
         if info.verb not in kind.verbs or (info.verb == "create" and info.name):
             raise _not_allowed()
         if not kind.is_stored:
-            return await self._subresources.bind(call)
+            return await (self._components.handle(call) if "list" in kind.verbs else self._subresources.bind(call))
         return await self._resource(call)
 
     async def _kind(self, info: RequestInfo) -> Kind:
@@ -317,10 +319,12 @@ class APIServer:
     async def _resource(self, call: Call) -> web.StreamResponse:
         verb = call.info.verb
         if verb == "watch" or (verb == "get" and flag(call.query, "watch")):
+            if call.known.warning:
+                call.told = {**call.told, "Warning": writing.warning(call.known.warning)}
             return await self._watch(call)
         response = await (_READS[verb](call, self.storage) if verb in _READS else _WRITES[verb](call, self.rest))
-        if call.known.custom is not None and call.known.custom.warning:
-            writing.add_warning(response, call.known.custom.warning)
+        if call.known.warning:
+            writing.add_warning(response, call.known.warning)
         return response
 
     async def _watch(self, call: Call) -> web.StreamResponse:

@@ -6,10 +6,10 @@ bindings are brought up to date when the server starts.
 
 import asyncio
 import functools
-import importlib.resources
 import ipaddress
 import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _RBAC = {one.kind: one for one in (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS)}
 _FLOW = {one.kind: one for one in (FLOW_SCHEMAS, PRIORITY_LEVELS)}
+_MANIFESTS = Path(__file__).parents[1] / "manifests"
 _RETRY_SECONDS = 0.5
 _REPEAT_SECONDS = 30.0
 
@@ -126,7 +127,7 @@ def _encoded(name: str) -> list[bytes]:
 
     from machinery.api.yamlload import PlainLoader
 
-    text = (importlib.resources.files("manifests") / name).read_text()
+    text = (_MANIFESTS / name).read_text()
     return [orjson.dumps(document) for document in yaml.load_all(text, PlainLoader) if document]
 
 

@@ -19,13 +19,13 @@ def text_of(error: APIError, doing: str = "") -> str:
     if error.reason == "Unauthorized":
         return f"error: You must be logged in to the server ({error})"
     if error.reason == "Invalid":
-        named = error.kind or error.name
-        prefix = f'The {error.kind} "{error.name}" is invalid' if named else "The request is invalid"
+        known = bool(error.kind or error.name)
+        prefix = f'The {error.kind} "{error.name}" is invalid' if known else "The request is invalid"
         causes = list(
             dict.fromkeys(f"{one.field}: {one.message}" if one.field else one.message for one in error.causes)
         )
         if not causes:
-            return prefix if named else f"{prefix}: {error}"
+            return prefix if known else f"{prefix}: {error}"
         return f"{prefix}: {causes[0]}" if len(causes) == 1 else "\n".join([f"{prefix}: ", *(f"* {c}" for c in causes)])
     where = f"{doing}: " if doing else ""
     return (

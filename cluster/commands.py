@@ -36,7 +36,9 @@ _data_dir = click.option(
     "--load-balancer", default="nodes", show_default=True,
     help="Where Services of type LoadBalancer are reached: at the nodes, at addresses of a range, or none.",
 )  # fmt: skip
-@click.option("--node-network", default="auto", show_default=True, help="auto, direct, vxlan, or none of ours.")
+@click.option(
+    "--node-network", default="auto", show_default=True, help="auto, direct, vxlan, wireguard, or none of ours."
+)
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
 @click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")

@@ -91,7 +91,9 @@ def token_delete(data_dir: Path, identity: str) -> None:
 @click.option("--node-ip", default="", help="The address others reach this machine at; its default route's by default.")
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
-@click.option("--node-network", default="auto", show_default=True, help="auto, direct, vxlan, or none of ours.")
+@click.option(
+    "--node-network", default="auto", show_default=True, help="auto, direct, vxlan, wireguard, or none of ours."
+)
 @click.option("--detach", is_flag=True, help="Return when the node is started, and leave it running.")
 def join(url: str, secret: str, ca_hash: str, data_dir: Path, detach: bool, **given: Any) -> None:
     """Make this machine a node of the cluster at URL."""

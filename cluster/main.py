@@ -13,7 +13,7 @@ COMMANDS = {
     "status": "cluster.commands:status",
     "reset": "cluster.commands:reset",
     "etcd": "cluster.etcd_commands:etcd",
-    "apiserver": "cluster.components:apiserver",
+    "apiserver": "cluster.apiserver_component:apiserver",
     "scheduler": "cluster.components:scheduler",
     "controller-manager": "cluster.components:controller_manager",
     "agent": "cluster.node_components:agent",

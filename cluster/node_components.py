@@ -63,7 +63,7 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
 )
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
 @click.option(
-    "--node-network", type=click.Choice(["auto", "direct", "vxlan", "none"]), default="auto",
+    "--node-network", type=click.Choice(["auto", "direct", "vxlan", "wireguard", "none"]), default="auto",
     help="How pods of other nodes are reached: by plain routes, through a tunnel, or by means that are not ours.",
 )  # fmt: skip
 @click.option("--load-balancer", default="", help="Announce load balancers' addresses of this range on this link.")

@@ -30,7 +30,7 @@ _STEADY_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 # One heap for all threads: a second one costs the API server 2 MB, and few of our threads allocate at once. What is
 # large is mapped, and so given back when it is done with; by itself glibc keeps more and more of it in the heap.
-_LEAN = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "2097152"}
+_LEAN = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "524288"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from agent.config import AgentConfig
+from agent.objects import TokenSource
 from machinery.client.rest import Client
 
 if TYPE_CHECKING:
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 class Storage:
     """Takes drivers in (agent/plugins/watcher.py), and has what mounts by them."""
 
-    def __init__(self, config: AgentConfig, client: Client) -> None:
+    def __init__(self, config: AgentConfig, client: Client, tokens: TokenSource) -> None:
         self._config = config
         self._client = client
+        self._tokens = tokens
 
     @functools.cached_property
     def drivers(self) -> "CsiDrivers":
@@ -30,7 +32,7 @@ class Storage:
         from agent.csi.volumes import CsiVolumes
 
         config = self._config
-        return CsiVolumes(self._client, self.drivers, config.node_name, config.pods_dir, config.plugins_dir)
+        return CsiVolumes(self._client, self.drivers, self._tokens, config)
 
     def volumes(self) -> "CsiVolumes":
         """What mounts volumes by drivers."""

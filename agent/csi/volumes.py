@@ -17,9 +17,11 @@ from typing import Any
 
 import grpc.aio
 
+from agent.config import AgentConfig
 from agent.csi import csi_pb2 as csi
 from agent.csi.drivers import CsiDrivers
 from agent.environment import ConfigError
+from agent.objects import TokenSource
 from machinery.api.resources import CSI_DRIVERS, SECRETS, VOLUME_ATTACHMENTS
 from machinery.client.rest import Client
 from machinery.errors import NotFound
@@ -27,6 +29,7 @@ from machinery.errors import NotFound
 Pod = Mapping[str, Any]
 NOTE, MOUNT = "vol_data.json", "mount"
 _CALL_SECONDS = 120.0
+_TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 _MODES = {
     "ReadWriteOnce": csi.VolumeCapability.AccessMode.SINGLE_NODE_WRITER,
     "ReadOnlyMany": csi.VolumeCapability.AccessMode.MULTI_NODE_READER_ONLY,
@@ -105,13 +108,14 @@ class CsiVolume:
 class CsiVolumes:
     """Publishes volumes below the pods' folders."""
 
-    def __init__(self, client: Client, drivers: CsiDrivers, node_name: str, pods: Path, plugins: Path) -> None:
-        """Args: `pods` holds the pods' folders, `plugins` what is staged."""
+    def __init__(self, client: Client, drivers: CsiDrivers, tokens: TokenSource, config: AgentConfig) -> None:
         self._client = client
         self._drivers = drivers
-        self._node_name = node_name
-        self._pods = pods
-        self._plugins = plugins
+        self._tokens = tokens
+        self._node_name = config.node_name
+        self._pods = config.pods_dir  # the pods' folders
+        self._plugins = config.plugins_dir  # what is staged
+        self._republishing: set[str] = set()  # drivers that ask for it
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def publish(self, pod: Pod, volume: CsiVolume, place: Path, group: int | None) -> bool:
@@ -125,6 +129,8 @@ class CsiVolumes:
         wanted = "Ephemeral" if volume.is_inline else "Persistent"
         if wanted not in (driver.get("volumeLifecycleModes") or ["Persistent"]):
             raise ConfigError(f'volume mode "{wanted}" not supported by driver {volume.driver}')
+        if driver.get("requiresRepublish"):
+            self._republishing.add(volume.driver)
         context = await self._publish_context(driver, volume)
         async with self._locks.setdefault(volume.handle, asyncio.Lock()):
             try:
@@ -132,6 +138,10 @@ class CsiVolumes:
                     return await self._publish(stub, pod, volume, driver, context, place, group)
             except grpc.aio.AioRpcError as error:
                 raise ConfigError(f"rpc error: code = {error.code().name} desc = {error.details()}") from error
+
+    def republishes(self, volume: CsiVolume) -> bool:
+        """Whether the driver is to be asked again and again, to renew what it has put into the volume."""
+        return volume.driver in self._republishing
 
     async def _publish(
         self, stub: Any, pod: Pod, volume: CsiVolume, driver: Mapping[str, Any], context: Mapping[str, str],
@@ -154,11 +164,14 @@ class CsiVolumes:
         attributes = dict(volume.attributes)
         if driver.get("podInfoOnMount"):
             attributes |= _pod_info(pod, is_inline=volume.is_inline)
+        secrets = await self._secret(volume.publish_secret)
+        if tokens := await self._service_account_tokens(pod, driver):
+            (secrets if driver.get("serviceAccountTokenInSecrets") else attributes)[_TOKENS] = tokens
         await stub.NodePublishVolume(
             csi.NodePublishVolumeRequest(
                 volume_id=volume.handle, publish_context=context, staging_target_path=str(staged) if staged else "",
                 target_path=str(place / MOUNT), volume_capability=capability, readonly=volume.read_only,
-                secrets=await self._secret(volume.publish_secret), volume_context=attributes,
+                secrets=secrets, volume_context=attributes,
             ),
             timeout=_CALL_SECONDS,
         )  # fmt: skip
@@ -198,6 +211,15 @@ class CsiVolumes:
             raise ConfigError(f'secret "{name[1]}" not found') from error
         data = found.get("data") or {}
         return {key: base64.b64decode(value).decode(errors="surrogateescape") for key, value in data.items()}
+
+    async def _service_account_tokens(self, pod: Pod, driver: Mapping[str, Any]) -> str:
+        """Return the tokens a driver asks for of the pod's account, by audience, as JSON; "" when it asks for none."""
+        found = {}
+        for one in driver.get("tokenRequests") or ():
+            status = await self._tokens.status(pod, one)
+            token = {"token": status["token"], "expirationTimestamp": status["expirationTimestamp"]}
+            found[one.get("audience", "")] = token
+        return json.dumps(found) if found else ""
 
     # ---- the way back
 

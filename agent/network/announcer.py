@@ -1,8 +1,9 @@
 """Answers for load balancers' addresses of a range on this node's link: one node at a time for each address.
 
 All nodes choose the same one without asking each other: the ready node whose name and the address have the highest
-hash together. It takes the address on its link, so that the kernel answers ARP for it, and tells the neighbours; when
-the node is lost, another takes it over. Where traffic must stay on the node, only nodes with endpoints are candidates.
+hash together. It takes the address on its link, so that the kernel answers ARP or NDP for it, and tells the neighbours;
+when the node is lost, another takes it over. Where traffic must stay on the node, only nodes with endpoints are
+candidates.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 _GATHER_SECONDS = 0.05
 _CHECK_SECONDS = 15.0
-_ETH_ARP = 0x0806
+_ETH_ARP, _ETH_IPV6 = 0x0806, 0x86DD
+_OVERRIDE = 0x20000000
 
 
 def chosen(address: str, nodes: Iterable[str]) -> str:
@@ -103,8 +105,7 @@ def settle(wanted: set[str], node_ip: str, whole: Any) -> list[str]:
         _ip("delete", address, link)
     for address in wanted - present:
         _ip("replace", address, link)
-        if ":" not in address:
-            tell_neighbours(link["ifname"], link["address"], address)
+        tell_neighbours(link["ifname"], link["address"], address)
     return sorted(wanted - present)
 
 
@@ -115,13 +116,43 @@ def _is_in(row: Mapping[str, Any], whole: Any) -> bool:
 def _ip(verb: str, address: str, link: Mapping[str, Any]) -> None:
     bits = 128 if ":" in address else 32
     argv = ["ip", "address", verb, f"{address}/{bits}", "dev", link["ifname"]]
+    # Nobody else has it: it need not be tried out for a second before it is used.
+    argv += ["nodad"] if verb == "replace" and ":" in address else []
     subprocess.run(argv, check=False, capture_output=True)
 
 
 def tell_neighbours(link: str, hardware: str, address: str) -> None:
-    """Send a gratuitous ARP: who knows the address at another node forgets that one."""
-    mac, ip = bytes.fromhex(hardware.replace(":", "")), socket.inet_aton(address)
-    arp = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 2) + mac + ip + b"\xff" * 6 + ip
+    """Say unasked where an address is now: who knows it at another node forgets that one."""
+    mac = bytes.fromhex(hardware.replace(":", ""))
+    kind, frame = (_ETH_IPV6, _advertisement(mac, address)) if ":" in address else (_ETH_ARP, _reply(mac, address))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as channel:
-        channel.bind((link, _ETH_ARP))
-        channel.send(b"\xff" * 6 + mac + struct.pack(">H", _ETH_ARP) + arp)
+        channel.bind((link, kind))
+        channel.send(frame)
+
+
+def _reply(mac: bytes, address: str) -> bytes:
+    """A gratuitous ARP to everybody. Source: RFC 5227, 3."""
+    ip = socket.inet_aton(address)
+    arp = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 2) + mac + ip + b"\xff" * 6 + ip
+    return b"\xff" * 6 + mac + struct.pack(">H", _ETH_ARP) + arp
+
+
+def _advertisement(mac: bytes, address: str) -> bytes:
+    """An unsolicited neighbour advertisement to all nodes, that overrides what they know. Source: RFC 4861, 7.2.6."""
+    ip, everybody = socket.inet_pton(socket.AF_INET6, address), socket.inet_pton(socket.AF_INET6, "ff02::1")
+    told = struct.pack(">I", _OVERRIDE) + ip + struct.pack(">BB", 2, 1) + mac  # the option says the link's address
+    length = 4 + len(told)
+    pseudo = ip + everybody + struct.pack(">II", length, socket.IPPROTO_ICMPV6)
+    head = struct.pack(">BB", 136, 0)
+    checksum = _checksum(pseudo + head + b"\0\0" + told)
+    packet = struct.pack(">IHBB", 6 << 28, length, socket.IPPROTO_ICMPV6, 255) + ip + everybody
+    frame = b"\x33\x33\0\0\0\1" + mac + struct.pack(">H", _ETH_IPV6) + packet
+    return frame + head + struct.pack(">H", checksum) + told
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet's checksum of an even number of bytes; RFC 1071."""
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.config import AgentConfig
 from agent.cri.client import Runtime, RuntimeFailure
+from agent.network import wireguard
 from agent.network.announcer import Announcer
 from agent.network.enforcer import PolicyEnforcer
 from agent.network.links import Links, Me
@@ -17,6 +18,8 @@ from agent.pod_manager import PodManager
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import ENDPOINT_SLICES, NODES
 from machinery.client.informer import Informer
+from machinery.client.rest import Client, ConnectionFailed
+from machinery.errors import APIError
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +48,34 @@ async def run(node: NodeServices, services: Informer[Object], pods: PodManager) 
         group.create_task(proxy.run())
         group.create_task(policies.run())
         cidrs = tuple(part.strip() for part in config.pod_cidr.split(","))
-        me = Me(config.node_name, config.node_ip, cidrs, f"{config.bridge}-vx", config.node_network)
+        device, private = f"{config.bridge}-vx", ""
+        if config.node_network == "wireguard":
+            device, private = f"{config.bridge}-wg", await _show_key(config, node.client)
+        me = Me(config.node_name, config.node_ip, cidrs, device, config.node_network, private)
         if config.load_balancer:
             group.create_task(Announcer(config, services, slices, nodes).run())
         if config.node_network != "none":
-            group.create_task(Links(me, nodes).run())
+            # An agent's events about its node bear the node's name for its uid, as the kubelet's do.
+            itself = {"kind": "Node", "apiVersion": "v1", "name": config.node_name, "uid": config.node_name}
+
+            async def tell(reason: str, text: str) -> None:
+                await node.recorder.event(itself, "Warning", reason, text)
+
+            group.create_task(Links(me, nodes, tell).run())
+
+
+async def _show_key(config: AgentConfig, client: Client) -> str:
+    """Tell the other nodes this node's public key. Return the private one."""
+    private, public = await asyncio.to_thread(wireguard.key_pair, config.data_dir / "wireguard.key")
+    patch = {"metadata": {"annotations": {wireguard.KEY_ANNOTATION: public}}}
+    while True:
+        try:
+            await client.patch(NODES, config.node_name, patch)
+        except (APIError, ConnectionFailed) as error:
+            log.info("the node's key was not told yet: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return private
 
 
 async def pod_cidr(config: AgentConfig, nodes: Informer[Node], runtime: Runtime) -> str:

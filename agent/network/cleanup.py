@@ -19,7 +19,8 @@ def cleanup(bridge: str, service_cidr: str, load_balancer: str = "") -> None:
     for family in ("-4", "-6"):
         argv = ["ip", family, "route", "flush", "proto", str(ROUTE_PROTOCOL)]
         subprocess.run(argv, check=False, capture_output=True)
-    subprocess.run(["ip", "link", "delete", f"{bridge}-vx"], check=False, capture_output=True)
+    for tunnel in ("vx", "wg"):
+        subprocess.run(["ip", "link", "delete", f"{bridge}-{tunnel}"], check=False, capture_output=True)
     for part in service_cidr.split(","):
         family = "-6" if ":" in part else "-4"
         subprocess.run(["ip", family, "route", "delete", part, "dev", "lo"], check=False, capture_output=True)

@@ -1,4 +1,4 @@
-"""The ways to the pods of other nodes: plain routes to nodes on the same link, VXLAN to the others.
+"""The ways to the pods of other nodes: plain routes to those on the same link, VXLAN to the rest; or WireGuard to all.
 
 What should be there is computed from the Nodes (plan, pure); what is there is read from the kernel; the difference is
 made. So it is repaired when someone removes a route, and nothing of others' is touched: our routes bear a protocol
@@ -11,10 +11,11 @@ import contextlib
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.network import wireguard
 from agent.network.views import Node
 from machinery.client.informer import Informer
 
@@ -48,6 +49,7 @@ class Plan:
 
     routes: Mapping[str, str] = field(default_factory=dict)
     tunnels: Mapping[str, Tunnel] = field(default_factory=dict)  # by destination
+    peers: Mapping[str, wireguard.Peer] = field(default_factory=dict)  # by node
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Me:
     address: str
     pod_cidrs: tuple[str, ...]
     device: str
-    mode: str = "auto"  # auto, direct or vxlan
+    mode: str = "auto"  # auto, direct, vxlan or wireguard
+    key: str = ""  # WireGuard's private one
 
 
 def tunnel_end(pod_cidr: str) -> tuple[str, str]:
@@ -70,6 +73,8 @@ def tunnel_end(pod_cidr: str) -> tuple[str, str]:
 
 def make_plan(nodes: Iterable[Node], me: Me, is_on_link: Callable[[str], bool]) -> Plan:
     """Return the ways to all other nodes' pods; nodes without address or range are left out for now."""
+    if me.mode == "wireguard":
+        return Plan(peers=_peers(nodes, me))
     routes: dict[str, str] = {}
     tunnels: dict[str, Tunnel] = {}
     mine = [ipaddress.ip_network(one) for one in me.pod_cidrs]
@@ -93,6 +98,41 @@ def make_plan(nodes: Iterable[Node], me: Me, is_on_link: Callable[[str], bool]) 
     return Plan(routes, tunnels)
 
 
+def _peers(nodes: Iterable[Node], me: Me) -> dict[str, wireguard.Peer]:
+    """Return the nodes that tell a key, without ranges that are ours."""
+    mine, found = [ipaddress.ip_network(one) for one in me.pod_cidrs], {}
+    for node in nodes:
+        key = node.metadata.annotations.get(wireguard.KEY_ANNOTATION, "")
+        address = node.address(6 if ":" in me.address else 4)
+        cidrs = [
+            cidr for cidr in node.pod_cidrs
+            if not any(_same(one, net) and one.overlaps(net) for net in [ipaddress.ip_network(cidr)] for one in mine)
+        ]  # fmt: skip
+        if node.metadata.name != me.name and key and address and cidrs:
+            found[node.metadata.name] = wireguard.Peer(key, address, tuple(cidrs))
+    return found
+
+
+def faults(nodes: Iterable[Node], me: Me) -> dict[str, str]:
+    """Return what is wrong between the nodes, reason to message, for which no way can be made."""
+    found: dict[str, str] = {}
+    mine = [ipaddress.ip_network(one) for one in me.pod_cidrs]
+    for node in nodes:
+        name = node.metadata.name
+        if name == me.name:
+            continue
+        if me.address in [one.address for one in node.status.addresses if one.type == "InternalIP"]:
+            found["DuplicateNodeAddress"] = (
+                f"node {name} has this node's address {me.address}: its pods are not reached"
+            )
+        for cidr in map(ipaddress.ip_network, node.pod_cidrs):
+            own = next((one for one in mine if _same(one, cidr) and one.overlaps(cidr)), None)
+            if own is not None:
+                text = f"the range {cidr} of node {name} overlaps this node's {own}: its pods are not reached"
+                found["OverlappingPodCIDR"] = text
+    return found
+
+
 def _same(one: Any, other: Any) -> bool:
     return bool(one.version == other.version)
 
@@ -100,8 +140,13 @@ def _same(one: Any, other: Any) -> bool:
 class Links:
     """Keeps the ways to other nodes in step with the Nodes, and with what others do to them."""
 
-    def __init__(self, me: Me, nodes: Informer[Node]) -> None:
+    def __init__(
+        self, me: Me, nodes: Informer[Node], tell: Callable[[str, str], Awaitable[None]] | None = None
+    ) -> None:
+        """Args: `tell` reports reason and message of what is wrong, as an event about this node."""
         self._me = me
+        self._tell = tell
+        self._told: dict[str, str] = {}
         self._nodes = nodes
         self._changed = asyncio.Event()
         nodes.add_handler(lambda _old, _new: self._changed.set())
@@ -136,15 +181,26 @@ class Links:
         nodes = self._nodes.list()
         if len(nodes) < 2 and not await asyncio.to_thread(_tunnel_is_there, self._me.device):
             return  # alone: nothing to load or look at
+        wrong = faults(nodes, self._me)
         try:
             changed = await asyncio.to_thread(settle, nodes, self._me)
         except OSError as error:
             log.error("the ways to other nodes were not set: %s", error)
+            await self._report(wrong | {"NodeNetworkFailed": f"the ways to other nodes were not set: {error}"})
             await asyncio.sleep(_RETRY_SECONDS)
             self._changed.set()
         else:
+            await self._report(wrong)
             if changed:
                 log.info("ways to other nodes: %s", ", ".join(changed))
+
+    async def _report(self, wrong: dict[str, str]) -> None:
+        """Tell of what is newly wrong."""
+        news, self._told = {r: text for r, text in wrong.items() if self._told.get(r) != text}, wrong
+        for reason, text in news.items():
+            log.error("%s", text)
+            if self._tell is not None:
+                await self._tell(reason, text)
 
 
 def _tunnel_is_there(device: str) -> bool:
@@ -162,12 +218,24 @@ def settle(nodes: Iterable[Node], me: Me) -> list[str]:
     try:
         with IPRoute() as kernel:
             plan = make_plan(nodes, me, lambda address: _is_on_link(kernel, address))
+            if me.mode == "wireguard":
+                return _settle_encrypted(kernel, me, plan.peers)
             device, done = _settle_tunnel(kernel, me, plan.tunnels)
             wanted: dict[str, tuple[str, int]] = {cidr: (hop, 0) for cidr, hop in plan.routes.items()}
             wanted |= {cidr: (one.address, device) for cidr, one in plan.tunnels.items()}
             return done + _settle_routes(kernel, wanted)
     except NetlinkError as error:
         raise OSError(error.code, str(error)) from error
+
+
+def _settle_encrypted(kernel: Any, me: Me, peers: Mapping[str, wireguard.Peer]) -> list[str]:
+    """Make the WireGuard device, its peers and the routes through it."""
+    device, is_new = wireguard.settle_device(kernel, me.device, tunnel_end(me.pod_cidrs[0])[0])
+    wireguard.tell(me.device, wireguard.configuration(me.key, peers))
+    if room := min((_mtu(kernel, one.node) for one in peers.values()), default=0):
+        kernel.link("set", index=device, mtu=room - wireguard.OVERHEAD_BYTES)
+    wanted = {cidr: ("", device) for one in peers.values() for cidr in one.cidrs}
+    return ([f"{me.device} made"] if is_new else []) + _settle_routes(kernel, wanted)
 
 
 def _is_on_link(kernel: Any, address: str) -> bool:
@@ -192,9 +260,11 @@ def _settle_routes(kernel: Any, wanted: Mapping[str, tuple[str, int]]) -> list[s
         is_hop, through = present.get(destination, ("", 0))
         if is_hop == hop and device in (0, through):
             continue
-        more: dict[str, Any] = {"oif": device, "flags": _ONLINK} if device else {}
-        kernel.route("replace", dst=destination, gateway=hop, proto=ROUTE_PROTOCOL, **more)
-        done.append(f"{destination} via {hop}")
+        more: dict[str, Any] = {"oif": device} if device else {}
+        if hop:
+            more |= {"gateway": hop, **({"flags": _ONLINK} if device else {})}
+        kernel.route("replace", dst=destination, proto=ROUTE_PROTOCOL, **more)
+        done.append(f"{destination} via {hop}" if hop else f"{destination} encrypted")
     for destination in present.keys() - wanted.keys():
         with contextlib.suppress(OSError):
             kernel.route("del", dst=destination, proto=ROUTE_PROTOCOL)
@@ -225,14 +295,19 @@ def _settle_tunnel(kernel: Any, me: Me, tunnels: Mapping[str, Tunnel]) -> tuple[
 
 def _room(kernel: Any, node: str) -> int:
     """Return how long packets in the tunnel to a node may be, so that none is cut in pieces; 0 when unknown."""
+    mtu = _mtu(kernel, node)
+    return mtu - _OVERHEAD_BYTES[6 if ":" in node else 4] if mtu else 0
+
+
+def _mtu(kernel: Any, node: str) -> int:
+    """Return how long packets to a node may be, 0 when unknown."""
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
         link = next(iter(kernel.route("get", dst=node))).get_attr("RTA_OIF")
-        mtu = kernel.get_links(link)[0].get_attr("IFLA_MTU")
+        return int(kernel.get_links(link)[0].get_attr("IFLA_MTU"))
     except (NetlinkError, StopIteration, IndexError):
         return 0
-    return int(mtu) - _OVERHEAD_BYTES[6 if ":" in node else 4]
 
 
 def _settle_far_ends(kernel: Any, device: int, tunnels: Iterable[Tunnel]) -> None:

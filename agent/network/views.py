@@ -7,10 +7,11 @@ import msgspec
 
 
 class NodeMetadata(msgspec.Struct, frozen=True):
-    """Name and labels."""
+    """Name, labels and annotations."""
 
     name: str = ""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class NodeSpec(msgspec.Struct, frozen=True):

@@ -57,8 +57,8 @@ class NetworkList:
     plugins: tuple[Mapping[str, Any], ...]
 
 
-TUNNEL_SUFFIX = "-vx"
-"""Behind the bridge's name, the name of the tunnel that the agent makes to nodes on other links."""
+TUNNEL_SUFFIXES = ("-vx", "-wg")
+"""Behind the bridge's name, the names of the tunnels that the agent makes to other nodes."""
 
 
 class Network:
@@ -130,8 +130,9 @@ class Network:
 
     def _fit_tunnel(self, plugin: dict[str, Any]) -> None:
         """Make packets short enough for the tunnel to other nodes, once there is one."""
-        if tunnel := link_mtu(f"{self._bridge}{TUNNEL_SUFFIX}"):
-            plugin["mtu"] = min(plugin.get("mtu") or tunnel, tunnel)
+        for suffix in TUNNEL_SUFFIXES:
+            if tunnel := link_mtu(f"{self._bridge}{suffix}"):
+                plugin["mtu"] = min(plugin.get("mtu") or tunnel, tunnel)
 
     def _lists(self) -> list[Path]:
         """The network lists there are, the one that counts first."""

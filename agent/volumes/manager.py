@@ -107,6 +107,7 @@ class VolumeManager:
     async def _bind(self, pod: Pod, volume: Mapping[str, Any], group: int | None, *, on_mismatch: bool) -> None:
         key = (pod["metadata"]["uid"], volume["name"])
         if key in self._bound:
+            await self._republish(pod, self._bound[key], volume, group)
             return
         if self._claims is None:
             raise ConfigError("this node can't look up claims")
@@ -128,13 +129,20 @@ class VolumeManager:
         from agent.csi.volumes import CsiVolume
 
         key = (pod["metadata"]["uid"], volume["name"])
-        if key not in self._bound:
+        if key in self._bound:
+            await self._republish(pod, self._bound[key], volume, group)
+        else:
             source = Source(csi=CsiVolume.inline(pod, volume), read_only=volume["csi"].get("readOnly", False))
             place = self.folder(key[0]) / "volumes" / volume["name"]
             source = await self._publish(pod, source, place, group)
             if group is not None and source.takes_group and source.path is not None:
                 await asyncio.to_thread(give_to_group, source.path, group, on_root_mismatch=on_mismatch)
             self._bound[key] = source
+
+    async def _republish(self, pod: Pod, source: Source, volume: Mapping[str, Any], group: int | None) -> None:
+        if self._csi is not None and source.csi is not None and self._csi().republishes(source.csi):
+            place = self.folder(pod["metadata"]["uid"]) / "volumes" / volume["name"]
+            await self._publish(pod, source, place, group)
 
     async def _publish(self, pod: Pod, source: Source, place: Path, group: int | None) -> Source:
         """Have a storage driver mount a volume; return where it is now."""

@@ -9,6 +9,7 @@ import random
 
 from apiserver.admission.service_ranges import SINGLE, ServiceRanges, asked_addresses, choose_families
 from apiserver.registry.kind import Object, invalid
+from apiserver.registry.service_rules import is_external
 from apiserver.storage.watch_cache import WatchCache
 from machinery import errors
 
@@ -42,6 +43,7 @@ class ServiceAllocator:
         """Keep a service's address over an update, and follow a change of its type. Raises: Invalid."""
         self._refresh()
         spec, before = new["spec"], old["spec"]
+        _leave_behind(spec, before)
         if spec["type"] == "ExternalName":
             for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"):
                 spec.pop(field, None)
@@ -50,8 +52,8 @@ class ServiceAllocator:
             return
         self._keep_address(new, before)
         self._keep_ports(new, before)
-        if not new["spec"].get("healthCheckNodePort") and before.get("healthCheckNodePort"):
-            new["spec"]["healthCheckNodePort"] = before["healthCheckNodePort"]
+        if _asks_health(spec) and not spec.get("healthCheckNodePort") and before.get("healthCheckNodePort"):
+            spec["healthCheckNodePort"] = before["healthCheckNodePort"]
         self._give_health_port(new, own=before.get("healthCheckNodePort"))
         self._let_go(before, spec)
 
@@ -85,8 +87,6 @@ class ServiceAllocator:
     def _keep_ports(self, new: Object, before: Object) -> None:
         ports = new["spec"].get("ports") or ()
         if new["spec"]["type"] not in ("NodePort", "LoadBalancer"):
-            for port in ports:
-                port.pop("nodePort", None)
             return
         kept = {(port.get("protocol"), port["port"]): port.get("nodePort") for port in before.get("ports") or ()}
         for port in ports:
@@ -176,8 +176,7 @@ class ServiceAllocator:
     def _give_health_port(self, service: Object, own: int | None = None) -> None:
         """Give the port at which load balancers ask a node for endpoints, when traffic must stay on the node."""
         spec, path = service["spec"], "spec.healthCheckNodePort"
-        if spec["type"] != "LoadBalancer" or spec.get("externalTrafficPolicy") != "Local":
-            spec.pop("healthCheckNodePort", None)
+        if not _asks_health(spec):
             return
         number = spec.get("healthCheckNodePort")
         if number and number != own and number in self._taken_ports:
@@ -190,6 +189,33 @@ class ServiceAllocator:
         if not free:
             raise _invalid(service, path, 0, "failed to allocate a nodePort: range is full")
         return self._random.choice(free)
+
+
+def _asks_health(spec: Object) -> bool:
+    """Whether load balancers ask nodes for a service's endpoints, because its traffic must stay on the node."""
+    return spec["type"] == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+
+
+def _leave_behind(spec: Object, before: Object) -> None:
+    """Drop what a service had for its former type alone, unless an update changes it: that is judged later."""
+    if is_external(before) and not is_external(spec):
+        _drop_unchanged(spec, before, "externalTrafficPolicy")
+    if _asks_health(before) and not _asks_health(spec):
+        _drop_unchanged(spec, before, "healthCheckNodePort")
+    if before["type"] == "LoadBalancer" and spec["type"] != "LoadBalancer":
+        _drop_unchanged(spec, before, "allocateLoadBalancerNodePorts", "loadBalancerClass")
+    has_ports = ("NodePort", "LoadBalancer")
+    if before["type"] in has_ports and spec["type"] not in has_ports:
+        held = _node_ports(before)
+        for port in spec.get("ports") or ():
+            if port.get("nodePort") in held:
+                del port["nodePort"]
+
+
+def _drop_unchanged(spec: Object, before: Object, *fields: str) -> None:
+    for field in fields:
+        if spec.get(field) == before.get(field):
+            spec.pop(field, None)
 
 
 def _node_ports(spec: Object) -> list[int]:

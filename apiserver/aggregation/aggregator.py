@@ -209,8 +209,9 @@ class Aggregator:
             since = before["lastTransitionTime"] if before.get("status") == status else meta.now()
             condition = {"type": "Available", "status": status, "reason": reason, "message": message}
             condition["lastTransitionTime"] = since
-            kept = [one for one in (obj.get("status") or {}).get("conditions") or () if one["type"] != "Available"]
-            return {**obj, "status": {"conditions": [*kept, condition]}}
+            present = (obj.get("status") or {}).get("conditions") or ()
+            kept = [condition if one["type"] == "Available" else one for one in present]
+            return {**obj, "status": {"conditions": kept if before else [*kept, condition]}}
 
         await self._rest.replace(KIND, "", name, changed, WriteOptions())
 

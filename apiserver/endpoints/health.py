@@ -49,7 +49,7 @@ class Health:
         self.bootstrapped = asyncio.Event()
         self.stopping = False
         self._checks: Mapping[str, Callable[[], Awaitable[str]]] = {
-            "ping": self._ping, "log": self._ping, "etcd": self._store, "informer-sync": self._informers,
+            "ping": self._ping, "log": self._ping, "etcd": self.store_problem, "informer-sync": self._informers,
             **dict.fromkeys(_FILLED, self._informers), **dict.fromkeys(_BOOTSTRAPPED, self._bootstrap),
             "shutdown": self._shutdown,
         }  # fmt: skip
@@ -76,7 +76,8 @@ class Health:
     async def _ping(self) -> str:
         return ""
 
-    async def _store(self) -> str:
+    async def store_problem(self) -> str:
+        """Return why the store does not answer; empty while it does."""
         try:
             async with asyncio.timeout(_STORE_SECONDS):
                 await self._cache.store.health()

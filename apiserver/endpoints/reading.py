@@ -175,7 +175,12 @@ async def list_(call: Call, storage: ObjectStorage) -> web.Response:
     entries, revision, token, remaining = await listing(call, storage, selection)
     if kind.custom is not None:
         entries = await kind.custom.view(entries)
-    metadata = _list_metadata(revision, token, remaining)
+    return list_response(call, entries, _list_metadata(revision, token, remaining), want)
+
+
+def list_response(call: Call, entries: Sequence[Entry], metadata: bytes, want: Accepted) -> web.Response:
+    """Return a list in the representation asked for. Args: `metadata` is the list's own, as JSON."""
+    kind = call.known
     if want.as_kind == "Table":
         found = table.table_bytes(kind, entries, metadata, include_object(call), version=want.as_version)
         return respond(found, want)

@@ -106,9 +106,14 @@ def with_warnings(response: web.Response, options: WriteOptions) -> web.Response
 
 def add_warning(response: web.Response, text: str) -> None:
     """Add a Warning header, which kubectl shows."""
+    response.headers.add("Warning", warning(text))
+
+
+def warning(text: str) -> str:
+    """Return what a Warning header holds."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)  # a header holds no line breaks
     escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
-    response.headers.add("Warning", f'299 - "{escaped}"')
+    return f'299 - "{escaped}"'
 
 
 async def create(call: Call, rest: Rest) -> web.Response:

@@ -76,6 +76,19 @@ def _requirement_causes(one: Object, path: str) -> Iterator[Cause]:
             yield invalid(f"{path}.operator", other or "", "not a valid selector operator")
 
 
+def label_selector_causes(selector: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with a label selector."""
+    yield from names.label_causes(selector.get("matchLabels") or {}, f"{path}.matchLabels")
+    for index, one in enumerate(selector.get("matchExpressions") or ()):
+        at = f"{path}.matchExpressions[{index}]"
+        if one.get("operator") in ("Gt", "Lt"):  # those are for nodes alone
+            yield invalid(f"{at}.operator", one["operator"], "not a valid selector operator")
+        else:
+            yield from _requirement_causes(one, at)
+        if wrong := names.qualified_name(one.get("key", "")):
+            yield invalid(f"{at}.key", one.get("key", ""), wrong)
+
+
 def _weight_causes(term: Object, path: str) -> Iterator[Cause]:
     weight = term.get("weight", 0)
     if not 1 <= weight <= 100:
@@ -86,6 +99,9 @@ def _pod_term_causes(term: Object, path: str) -> Iterator[Cause]:
     key = term.get("topologyKey", "")
     if key and (wrong := names.qualified_name(key)):
         yield invalid(f"{path}.topologyKey", key, wrong)
+    for field in ("labelSelector", "namespaceSelector"):
+        if selector := term.get(field):
+            yield from label_selector_causes(selector, f"{path}.{field}")
     for index, namespace in enumerate(term.get("namespaces") or ()):
         if wrong := names.dns_label(namespace):
             yield invalid(f"{path}.namespaces[{index}]", namespace, wrong)

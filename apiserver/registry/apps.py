@@ -46,8 +46,6 @@ def _default_replica_set(replica_set: Object) -> None:
     spec = replica_set.setdefault("spec", {})
     spec.setdefault("replicas", 1)
     templates.default_template(spec)
-    if (labels := templates.template_labels(spec)) and "selector" not in spec:
-        spec["selector"] = {"matchLabels": dict(labels)}
 
 
 def _workload_causes(obj: Object, kind: str) -> Iterator[Cause]:
@@ -220,6 +218,8 @@ def _numbers(*columns: tuple[str, tuple[str, str]]) -> tuple[Column, ...]:
     return tuple(Column(name, number_at(*path), type="integer") for name, path in columns)
 
 
+# Told by the rules, with what follows from it.
+_SELECTOR = frozenset({"spec.selector"})
 KINDS = (
     Kind(
         resources.DEPLOYMENTS, APPS + "Deployment", "deployment", ("deploy",), ("all",),
@@ -231,7 +231,8 @@ KINDS = (
             AGE, *WORKLOAD_WIDE,
         ),
         default=_default_deployment, validate=lambda obj: list(_deployment_causes(obj)),
-        validate_update=_fixed_selector, has_generation=True, status_metadata=("annotations", "finalizers"),
+        validate_update=_fixed_selector, has_generation=True,
+        optional_required=_SELECTOR, status_metadata=("annotations", "finalizers"),
     ),
     Kind(
         resources.REPLICA_SETS, APPS + "ReplicaSet", "replicaset", ("rs",), ("all",),
@@ -246,7 +247,8 @@ KINDS = (
         ),
         selectable={"status.replicas": lambda obj: str(count(obj, "status", "replicas"))},
         default=_default_replica_set, validate=lambda obj: list(_workload_causes(obj, "deployment")),
-        validate_update=_fixed_selector, prepare_create=_empty_status(replicas=0), has_generation=True,
+        validate_update=_fixed_selector, optional_required=_SELECTOR,
+        prepare_create=_empty_status(replicas=0), has_generation=True,
     ),
     Kind(
         resources.STATEFUL_SETS, APPS + "StatefulSet", "statefulset", ("sts",), ("all",),
@@ -257,7 +259,8 @@ KINDS = (
             AGE, *WORKLOAD_WIDE[:2],
         ),
         default=_default_stateful_set, validate=lambda obj: list(_stateful_set_causes(obj)),
-        validate_update=_stateful_set_update, prepare_create=_empty_status(replicas=0, availableReplicas=0),
+        validate_update=_stateful_set_update, optional_required=_SELECTOR,
+        prepare_create=_empty_status(replicas=0, availableReplicas=0),
         has_generation=True,
     ),
     Kind(
@@ -276,7 +279,7 @@ KINDS = (
             AGE, *WORKLOAD_WIDE,
         ),
         default=_default_daemon_set, validate=lambda obj: list(_daemon_set_causes(obj)),
-        validate_update=_fixed_selector,
+        validate_update=_fixed_selector, optional_required=_SELECTOR,
         prepare_create=_empty_status(
             currentNumberScheduled=0, numberMisscheduled=0, desiredNumberScheduled=0, numberReady=0
         ),

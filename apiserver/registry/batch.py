@@ -97,8 +97,10 @@ def _job_causes(job: Object) -> Iterator[Cause]:
     wanted = selector.get("matchLabels") or {}
     if not spec.get("manualSelector"):
         uid = job["metadata"]["uid"]
-        if wanted.get(_CONTROLLER, uid) != uid or labels.get(_CONTROLLER, uid) != uid:
+        if (selector and selector != {"matchLabels": {_CONTROLLER: uid}}) or labels.get(_CONTROLLER, uid) != uid:
             yield invalid("spec.selector", selector, "`selector` not auto-generated")
+    elif not selector:
+        yield required("spec.selector")
     if any(labels.get(key) != value for key, value in wanted.items()):
         yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
 

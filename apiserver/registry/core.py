@@ -21,10 +21,13 @@ from apiserver.registry.kind import (
     required,
     unsupported,
 )  # fmt: skip
+from apiserver.registry.node_rules import node_causes
 from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
+from apiserver.registry.secret_rules import secret_causes
 from apiserver.registry.service_rules import service_causes
 from machinery.api import resources
+from machinery.api.meta import Resource
 from machinery.errors import Cause
 
 CORE = "io.k8s.api.core.v1."
@@ -115,8 +118,6 @@ def _default_service(service: Object) -> None:
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if spec["type"] in ("NodePort", "LoadBalancer") or (spec["type"] == "ClusterIP" and spec.get("externalIPs")):
         default_text(spec, "externalTrafficPolicy", "Cluster")
-    else:
-        spec.pop("externalTrafficPolicy", None)  # a service that was given another type
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
 
@@ -216,6 +217,11 @@ def _node_info(field: str) -> Any:
     return lambda node: ((node.get("status") or {}).get("nodeInfo") or {}).get(field) or UNKNOWN
 
 
+def _health(component: Object) -> Object:
+    found: Object = next((one for one in component.get("conditions") or () if one["type"] == "Healthy"), {})
+    return found
+
+
 def _endpoints_text(endpoints: Object) -> str:
     found = []
     for subset in endpoints.get("subsets") or ():
@@ -295,7 +301,8 @@ KINDS = (
             Column("Kernel-Version", _node_info("kernelVersion"), priority=1),
             Column("Container-Runtime", _node_info("containerRuntimeVersion"), priority=1),
         ),
-        selectable={"spec.unschedulable": _unschedulable}, validate_update=_validate_node_update,
+        selectable={"spec.unschedulable": _unschedulable}, validate=lambda obj: list(node_causes(obj)),
+        validate_update=_validate_node_update,
     ),
     Kind(
         resources.PODS, CORE + "Pod", "pod", ("po",), ("all",),
@@ -330,7 +337,7 @@ KINDS = (
         resources.SECRETS, CORE + "Secret", "secret",
         columns=(NAME, Column("Type", _field("type")), Column("Data", _data_count), AGE),
         selectable={"type": _field("type")},
-        default=_default_secret, validate=lambda obj: list(_config_causes(obj, "data")),
+        default=_default_secret, validate=lambda obj: [*_config_causes(obj, "data"), *secret_causes(obj)],
         validate_update=_validate_secret_update,
     ),
     Kind(
@@ -356,6 +363,17 @@ KINDS = (
     Kind(
         resources.ENDPOINTS, CORE + "Endpoints", "endpoints", ("ep",),
         columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=True,
+        deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+    ),
+    Kind(
+        Resource("", "v1", "componentstatuses", "ComponentStatus", namespaced=False), CORE + "ComponentStatus",
+        "componentstatus", ("cs",), verbs=("get", "list"),
+        columns=(
+            NAME, Column("Status", lambda obj: "Healthy" if _health(obj).get("status") == "True" else "Unhealthy"),
+            Column("Message", lambda obj: _health(obj).get("message", "")),
+            Column("Error", lambda obj: _health(obj).get("error", "")),
+        ),
+        deprecated="v1 ComponentStatus is deprecated in v1.19+",
     ),
     Kind(
         resources.EVENTS, CORE + "Event", "event", ("ev",),

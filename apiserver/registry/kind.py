@@ -157,6 +157,12 @@ class Kind:
     custom: CustomKind | None = None
     status_metadata: Sequence[str] = ("labels", "annotations", "finalizers")  # what may be changed through its status
     list_kind: str = ""  # where it is not the kind with "List" behind
+    deprecated: str = ""  # what those who use it are told
+
+    @property
+    def warning(self) -> str:
+        """What those who use it are told in a header; empty for most."""
+        return self.deprecated or (self.custom.warning if self.custom is not None else "")
 
     @property
     def built_in_kind(self) -> str:
@@ -171,7 +177,7 @@ class Kind:
     @property
     def is_stored(self) -> bool:
         """Whether there are objects of it: others are answered, and that is all of them."""
-        return "list" in self.verbs
+        return "watch" in self.verbs
 
     @property
     def has_status(self) -> bool:

@@ -5,8 +5,9 @@ Sources: https://kubernetes.io/docs/concepts/policy/limit-range/, https://kubern
 
 from collections.abc import Iterator
 
+from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, value_at
-from apiserver.registry.kind import STATUS, Column, Kind, Object, forbidden, immutable, invalid, unsupported
+from apiserver.registry.kind import STATUS, Column, Kind, Object, forbidden, immutable, invalid, required, unsupported
 from machinery.api import resources
 from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
@@ -16,6 +17,17 @@ _SCOPES = (
     "BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating",
     "VolumeAttributesClass",
 )  # fmt: skip
+_SCOPES_OF_PODS = tuple(scope for scope in _SCOPES if scope != "VolumeAttributesClass")
+_OBJECTS = (
+    "configmaps", "persistentvolumeclaims", "pods", "replicationcontrollers", "resourcequotas", "secrets", "services",
+    "services.loadbalancers", "services.nodeports",
+)  # fmt: skip
+_USED_BY_PODS = (
+    "cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory", "ephemeral-storage",
+    "limits.ephemeral-storage", "requests.ephemeral-storage",
+)  # fmt: skip
+_STORAGE = ("requests.storage",)
+_HUGE_PAGES = ("hugepages-", "requests.hugepages-")
 _BOUNDS = ("min", "default", "defaultRequest", "max")
 
 
@@ -47,13 +59,16 @@ def _range_causes(limit_range: Object) -> Iterator[Cause]:
             for field in ("default", "defaultRequest"):
                 if item.get(field):
                     yield forbidden(f"{path}.{field}", "may not be specified when `type` is 'Pod'")
+        elif kind == "PersistentVolumeClaim" and not any("storage" in (item.get(one) or {}) for one in ("min", "max")):
+            why = "either minimum or maximum storage value is required, but neither was provided"
+            yield required(f"{path}.limits", why)
         yield from _order_causes(item, path)
 
 
 def _order_causes(item: Object, path: str) -> Iterator[Cause]:
     """Yield a cause where min ≤ defaultRequest ≤ default ≤ max does not hold."""
-    names = {name for field in _BOUNDS for name in item.get(field) or ()}
-    for name in sorted(names):
+    present = {name for field in (*_BOUNDS, "maxLimitRequestRatio") for name in item.get(field) or ()}
+    for name in sorted(present):
         given = {field: item[field][name] for field in _BOUNDS if name in (item.get(field) or {})}
         for low, high, words in (
             ("min", "max", "min value {} is greater than max value {}"),
@@ -76,9 +91,8 @@ def _quota_causes(quota: Object) -> Iterator[Cause]:
     for name, value in (spec.get("hard") or {}).items():
         if parse_quantity(value) < 0:
             yield invalid(f"spec.hard[{name}]", value, "must be greater than or equal to 0")
-    for scope in spec.get("scopes") or ():
-        if scope not in _SCOPES:
-            yield invalid("spec.scopes", spec["scopes"], "unsupported scope")
+        yield from _counted_causes(name, value)
+    yield from _scope_causes(spec)
     operators = ("DoesNotExist", "Exists", "In", "NotIn")
     for index, rule in enumerate(value_at(spec, "scopeSelector", "matchExpressions") or ()):
         path = f"spec.scopeSelector.matchExpressions[{index}]"
@@ -86,6 +100,32 @@ def _quota_causes(quota: Object) -> Iterator[Cause]:
             yield invalid(f"{path}.scopeName", rule.get("scopeName"), "unsupported scope")
         if rule.get("operator") not in operators:
             yield unsupported(f"{path}.operator", rule.get("operator"), operators)
+
+
+def _counted_causes(name: str, value: str) -> Iterator[Cause]:
+    """Yield what is wrong with what a quota counts."""
+    path = f"spec.hard[{name}]"
+    if wrong := names.qualified_name(name):
+        yield invalid(path, name, wrong)
+    elif "/" not in name and name not in (*_OBJECTS, *_USED_BY_PODS, *_STORAGE) and not name.startswith(_HUGE_PAGES):
+        yield invalid(path, name, "must be a standard resource type or fully qualified")
+        yield invalid(path, name, "must be a standard resource for quotas")
+    if name in _OBJECTS and parse_quantity(value) % 1:
+        yield invalid(path, value, "must be an integer")
+
+
+def _scope_causes(spec: Object) -> Iterator[Cause]:
+    scopes = spec.get("scopes") or []
+    for scope in scopes:
+        if scope not in _SCOPES:
+            yield invalid("spec.scopes", scopes, "unsupported scope")
+        for name in spec.get("hard") or ():
+            counts_pods = name == "pods" or (name in _USED_BY_PODS[:6] and scope != "BestEffort")
+            if scope in _SCOPES_OF_PODS and not counts_pods:
+                yield invalid("spec.scopes", scopes, "unsupported scope applied to resource")
+    for pair in ({"BestEffort", "NotBestEffort"}, {"Terminating", "NotTerminating"}):
+        if pair <= set(scopes):
+            yield invalid("spec.scopes", scopes, "conflicting scopes")
 
 
 def _quota_update(new: Object, old: Object) -> list[Cause]:

@@ -61,20 +61,23 @@ def _shape_causes(spec: Object) -> Iterator[Cause]:
 
 
 def with_resources(old: Object, new: Object) -> Object:
-    """Return a pod with the resources of another's containers, and nothing else of it."""
+    """Return a pod with the resources of another's containers, and nothing else of it.
+
+    Where it has other containers their names are taken over, too, for resize_causes to refuse.
+    """
     spec = {**old["spec"]}
     given = new.get("spec") or {}
     for group in ("containers", "initContainers"):
-        wanted = {one.get("name"): one for one in given.get(group) or ()}
-        if group in spec:
-            spec[group] = [_resized(one, wanted.get(one["name"])) for one in spec[group]]
+        had, wanted = spec.get(group) or [], given.get(group) or []
+        if len(had) != len(wanted):
+            spec[group] = wanted
+        elif had:
+            spec[group] = [_resized(*pair) for pair in zip(had, wanted, strict=True)]
     return {**old, "spec": spec, "metadata": _metadata(old, new)}
 
 
-def _resized(container: Object, wanted: Object | None) -> Object:
-    if wanted is None:
-        return container
-    found = {**container, "resources": wanted.get("resources") or {}}
+def _resized(container: Object, wanted: Object) -> Object:
+    found = {**container, "name": wanted.get("name"), "resources": wanted.get("resources") or {}}
     if wanted.get("resizePolicy"):
         found["resizePolicy"] = wanted["resizePolicy"]
     return found
@@ -84,18 +87,43 @@ def resize_causes(new: Object, old: Object) -> list[Cause]:
     """Return what is wrong with a change of resources."""
     if _MIRROR in (old["metadata"].get("annotations") or {}):
         return [forbidden("", "static pods cannot be resized")]
+    renamed = list(_other_containers(new["spec"], old["spec"]))
+    if renamed:
+        return renamed
     found = []
     if qos_class(new["spec"]) != qos_class(old["spec"]):
         told = "Pod QOS Class may not change as a result of resizing"
         found.append(invalid("spec", qos_class(new["spec"]), told))
     for group in ("containers", "initContainers"):
-        for after, before in zip(new["spec"].get(group) or (), old["spec"].get(group) or (), strict=True):
+        pairs = zip(new["spec"].get(group) or (), old["spec"].get(group) or (), strict=True)
+        for index, (after, before) in enumerate(pairs):
+            found += _removed(f"spec.{group}[{index}].resources", after, before)
             if _without_sizes(after) != _without_sizes(before):
                 told = "only cpu and memory resources for containers and restartable init containers are mutable"
                 found.append(forbidden("spec", told))
             elif group == "initContainers" and after != before and before.get("restartPolicy") != "Always":
                 found.append(forbidden("spec", "resources for non-sidecar init containers are immutable"))
     return found
+
+
+def _other_containers(new: Object, old: Object) -> Iterator[Cause]:
+    """Yield what is wrong when a resize has other containers than the pod."""
+    for group in ("containers", "initContainers"):
+        after, before = new.get(group) or [], old.get(group) or []
+        if len(after) != len(before):
+            yield forbidden("spec", f"{group} may not be added or removed on resize")
+            return
+        for index, pair in enumerate(zip(after, before, strict=True)):
+            if pair[0]["name"] != pair[1]["name"]:
+                told = f"{group} may not be renamed or reordered on resize"
+                yield forbidden(f"spec.{group}[{index}].name", told)
+
+
+def _removed(path: str, after: Object, before: Object) -> Iterator[Cause]:
+    for part in ("limits", "requests"):
+        had, has = ((one.get("resources") or {}).get(part) or {} for one in (before, after))
+        if had.keys() - has.keys():
+            yield forbidden(f"{path}.{part}", f"resource {part} cannot be removed")
 
 
 def _without_sizes(container: Object) -> Object:

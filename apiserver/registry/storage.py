@@ -4,8 +4,11 @@ Defaults and rules: https://kubernetes.io/docs/concepts/storage/persistent-volum
 """
 
 from collections.abc import Iterator
+from posixpath import normpath
 from typing import Any
 
+from apiserver.registry import names
+from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.columns import AGE, NAME, UNKNOWN, text_at, value_at
 from apiserver.registry.kind import (
     STATUS,
@@ -19,6 +22,7 @@ from apiserver.registry.kind import (
     required,
     unsupported,
 )  # fmt: skip
+from apiserver.registry.volume_rules import host_path_causes
 from machinery.api import resources
 from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
@@ -56,6 +60,11 @@ def _mode_causes(spec: Object, path: str) -> Iterator[Cause]:
         yield unsupported(f"{path}.volumeMode", mode, ("Block", "Filesystem"))
 
 
+def _class_name_causes(spec: Object, path: str) -> Iterator[Cause]:
+    if (name := spec.get("storageClassName")) and (wrong := names.dns_subdomain(name)):
+        yield invalid(f"{path}.storageClassName", name, wrong)
+
+
 # -- persistent volumes
 
 
@@ -71,8 +80,10 @@ def _volume_causes(volume: Object) -> Iterator[Cause]:
     spec = volume["spec"]
     yield from _mode_causes(spec, "spec")
     capacity = spec.get("capacity") or {}
-    if "storage" not in capacity:
+    if not capacity:
         yield required("spec.capacity")
+    elif set(capacity) != {"storage"}:
+        yield unsupported("spec.capacity", capacity, ("storage",))
     elif parse_quantity(capacity["storage"]) <= 0:
         yield invalid("spec.capacity[storage]", capacity["storage"], "must be greater than zero")
     sources = [field for field in spec if field not in _NO_SOURCE]
@@ -85,6 +96,13 @@ def _volume_causes(volume: Object) -> Iterator[Cause]:
     policies = ("Delete", "Recycle", "Retain")
     if spec["persistentVolumeReclaimPolicy"] not in policies:
         yield unsupported("spec.persistentVolumeReclaimPolicy", spec["persistentVolumeReclaimPolicy"], policies)
+    if "hostPath" in spec:
+        place = spec["hostPath"].get("path", "")
+        yield from host_path_causes(spec["hostPath"], "spec.hostPath")
+        if place and normpath(place).strip("/") == "" and spec["persistentVolumeReclaimPolicy"] == "Recycle":
+            why = "may not be 'recycle' for a hostPath mount of '/'"
+            yield forbidden("spec.persistentVolumeReclaimPolicy", why)
+    yield from _class_name_causes(spec, "spec")
 
 
 def _volume_update(new: Object, old: Object) -> list[Cause]:
@@ -126,6 +144,9 @@ def default_claim(claim: Object) -> None:
 def claim_spec_causes(spec: Object, path: str) -> Iterator[Cause]:
     """Yield what is wrong with the spec of a claim."""
     yield from _mode_causes(spec, path)
+    if spec.get("selector"):
+        yield from label_selector_causes(spec["selector"], f"{path}.selector")
+    yield from _class_name_causes(spec, path)
     storage = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
     if storage is None:
         yield required(f"{path}.resources[storage]")
@@ -187,6 +208,10 @@ def _class_causes(storage_class: Object) -> Iterator[Cause]:
     ):
         if storage_class[field] not in known:
             yield unsupported(field, storage_class[field], known)
+    if (provisioner := storage_class.get("provisioner")) and (wrong := names.qualified_name(provisioner.lower())):
+        yield invalid("provisioner", provisioner, wrong)
+    if "" in (storage_class.get("parameters") or {}):
+        yield invalid("parameters", "", "field can not be empty.")
 
 
 def _class_update(new: Object, old: Object) -> list[Cause]:

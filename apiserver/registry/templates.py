@@ -69,6 +69,7 @@ def selector_causes(spec: Object, kind: str) -> Iterator[Cause]:
     selector = spec.get("selector")
     if selector is None:
         yield required("spec.selector")
+        yield _unmatched(spec)
     elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
         yield invalid("spec.selector", selector, f"empty selector is invalid for {kind}")
     else:
@@ -78,8 +79,12 @@ def selector_causes(spec: Object, kind: str) -> Iterator[Cause]:
             yield invalid("spec.selector", selector, str(error))
             return
         if not matches:
-            why = "`selector` does not match template `labels`"
-            yield invalid("spec.template.metadata.labels", template_labels(spec), why)
+            yield _unmatched(spec)
+
+
+def _unmatched(spec: Object) -> Cause:
+    why = "`selector` does not match template `labels`"
+    return invalid("spec.template.metadata.labels", template_labels(spec) or None, why)
 
 
 def int_or_percent_causes(value: Any, path: str) -> Iterator[Cause]:

@@ -53,7 +53,8 @@ def _empty_dir(source: Object, path: str) -> Iterator[Cause]:
         yield forbidden(f"{path}.sizeLimit", "SizeLimit field must be a valid resource quantity")
 
 
-def _host_path(source: Object, path: str) -> Iterator[Cause]:
+def host_path_causes(source: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with a folder or file of a node, as a volume."""
     yield from _no_steps_back(source.get("path", ""), f"{path}.path")
     if source.get("type", "") not in _HOST_PATHS:
         yield unsupported(f"{path}.type", source["type"], _HOST_PATHS)
@@ -160,7 +161,7 @@ def _local_path(place: str, path: str) -> Iterator[Cause]:
 
 
 _JUDGES: Mapping[str, Callable[[Any, str], Iterator[Cause]]] = {
-    "emptyDir": _empty_dir, "hostPath": _host_path, "nfs": _nfs, "secret": _named("secretName"),
+    "emptyDir": _empty_dir, "hostPath": host_path_causes, "nfs": _nfs, "secret": _named("secretName"),
     "configMap": _named("name"), "downwardAPI": _downward, "projected": _projected,
 }  # fmt: skip
 

@@ -34,7 +34,7 @@ class Schedule:
             raise BadSchedule(f"unrecognized descriptor: {text}")
         fields = _MACROS.get(text, text).replace("?", "*").split()
         if len(fields) != 5:
-            raise BadSchedule(f"expected exactly 5 fields, found {len(fields)}: {fields}")
+            raise BadSchedule(f"expected exactly 5 fields, found {len(fields)}: [{' '.join(fields)}]")
         self._fields = " ".join(fields)
         try:
             CronSim(self._fields, datetime(2000, 1, 1))

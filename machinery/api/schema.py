@@ -7,6 +7,7 @@ Source: the package `kubernetes-validate`, which carries the definitions of each
 
 import functools
 import importlib.util
+import mmap
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -93,10 +94,16 @@ class _File(msgspec.Struct):
 
 
 class _Definitions(Mapping[str, Any]):
-    """The definitions, each decoded when it is asked for: all of them as dicts take six times the file's size."""
+    """The definitions, each decoded when it is asked for: all of them as dicts take six times the file's size.
 
-    def __init__(self, file: bytes) -> None:
-        self._raw = msgspec.json.decode(file, type=_File).defs
+    The file is mapped, so that of what nobody asks for not even the text is in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            text = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        self._raw = msgspec.json.decode(text, type=_File).defs
+        text.madvise(mmap.MADV_DONTNEED)
 
     def __getitem__(self, name: str) -> Any:
         return orjson.loads(memoryview(self._raw[name]))
@@ -116,7 +123,7 @@ def definitions() -> Mapping[str, Any]:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("kubernetes_validate")
     root = Path(spec.submodule_search_locations[0]) / "kubernetes-json-schema"
-    return _Definitions((root / f"{API_LEVEL}-local" / "_definitions.json").read_bytes())
+    return _Definitions(root / f"{API_LEVEL}-local" / "_definitions.json")
 
 
 _compiled: dict[str, Shape] = {}

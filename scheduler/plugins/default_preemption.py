@@ -60,7 +60,7 @@ class DefaultPreemption(PostFilterPlugin):
                 reasons[_NOT_HELPFUL] = rest
             listed = ", ".join(sorted(f"{number} {reason}" for reason, number in reasons.items()))
             return Rescue(f"preemption: 0/{table.count} nodes are available: {listed}.", node="")
-        best = min(candidates, key=lambda one: one.harm)
+        best = min(candidates, key=lambda one: (one.harm, one.row))  # where the harm is the same: always the same one
         return Rescue(node=table.nodes[best.row].name, victims=best.victims)
 
     @staticmethod

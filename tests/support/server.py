@@ -12,7 +12,7 @@ from apiserver.auth.user import MASTERS, User
 from apiserver.storage.interface import Store
 from apiserver.storage.sqlite import SQLiteStore
 from cluster.addresses import host_names
-from cluster.components import AGENT_CLIENTS, front_proxy
+from cluster.apiserver_component import AGENT_CLIENTS, front_proxy
 from cluster.kubeconfig import write_kubeconfig
 from cluster.pki import Pki
 from machinery.client.kubeconfig import ClientConfig

@@ -4,6 +4,7 @@ Sources: https://kubernetes.io/docs/concepts/storage/volumes/#csi, https://kuber
 """
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from machinery.api.resources import CSI_DRIVERS, CSI_NODES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, SECRETS
+from machinery.api.resources import (
+    CSI_DRIVERS,
+    CSI_NODES,
+    NODES,
+    PERSISTENT_VOLUME_CLAIMS,
+    PERSISTENT_VOLUMES,
+    SECRETS,
+    TOKEN_REVIEWS,
+)
 from machinery.errors import NotFound
 from tests.e2e.pods.conftest import Pods, shell
 from tests.support.csi_driver import FolderDriver
@@ -25,7 +34,8 @@ async def driver(pods: Pods, tmp_path: Path) -> AsyncIterator[FolderDriver]:
     name = f"folders-{uuid.uuid4().hex[:6]}.example.com"
     spec = {
         "attachRequired": False, "podInfoOnMount": True, "volumeLifecycleModes": ["Persistent", "Ephemeral"],
-        "fsGroupPolicy": "File",
+        "fsGroupPolicy": "File", "requiresRepublish": True,
+        "tokenRequests": [{"audience": "vault", "expirationSeconds": 600}],
     }  # fmt: skip
     body = {"kind": "CSIDriver", "apiVersion": "storage.k8s.io/v1", "metadata": {"name": name}, "spec": spec}
     await pods.client.create(CSI_DRIVERS, body)
@@ -129,6 +139,29 @@ async def test_a_volume_of_the_pod_itself_comes_and_goes_with_it(
     assert driver.calls == [f"publish {handle}", f"unpublish {handle}"]
 
 
+async def test_a_driver_has_tokens_of_the_pods_account_and_may_renew_what_it_mounted(
+    pods: Pods, driver: FolderDriver
+) -> None:
+    volumes = [{"name": "own", "csi": {"driver": driver.name}}]
+    pod = await pods.create(shell("sleep 60", volumeMounts=[{"name": "own", "mountPath": "/o"}]), volumes=volumes)
+    await pods.running(pod)
+    (handle,) = driver.contexts
+    tokens = json.loads(driver.contexts[handle]["csi.storage.k8s.io/serviceAccount.tokens"])
+    assert set(tokens) == {"vault"}
+    body = {"metadata": {}, "spec": {"token": tokens["vault"]["token"], "audiences": ["vault"]}}
+    reviewed = (await pods.client.create(TOKEN_REVIEWS, {"kind": "TokenReview", **body}))["status"]
+    assert reviewed["user"]["username"] == f"system:serviceaccount:{pods.namespace}:default"
+    assert reviewed["user"]["extra"]["authentication.kubernetes.io/pod-name"] == [pod["metadata"]["name"]]
+    assert tokens["vault"]["expirationTimestamp"].endswith("Z")
+    await pods.patch(pod, {"metadata": {"labels": {"new": "label"}}})  # files are looked at again then
+    async with asyncio.timeout(20):
+        while driver.calls.count(f"publish {handle}") < 2:  # noqa: ASYNC110 - the driver is told
+            await asyncio.sleep(0.02)
+    assert await pods.exec(pod, "sh", "-c", "echo still > /o/f; cat /o/f") == "still\n"
+    await pods.delete(pod, 1)
+    await called(driver, f"unpublish {handle}")
+
+
 async def test_a_driver_that_is_not_there_and_a_volume_it_has_not_are_told(pods: Pods, driver: FolderDriver) -> None:
     volumes = [{"name": "own", "csi": {"driver": "none.example.com"}}]
     pod = await pods.create(shell("true"), volumes=volumes)
@@ -139,3 +172,16 @@ async def test_a_driver_that_is_not_there_and_a_volume_it_has_not_are_told(pods:
     with pytest.raises(NotFound):
         await pods.client.get(CSI_DRIVERS, "none.example.com")
     await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
+
+
+async def test_a_volume_left_by_a_driver_that_is_gone_holds_up_nobody(pods: Pods) -> None:
+    left = pods.cluster.layout.root / "agent" / "pods" / str(uuid.uuid4()) / "volumes" / "v"
+    left.mkdir(parents=True)
+    note = {"driverName": "gone.example.com", "volumeHandle": "left"}
+    (left / "vol_data.json").write_text(json.dumps(note))
+    pods.cluster.run("kill", "-KILL", str(pods.cluster.pid("agent")))
+    pod = await pods.create(shell("sleep 60"))
+    await pods.running(pod, 20)
+    assert left.is_dir()  # the driver may come back, and must be told
+    assert "driver name gone.example.com not found" in pods.agent_log()
+    (left / "vol_data.json").unlink()

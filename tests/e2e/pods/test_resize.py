@@ -3,6 +3,7 @@
 Source: https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -57,6 +58,22 @@ async def test_a_resource_whose_policy_says_so_restarts_its_container(pods: Pods
         pod, lambda one: container_status(one)["restartCount"] == 1 and condition(one, "Ready") == "True", "the restart"
     )
     assert (await pods.exec(pod, "sh", "-c", LIMITS)).split()[0] == str(96 * 2**20)
+
+
+async def test_a_limit_below_what_is_used_is_told_and_can_be_taken_back(pods: Pods) -> None:
+    pod = await pods.create(shell("sleep 60", resources=sized("100m", "64Mi")))
+    await pods.running(pod)
+    await resize(pods, pod, sized("100m", "10Ki"))
+    told = await pods.until(
+        pod, lambda one: condition(one, "PodResizeInProgress", "reason") == "Error", "the refusal of the resize"
+    )
+    words = condition(told, "PodResizeInProgress", "message")
+    assert re.search(r"memory limit \(10240\) below current usage", words)
+    assert container_status(told)["resources"] == sized("100m", "64Mi")
+    await resize(pods, pod, sized("100m", "48Mi"))
+    done = await pods.until(pod, lambda one: container_status(one)["resources"] == sized("100m", "48Mi"), "the resize")
+    assert container_status(done)["restartCount"] == 0
+    await pods.until(pod, lambda one: not condition(one, "PodResizeInProgress"), "the end of the resize")
 
 
 async def test_what_does_not_fit_is_told_and_changes_nothing(pods: Pods) -> None:

@@ -3,6 +3,7 @@
 https://kubernetes.io/docs/concepts/workloads/pods/ephemeral-containers/
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -56,6 +57,14 @@ async def test_resources_are_resized_within_their_quality_of_service(client: Cli
     assert (container["resources"], container["image"]) == (sizes, "web:1")
     with pytest.raises(errors.Invalid, match="Pod QOS Class may not change as a result of resizing"):
         await change(client, "resize", containers=[{"name": "c", "resources": {}}])  # fmt: skip
+    gone = re.escape("spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed")
+    with pytest.raises(errors.Invalid, match=gone):
+        await change(client, "resize", containers=[{"name": "c", "resources": {"requests": {"cpu": "150m"}}}])
+    other = re.escape("spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize")
+    with pytest.raises(errors.Invalid, match=other):
+        await change(client, "resize", containers=[{"name": "d", "resources": sizes}])
+    with pytest.raises(errors.Invalid, match="containers may not be added or removed on resize"):
+        await change(client, "resize", containers=[{"name": one, "resources": sizes} for one in ("c", "d")])
     with pytest.raises(errors.Invalid, match="only cpu and memory resources"):
         await change(client, "resize", containers=[{"name": "c", "resources": {**sizes, "claims": [{"name": "x"}]}}])  # fmt: skip
     with pytest.raises(errors.Invalid, match="must be less than or equal to cpu limit of 300m"):

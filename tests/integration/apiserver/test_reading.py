@@ -12,7 +12,8 @@ import pytest
 
 from apiserver.app import APIServer
 from machinery import errors
-from machinery.api.resources import CONFIG_MAPS, NODES, PODS
+from machinery.api.meta import Resource, now_micro
+from machinery.api.resources import CONFIG_MAPS, LEASES, NODES, PODS
 from machinery.client.rest import Client
 from tests.integration.apiserver.conftest import pod
 
@@ -225,3 +226,30 @@ async def test_a_selector_may_be_long(client: Client) -> None:
     names = ",".join(f"value-{number:04}" for number in range(2000))
     found = await client.request("GET", "/api/v1/pods", params={"labelSelector": f"app in ({names})"})
     assert json.loads(found)["items"] == []
+
+
+async def test_components_are_well_while_their_leases_are_renewed(client: Client) -> None:
+    components = Resource("", "v1", "componentstatuses", "ComponentStatus", namespaced=False)
+    spec = {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": now_micro()}
+    await client.create(LEASES, {"metadata": {"name": "kube-scheduler"}, "spec": spec}, "kube-system")
+    listed = await client.list(components)
+    told = {one["metadata"]["name"]: one["conditions"][0] for one in listed["items"]}
+    well = {"type": "Healthy", "status": "True", "message": "ok"}
+    nobody = {"type": "Healthy", "status": "False", "error": "nobody holds its lease"}
+    assert told == {"controller-manager": nobody, "etcd-0": well, "scheduler": well}
+    spec["renewTime"] = "2020-01-01T00:00:00.000000Z"
+    lease = await client.get(LEASES, "kube-scheduler", "kube-system")
+    await client.update(LEASES, {**lease, "spec": spec})
+    late = (await client.get(components, "scheduler"))["conditions"][0]
+    assert late["error"] == "its lease was not renewed since 2020-01-01T00:00:00.000000Z"
+    with pytest.raises(errors.NotFound):
+        await client.get(components, "coffee")
+    with pytest.raises(errors.MethodNotAllowed):
+        await client.delete(components, "scheduler")
+
+
+@pytest.mark.parametrize("query", [{}, {"watch": "1", "timeoutSeconds": "1"}])
+async def test_who_uses_a_deprecated_kind_is_told(client: Client, query: dict[str, str]) -> None:
+    async with client.stream("GET", "/api/v1/endpoints", params=query) as response:
+        told = response.headers["warning"]
+    assert told == '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'

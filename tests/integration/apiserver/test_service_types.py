@@ -81,6 +81,19 @@ async def test_load_balancers_whose_traffic_stays_have_a_port_for_health_checks(
     assert (await make(client, "t", type="NodePort", ports=[{**PORT, "nodePort": number}]))["type"] == "NodePort"
 
 
+async def test_what_load_balancers_alone_have_goes_with_the_type_unless_it_is_set_anew(client: Client) -> None:
+    await make(client, "was-lb", type="LoadBalancer", externalTrafficPolicy="Local", loadBalancerClass="example.com/a")
+    spec = await change(client, "was-lb", type="ClusterIP")
+    gone = {"externalTrafficPolicy", "healthCheckNodePort", "loadBalancerClass", "allocateLoadBalancerNodePorts"}
+    assert not gone & set(spec)
+    assert "nodePort" not in spec["ports"][0]
+    with pytest.raises(errors.Invalid, match="may only be set for externally-accessible services"):
+        await change(client, "was-lb", externalTrafficPolicy="Local")
+    await change(client, "was-lb", type="NodePort")
+    with pytest.raises(errors.Invalid, match="may not be used when `type` is 'ClusterIP'"):
+        await change(client, "was-lb", type="ClusterIP", ports=[{**PORT, "nodePort": 32767}])
+
+
 async def test_one_stack_has_no_second_address(client: Client) -> None:
     spec = await make(client, "s", ipFamilyPolicy="PreferDualStack")
     assert (spec["ipFamilies"], len(spec["clusterIPs"])) == (["IPv4"], 1)

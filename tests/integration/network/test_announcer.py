@@ -25,8 +25,10 @@ def link() -> Iterator[list[Machine]]:
             lab.link(machine, "eth0", switch, f"p{number}")
             switch.ip(f"link set p{number} master br0")
             machine.ip(f"address add 192.0.2.{number + 1}/24 dev eth0")
+            machine.ip(f"address add 2001:db8::{number + 1}/64 dev eth0 nodad")
         for machine in machines[:2]:
             machine.serve(80)
+            machine.serve(81, ipv6=True)
         yield machines
     finally:
         lab.close()
@@ -49,6 +51,17 @@ def test_clients_follow_an_address_to_another_node(link: list[Machine]) -> None:
     assert ADDRESS not in two.ip("-o address")
     with one.inside(), pytest.raises(OSError, match="no link has"):
         settle({ADDRESS}, "192.0.2.99", RANGE)
+
+
+def test_clients_follow_an_ipv6_address_too(link: list[Machine]) -> None:
+    one, two, client = link
+    whole, address = ipaddress.ip_network("2001:db8::ff00/120"), "2001:db8::ff02"
+    for machine, name, own in ((one, "one", "2001:db8::1"), (two, "two", "2001:db8::2")):
+        with machine.inside():
+            assert settle({address}, own, whole) == [address]
+        assert client.who(address, 81) == {name}  # at once: no second of trying it out, and the neighbours were told
+        with machine.inside():
+            settle(set(), own, whole)
 
 
 def test_one_node_is_chosen_by_all_and_its_loss_moves_only_its_addresses() -> None:

@@ -1,11 +1,15 @@
 """Pods of several nodes reach each other: by routes on one link, by VXLAN across a router; and it is repaired."""
 
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from agent.network import wireguard
 from agent.network.links import Me, settle
 from agent.network.views import Node, NodeAddress, NodeMetadata, NodeSpec, NodeStatus
 from tests.support.netlab import Lab, Machine, exchange
@@ -109,3 +113,33 @@ def test_the_tunnel_may_be_asked_for_on_one_link_too(site: Site) -> None:
     assert "10.244.1.0 dev pods0-vx" in site.hosts[0].ip("route get 10.244.1.5 from 10.244.0.5 iif pods0").replace(
         "via ", ""
     )
+
+
+@pytest.mark.skipif(not shutil.which("wg"), reason="needs wireguard-tools")
+def test_all_between_nodes_may_be_encrypted(site: Site, tmp_path: Path) -> None:
+    keys = [wireguard.key_pair(tmp_path / str(number)) for number in range(3)]
+    assert keys[0] == wireguard.key_pair(tmp_path / "0")  # it is kept
+    nodes = [
+        msgspec.structs.replace(one, metadata=NodeMetadata(one.metadata.name, {}, {wireguard.KEY_ANNOTATION: public}))
+        for one, (_, public) in zip(site.nodes, keys, strict=True)
+    ]
+    try:
+        for number, (host, (private, _)) in enumerate(zip(site.hosts, keys, strict=True)):
+            me = Me(f"n{number}", ADDRESSES[number], (f"10.244.{number}.0/24",), f"{host.name[4:10]}{number}-wg",
+                    "wireguard", private)  # fmt: skip
+            with host.inside():
+                assert len(settle(nodes, me)) == 3
+                assert settle(nodes, me) == []
+        answers = {
+            (one, other): site.pods[one].ask(f"10.244.{other}.5", 8080) for one in range(3) for other in range(3)
+        }
+        assert answers == {(one, other): f"a{other} 10.244.{one}.5" for one in range(3) for other in range(3)}
+        assert site.hosts[0].ask("10.244.2.5", 8080) == "a2 10.244.0.0"
+        assert " mtu 1420 " in site.hosts[0].ip(f"link show {site.hosts[0].name[4:10]}0-wg")
+        nothing = msgspec.structs.replace(nodes[1], metadata=NodeMetadata("n1"))
+        with site.hosts[0].inside():  # one that tells no key is not sent to in clear
+            me = Me("n0", ADDRESSES[0], ("10.244.0.0/24",), f"{site.hosts[0].name[4:10]}0-wg", "wireguard", keys[0][0])
+            assert settle([nodes[0], nothing, nodes[2]], me) == ["10.244.1.0/24 removed"]
+    finally:
+        for number, host in enumerate(site.hosts):
+            host.run("ip", "link", "delete", f"{host.name[4:10]}{number}-wg", check=False)

@@ -1,0 +1,1 @@
+"""Devices by ResourceClaims (DRA): drivers of this node prepare them for pods."""
