@@ -14,6 +14,11 @@ from cli.commands import COMMANDS
 from cli.framework import LazyGroup, Source
 from machinery.errors import APIError
 
+_MISSING = {
+    "attach": "at least 1 argument is required for attach",
+    "port-forward": "TYPE/NAME and list of ports are required for port-forward",
+}
+"""What kubectl says where an argument is missing, for verbs that say it in words of their own."""
 _PLAIN = ("The connection to", "Unable to connect", "error:", "Error")
 
 
@@ -71,7 +76,7 @@ def _complain(error: click.ClickException) -> int:
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "wherry"
         if isinstance(error, click.MissingParameter) and error.param is not None:
-            text = _missing(error.param)
+            text = _MISSING.get(path.rpartition(" ")[2]) or _missing(error.param)
         if isinstance(error, click.NoSuchOption):
             near = f"; did you mean {error.possibilities[0]}?" if error.possibilities else ""
             name = error.option_name

@@ -42,7 +42,7 @@ def chosen_container(pod: Pod, asked: str = "", *, quiet: bool = False) -> str:
     every = container_names(pod, ("containers", "initContainers", "ephemeralContainers"))
     if asked:
         if asked not in every:
-            raise click.ClickException(f"container {asked} not found in pod {pod['metadata']['name']}")
+            raise click.ClickException(f"container {asked} is not valid for pod {pod['metadata']['name']}")
         return asked
     names = container_names(pod)
     default = (pod["metadata"].get("annotations") or {}).get(DEFAULT_CONTAINER)

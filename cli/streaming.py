@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import orjson
 
 from cli.connection import Connection
@@ -23,6 +24,11 @@ from cli.websocket import WebSocket, open_websocket
 
 STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+ATTACHED = (
+    "All commands and output from this session will be recorded in container logs, including credentials and sensitive "
+    "information passed through the command prompt.\nIf you don't see a command prompt, try pressing enter."
+)
+"""What kubectl says when it has joined a container."""
 DETACH = b"\x10\x11"
 """Ctrl-P Ctrl-Q, as in Docker."""
 
@@ -128,14 +134,13 @@ def _receive(socket: WebSocket) -> int | None:
 
 
 def exit_code(status: dict[str, Any]) -> int:
-    """Return the exit code a final Status tells of; its message goes to standard error when it is no exit code."""
+    """Return the exit code that a final Status tells of. Raises: ClickException when it tells of another failure."""
     if status.get("status") == "Success":
         return 0
     for cause in (status.get("details") or {}).get("causes") or ():
         if cause.get("reason") == "ExitCode":
             return int(cause["message"])
-    print(f"error: {status.get('message', '')}", file=sys.stderr)
-    return 1
+    raise click.ClickException(status.get("message", ""))
 
 
 def _send_input(socket: WebSocket, keys: bytes, detached: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """`wherry auth`: who we are, what we may do, and bringing RBAC objects to what files say."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,11 @@ from cli.printers import print_objects, rows_text
 from cli.selection import Selected, file_objects
 from cli.session import Session, leave
 from machinery.errors import NotFound
+
+_VERBS = (
+    "get list watch create update patch delete deletecollection use bind impersonate approve sign escalate attest *"
+)
+_URL_VERBS = "get put post head options delete patch *"
 
 
 @verb_group()
@@ -55,6 +61,7 @@ def _attributes(session: Session, words: Sequence[str], subresource: str, given:
     verb, *rest = words
     what = rest[0] if rest else "*"
     if what.startswith("/"):
+        _check_verb(verb, _URL_VERBS)
         return {"nonResourceAttributes": {"path": what, "verb": verb}}
     kind, _, name = what.partition("/")
     name = name or (rest[1] if len(rest) > 1 else "")
@@ -71,6 +78,7 @@ def _attributes(session: Session, words: Sequence[str], subresource: str, given:
             attributes |= {"resource": head, "group": group}
     else:
         attributes["group"] = "*"
+    _check_verb(verb, _VERBS)
     if not namespaced:
         click.echo(
             f"Warning: resource '{attributes['resource']}' is not namespace scoped"
@@ -84,6 +92,11 @@ def _attributes(session: Session, words: Sequence[str], subresource: str, given:
     return {"resourceAttributes": attributes | {key: value for key, value in extra.items() if value}}
 
 
+def _check_verb(verb: str, known: str) -> None:
+    if verb not in known.split():
+        click.echo(f"Warning: verb '{verb}' is not a known verb\n", err=True)
+
+
 def _list(session: Session, given: dict[str, Any]) -> None:
     body = {
         "apiVersion": "authorization.k8s.io/v1",
@@ -93,22 +106,40 @@ def _list(session: Session, given: dict[str, Any]) -> None:
     status = session.connection.json("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", body=body)[
         "status"
     ]
-    rows = []
-    for rule in status.get("resourceRules") or ():
-        for group in rule.get("apiGroups") or ():
-            for resource in rule.get("resources") or ():
-                head, slash, sub = resource.partition("/")
-                full = (f"{head}.{group}" if group else head) + (f"/{sub}" if slash else "")
-                names = " ".join(rule.get("resourceNames") or ())
-                rows.append([full, "[]", f"[{names}]", f"[{' '.join(rule['verbs'])}]"])
-    rows += [
-        ["", f"[{' '.join(rule.get('nonResourceURLs') or ())}]", "[]", f"[{' '.join(rule['verbs'])}]"]
-        for rule in status.get("nonResourceRules") or ()
+    rows = [
+        [_combined(one["resource"], one["group"]), f"[{one['url']}]", f"[{one['name']}]", f"[{' '.join(one['verbs'])}]"]
+        for one in sorted(_single_rules(status), key=_rule_order)
     ]
     headers = ["Resources", "Non-Resource URLs", "Resource Names", "Verbs"]
-    click.echo(
-        rows_text(headers, sorted(rows, key=lambda row: (not row[0], row[0])), show_headers=not given["no_headers"])
-    )
+    click.echo(rows_text(headers, rows, show_headers=not given["no_headers"]))
+
+
+def _single_rules(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rules taken apart: one a resource and name, with all its verbs, and one a URL and verb."""
+    found: list[dict[str, Any]] = []
+    for rule in status.get("nonResourceRules") or ():
+        for url in rule.get("nonResourceURLs") or ():
+            found += [{"group": "", "resource": "", "name": "", "url": url, "verbs": [one]} for one in rule["verbs"]]
+    known: dict[tuple[str, str, str], list[str]] = {}
+    for rule in status.get("resourceRules") or ():
+        parts = (rule.get("apiGroups") or (), rule.get("resources") or (), rule.get("resourceNames") or ("",))
+        for key in itertools.product(*parts):
+            verbs = known.setdefault(key, [])
+            verbs += [one for one in rule["verbs"] if one not in verbs]
+    for (group, resource, name), verbs in known.items():
+        found.append({"group": group, "resource": resource, "name": name, "url": "", "verbs": verbs})
+    return found
+
+
+def _rule_order(one: dict[str, Any]) -> tuple[str, ...]:
+    """Return what kubectl orders rules by: how Go prints them, field by field."""
+    verbs = " ".join(one["verbs"])
+    return tuple(f"[{text}]" for text in (verbs, one["group"], one["resource"], one["name"], one["url"]))
+
+
+def _combined(resource: str, group: str) -> str:
+    head, slash, sub = resource.partition("/")
+    return (f"{head}.{group}" if group else head) + (f"/{sub}" if slash else "")
 
 
 @auth.command()

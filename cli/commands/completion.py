@@ -80,7 +80,10 @@ def completion(words: Sequence[str], asks: bool) -> None:
             sys.exit(0)
         return
     if len(words) != 1 or words[0] not in _SCRIPTS:
-        raise click.ClickException("give one of: " + ", ".join(sorted(_SCRIPTS)))
+        problem = "Too many arguments. Expected only the shell type." if len(words) > 1 else "Shell not specified."
+        if len(words) == 1:
+            problem = f'Unsupported shell type "{words[0]}".'
+        raise click.UsageError(f"{problem} There are: {', '.join(sorted(_SCRIPTS))}")
     click.echo(_SCRIPTS[words[0]], nl=False)
 
 

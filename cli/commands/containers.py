@@ -1,5 +1,6 @@
 """Docker's verbs for containers: ps, stop, kill, start, restart, rm, port, stats, system."""
 
+import itertools
 import json
 import sys
 import time
@@ -254,24 +255,37 @@ def port(name: str, private: str | None, **given: Any) -> None:
         raise DockerError(f"No public port '{private}' published for {name}")
 
 
+_STATS = ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "PIDs")
+"""Docker's names of the columns, in JSON."""
+
+
 @verb()
 @click.argument("names", nargs=-1)
 @options.reachable
 @options.in_namespace
 @click.option("--no-stream", is_flag=True)
 @click.option("-a", "--all", "everything", is_flag=True, hidden=True)
-@click.option("--format", "template", default="", hidden=True)
-def stats(names: Sequence[str], no_stream: bool, **given: Any) -> None:
+@click.option("--format", "template", default="table", help="table or json.")
+def stats(names: Sequence[str], no_stream: bool, template: str, **given: Any) -> None:
     """Show how much containers use."""
+    if template not in ("table", "json"):
+        raise click.ClickException(f"--format {template}: there are table and json")
     session = Session(given)
-    while True:
+    for sample in itertools.count():
         pods = [find_container(session, name) for name in names] or [
             p for p in all_containers(session) if state_of(p) == "running"
         ]
         rows = [line for pod in pods if (line := _usage(session, pod))]
-        if not no_stream:
+        if no_stream and not sample and rows:
+            time.sleep(1)  # how much CPU is used shows between two looks
+            continue
+        if template == "json":
+            for line in rows:
+                click.echo(json.dumps(dict(zip(_STATS, line, strict=True))))
+        if not no_stream and template == "table":
             click.echo("\x1b[2J\x1b[H", nl=False)
-        click.echo(rows_text(["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "PIDS"], rows))
+        if template == "table":
+            click.echo(rows_text(["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "PIDS"], rows))
         if no_stream:
             return
         time.sleep(1)

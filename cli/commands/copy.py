@@ -65,6 +65,8 @@ def _run(session: Session, pod: str, container: str, command: tuple[str, ...], d
     if code and not output:
         text = complaint.decode(errors="replace").strip()
         raise click.ClickException(text or f"command terminated with exit code {code}")
+    if complaint:
+        click.echo(complaint, nl=False, err=True)
     return output
 
 

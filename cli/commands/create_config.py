@@ -14,6 +14,7 @@ from cli.framework import verb, verb_group
 from cli.making import make, making_options
 from cli.printers import plain_json
 from cli.session import Session
+from machinery.errors import APIError
 
 
 def _literal(text: str) -> tuple[str, bytes]:
@@ -218,7 +219,10 @@ def token(name: str, audiences: Sequence[str], duration: str, **given: Any) -> N
         spec["boundObjectRef"] = {**bound, **({"uid": given["bound_object_uid"]} if given["bound_object_uid"] else {})}
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
     path = f"/api/v1/namespaces/{session.namespace}/serviceaccounts/{name}/token"
-    answer = session.connection.json("POST", path, body=body)
+    try:
+        answer = session.connection.json("POST", path, body=body)
+    except APIError as error:
+        raise click.ClickException(f"failed to create token: {error}") from error
     if given["output"]:
         from cli.printers import print_objects
 

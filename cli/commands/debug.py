@@ -13,7 +13,7 @@ from cli.pods import status_of
 from cli.resources import targets
 from cli.selection import STRATEGIC, Selected
 from cli.session import Session
-from cli.streaming import StreamRequest, run_stream
+from cli.streaming import ATTACHED, StreamRequest, run_stream
 from cli.watching import watch_one
 
 _PROFILES: dict[str, dict[str, Any]] = {
@@ -31,7 +31,7 @@ _READY_SECONDS = 60.0
 
 
 @verb(context_settings={"ignore_unknown_options": False})
-@click.argument("words", nargs=-1, required=True)
+@click.argument("words", nargs=-1)
 @options.connected
 @options.namespaced
 @click.option("--image", default="")
@@ -53,6 +53,8 @@ _READY_SECONDS = 60.0
 @click.option("--profile", type=click.Choice(sorted(_PROFILES)), default="general")
 def debug(words: Sequence[str], **given: Any) -> None:
     """Look into a pod or node: debug POD|node/NAME --image=IMAGE [-it] [-- COMMAND]."""
+    if not words:
+        raise click.ClickException("NAME or TYPE/NAME is required for debug")
     session = Session(given)
     word, *command = words
     target = targets(session.discovery, [word] if "/" in word else ["pods", word])[0]
@@ -104,7 +106,7 @@ def _ephemeral(
                 err=True,
             )
     if not given["container"] and not given["quiet"]:
-        click.echo(f"Defaulting debug container name to {name}.", err=True)
+        click.echo(f"Defaulting debug container name to {name}.")
     body = {"spec": {"ephemeralContainers": [container]}}
     session.connection.json("PATCH", f"{one.path}/ephemeralcontainers", body=body, content_type=STRATEGIC)
     return one, name
@@ -160,7 +162,7 @@ def _on_node(session: Session, node: Selected, command: list[str], given: dict[s
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
     known = session.discovery.find("pods")
     session.connection.json("POST", known.resource.path(session.namespace), body=pod)
-    click.echo(f"Creating debugging pod {name} with container {container['name']} on node {node.name}.", err=True)
+    click.echo(f"Creating debugging pod {name} with container {container['name']} on node {node.name}.")
     return Selected(known, session.namespace, name), container["name"]
 
 
@@ -176,7 +178,7 @@ def _join(session: Session, one: Selected, container: str, given: dict[str, Any]
         sys.stdout.buffer.write(text)
         return
     if not given["quiet"]:
-        click.echo("If you don't see a command prompt, try pressing enter.", err=True)
+        click.echo(ATTACHED, err=True)
     request = StreamRequest(
         one.namespace, one.name, container, stdin=given["stdin"], tty=given["tty"] and sys.stdin.isatty()
     )

@@ -124,6 +124,7 @@ _DUMPED = (
     ("", "events"), ("", "replicationcontrollers"), ("", "services"), ("apps", "daemonsets"), ("apps", "deployments"),
     ("apps", "replicasets"), ("", "pods"),
 )  # fmt: skip
+_FILES = {"replicationcontrollers": "replication-controllers"}
 
 
 @cluster_info.command(cls=Verb)
@@ -145,7 +146,7 @@ def dump(namespaces: str, output_directory: str, output: str, **given: Any) -> N
         for group, plural in _DUMPED:
             root = f"/apis/{group}/v1" if group else "/api/v1"
             found = session.connection.json("GET", f"{root}/namespaces/{namespace}/{plural}")
-            write.objects(f"{namespace}/{plural}", found)
+            write.objects(f"{namespace}/{_FILES.get(plural, plural)}", found)
             if plural == "pods":
                 _dump_logs(session, write, found["items"])
 
@@ -172,6 +173,8 @@ class _Dump:
         self._form = form
 
     def objects(self, name: str, found: dict[str, Any]) -> None:
+        for one in found["items"]:
+            one["metadata"].pop("managedFields", None)
         text = json_text(found) + "\n" if self._form == "json" else yaml_text(found)
         self._write(f"{name}.{self._form}", text)
 

@@ -10,7 +10,7 @@ from cli import options
 from cli.framework import verb
 from cli.pods import chosen_container, find_pods, spec_of
 from cli.session import Session
-from cli.streaming import DETACH, StreamRequest, run_stream
+from cli.streaming import ATTACHED, DETACH, StreamRequest, run_stream
 
 
 def _late_options(words: Sequence[str]) -> tuple[str, list[str], dict[str, Any]]:
@@ -110,7 +110,7 @@ def attach(word: str, stdin: bool, tty: bool, container: str, quiet: bool, no_st
     if spec.get("tty") and stdin and sys.stdin.isatty():
         tty = True
     if stdin and not quiet and not docker_style:
-        click.echo("If you don't see a command prompt, try pressing enter.", err=True)
+        click.echo(ATTACHED, err=True)
     request = StreamRequest(
         session.namespace, name, chosen, stdin=stdin, tty=tty or bool(spec.get("tty")), detach=DETACH if tty else b""
     )

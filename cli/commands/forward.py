@@ -173,6 +173,8 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "upgrade", "host", "aut
 @click.option("--disable-filter", is_flag=True)
 def proxy(port: int, address: str, **given: Any) -> None:
     """Serve the API on a local port, with our credentials."""
+    if not 0 <= port < 65536:
+        raise click.ClickException(f"listen tcp: address {port}: invalid port")
     session = Session(given)
     handler = type("Handler", (_Proxy,), {"session": session, "settings": given})
     try:

@@ -129,7 +129,7 @@ def _service(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _attached(session: Session, name: str, pod: dict[str, Any], given: dict[str, Any]) -> None:
     """Create the pod, join it with our streams to the end, and leave with its exit code."""
-    from cli.streaming import StreamRequest, run_stream
+    from cli.streaming import ATTACHED, StreamRequest, run_stream
 
     known = session.discovery.find("pods")
     one = Selected(known, session.namespace, name)
@@ -140,7 +140,7 @@ def _attached(session: Session, name: str, pod: dict[str, Any], given: dict[str,
     try:
         if _started(session, one, name):
             if given["stdin"] and not given["quiet"]:
-                click.echo("If you don't see a command prompt, try pressing enter.", err=True)
+                click.echo(ATTACHED, err=True)
             tty = bool(given["tty"])
             run_stream(session.connection, StreamRequest(one.namespace, name, name, stdin=given["stdin"], tty=tty))
         else:

@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from cli import options
+from cli.durations import short
 from cli.framework import verb
 from cli.printers import rows_text
 from cli.session import Session
+from machinery.api.meta import parse_time
 from machinery.api.quantity import cpu_millis, to_bytes
 from machinery.errors import APIError, NotFound
 
+_METRICS_DELAY_SECONDS = 120.0
 _KINDS = {"node": "nodes", "nodes": "nodes", "no": "nodes", "pod": "pods", "pods": "pods", "po": "pods"}
 
 
@@ -92,12 +96,13 @@ def _nodes(session: Session, names: Sequence[str], given: dict[str, Any]) -> str
     measured = {one["metadata"]["name"] for one in found}
     lines += [[name, *["<unknown>"] * 4] for name in sorted(nodes) if not names and name not in measured]
     headers = ["NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)"]
-    return rows_text(headers, lines, show_headers=not given["no_headers"])
+    return _padded(headers, lines, given)
 
 
 def _pods(session: Session, names: Sequence[str], given: dict[str, Any]) -> str:
     found = _metrics(session, "pods", names, given)
     if not found:
+        _check_pods(session, given)
         where = "" if given["all_namespaces"] else f" in {session.namespace} namespace"
         click.echo(f"No resources found{where}.", err=True)
         return ""
@@ -117,4 +122,23 @@ def _pods(session: Session, names: Sequence[str], given: dict[str, Any]) -> str:
         blank = [""] * (len(headers))
         lines.append([*blank, "________", "________"])
         lines.append([*blank, f"{sum(row[1] for row in rows)}m", f"{sum(row[2] for row in rows) >> 20}Mi"])
-    return rows_text([*headers, "CPU(cores)", "MEMORY(bytes)"], lines, show_headers=not given["no_headers"])
+    return _padded([*headers, "CPU(cores)", "MEMORY(bytes)"], lines, given)
+
+
+def _check_pods(session: Session, given: dict[str, Any]) -> None:
+    """Say that there are pods and no metrics of them, as kubectl does. Raises: ClickException."""
+    path = "/api/v1/pods" if given["all_namespaces"] else f"/api/v1/namespaces/{session.namespace}/pods"
+    params = {"labelSelector": given["selector"], "fieldSelector": given["field_selector"]}
+    pods = session.connection.json("GET", path, params=params)["items"]
+    for pod in pods:
+        age = (datetime.now(UTC) - parse_time(pod["metadata"]["creationTimestamp"])).total_seconds()
+        if age > _METRICS_DELAY_SECONDS:
+            name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+            raise click.ClickException(f"Metrics not available for pod {name}, age: {short(age)}")
+    if pods:
+        raise click.ClickException("metrics not available yet")
+
+
+def _padded(headers: Sequence[str], lines: Sequence[Sequence[str]], given: dict[str, Any]) -> str:
+    """Return the table as kubectl top writes it: the last column is padded too."""
+    return rows_text([*headers, ""], [[*line, ""] for line in lines], show_headers=not given["no_headers"])

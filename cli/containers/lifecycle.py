@@ -35,9 +35,13 @@ def wait_for_ends(session: Session, names: Sequence[str]) -> int:
 def processes(session: Session, name: str, options: Sequence[str]) -> int:
     """Print a container's processes as its own ps(1) shows them; returns the exit code."""
     pod = find_pods(session, name)[0]
-    command = ("ps", *(options or ("-o", "pid,user,time,args")))
-    request = StreamRequest(session.namespace, pod["metadata"]["name"], chosen_container(pod, quiet=True), command)
-    code, output, complaint = capture(session.connection, request)
+    container = chosen_container(pod, quiet=True)
+    # busybox's ps may know no times.
+    for columns in [options] if options else [("-o", "pid,user,time,args"), ("-o", "pid,user,args")]:
+        request = StreamRequest(session.namespace, pod["metadata"]["name"], container, ("ps", *columns))
+        code, output, complaint = capture(session.connection, request)
+        if code == 0:
+            break
     click.echo(output.decode(errors="replace"), nl=False)
     click.echo(complaint.decode(errors="replace"), nl=False, err=True)
     return code

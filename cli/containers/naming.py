@@ -1,6 +1,7 @@
 """Containers as pods: the labels that mark them, their names and ids, and how Docker tells of their state."""
 
 import hashlib
+import re
 import secrets
 import time
 from typing import Any
@@ -61,11 +62,16 @@ _BOATS = [
 ]
 
 
+_LOGGED = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
+
+
 class DockerError(click.ClickException):
     """What Docker reports as an error of its daemon: exit code 125, or 1 from other verbs."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
+        # skopeo's last line is one of a log; what is to be said is a part of it.
+        said = _LOGGED.search(message)
+        super().__init__(re.sub(r"\\(.)", r"\1", said[1]) if said else message)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance too
 
     def format_message(self) -> str:

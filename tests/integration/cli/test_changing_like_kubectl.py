@@ -103,6 +103,7 @@ create service loadbalancer lb --tcp=80 --dry-run=client -o yaml
 create ingress ing --rule=a.b/*=hello:80,tls=sec --rule=c.d/x=hello:http --dry-run=client -o yaml
 create ingress ing2 --default-backend=hello:80 --class=x --dry-run=client -o yaml
 create token bot --duration=1h -o jsonpath={.kind}
+create token bot --duration=1s
 create -f - < hello
 run pod1 --image=wherry.local/busybox:latest
 run pod2 --image=busybox --dry-run=client -o yaml --env=A=b --labels=x=y --port=80 -- sleep 5
