@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machinery.api import protobuf
@@ -48,6 +48,7 @@ def test_what_is_malformed_is_a_value_error(body: bytes) -> None:
         protobuf.decode(body)
 
 
+@settings(deadline=None)  # the first one loads the numbers of all fields
 @given(st.binary(max_size=200), st.sampled_from(["Pod", "ConfigMap", "Service", "Event"]))
 def test_no_bytes_do_worse_than_a_value_error(raw: bytes, kind: str) -> None:
     try:
