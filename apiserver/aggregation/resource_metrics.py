@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from apiserver.agent_address import agent_authority
 from apiserver.aggregation.backend import Backend
 from apiserver.endpoints.reading import respond
 from apiserver.registry.kind import Object
@@ -152,10 +153,10 @@ class ResourceMetrics:
 
     def _address(self, name: str) -> str | None:
         entry = self._cache.collection(NODES.group_resource).get(f"/registry/nodes/{name}")
-        status = (entry.object().get("status") or {}) if entry is not None else {}
-        host = next((one["address"] for one in status.get("addresses") or () if one["type"] == "InternalIP"), "")
-        port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port", 10250)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}" if host else None
+        try:
+            return agent_authority(entry.object()) if entry is not None else None
+        except errors.InternalError:
+            return None
 
     async def _ask(self, address: str) -> Object:
         if self._session is None:

@@ -16,6 +16,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from apiserver.admission.webhook_client import ready_endpoints
+from apiserver.agent_address import agent_address
 from apiserver.registry.kind import Object
 from apiserver.request import Call
 from apiserver.storage.object_storage import ObjectStorage
@@ -133,11 +134,7 @@ class Proxy:
     def _node(self, call: Call) -> Target:
         _, name, port = _split(call.info.name)
         node = self._object(call, NODES.group_resource, name)
-        status = node.get("status") or {}
-        address = next((one["address"] for one in status.get("addresses") or () if one["type"] == "InternalIP"), "")
-        own = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port", 10250)
-        if not address:
-            raise errors.ServiceUnavailable(f'node "{name}" has no address')
+        address, own = agent_address(node)
         if port and port != str(own):
             return Target("http", address, _port(port, call.info.name))
         return Target("https", address, own, is_agent=True)

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from apiserver.agent_address import agent_authority
 from apiserver.auth.authentication import TOKEN_PROTOCOL
 from apiserver.endpoints import remote_command
 from apiserver.endpoints.port_forward import PROTOCOL, Tunnel
@@ -76,12 +77,8 @@ class Streams:
         node = self._storage.cache.collection("nodes").get(f"/registry/nodes/{node_name}")
         if node is None:
             raise errors.NotFound(f'nodes "{node_name}" not found', kind="nodes", name=node_name)
-        status = node.object().get("status") or {}
-        address = next((one["address"] for one in status.get("addresses") or () if one["type"] == "InternalIP"), "")
-        port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port", 10250)
-        host = f"[{address}]" if ":" in address else address
         path = f"/{_PATHS[call.info.subresource]}/{namespace}/{name}"
-        return f"https://{host}:{port}{path}" + (f"/{container}" if container else "")
+        return f"https://{agent_authority(node.object())}{path}" + (f"/{container}" if container else "")
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

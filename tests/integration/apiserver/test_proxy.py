@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from machinery import errors
-from machinery.api.resources import ENDPOINT_SLICES, NAMESPACES, PODS, SERVICE_ACCOUNTS, SERVICES
+from machinery.api.resources import ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, SERVICES
 from machinery.client.rest import Client
 from machinery.client.tls import ssl_context
 from tests.integration.apiserver.conftest import Kubectl, pod
@@ -90,6 +90,15 @@ async def test_what_is_not_there_is_told(client: Client, port: int) -> None:
     await client.delete(ENDPOINT_SLICES, "web-1", NAMESPACE)
     with pytest.raises(errors.ServiceUnavailable, match='no endpoints available for service "web"'):
         await client.request("GET", f"/api/v1/namespaces/{NAMESPACE}/services/web/proxy/")
+
+
+async def test_a_node_that_tells_no_address_is_told_of(client: Client, port: int) -> None:
+    await client.create(NODES, {"metadata": {"name": "mute"}})
+    pod = {"metadata": {"name": "there"}, "spec": {"nodeName": "mute", "containers": [{"name": "c", "image": "i:1"}]}}
+    await client.create(PODS, pod, NAMESPACE)
+    for path in (f"namespaces/{NAMESPACE}/pods/there/log", "nodes/mute/proxy/healthz"):
+        with pytest.raises(errors.InternalError, match="no preferred addresses found; known addresses"):
+            await client.request("GET", f"/api/v1/{path}")
 
 
 async def test_websockets_go_through(client: Client, port: int) -> None:
