@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from machinery.client.kubeconfig import load_config
@@ -103,20 +103,21 @@ def tls(cluster: Cluster) -> tuple[str, ssl.SSLContext]:
     return config.server, ssl_context(config)
 
 
-def messages(cluster: Cluster, path: str, protocol: str) -> list[bytes | str]:
+async def messages(cluster: Cluster, path: str, protocol: str) -> list[bytes | str]:
     """Return what comes over a WebSocket until it ends."""
     server, context = tls(cluster)
     offered = [Subprotocol(protocol)] if protocol else None
     url = f"{server.replace('https', 'wss')}/api/v1/namespaces/default/pods/{path}"
-    with connect(url, ssl=context, subprotocols=offered, compression=None) as socket:
-        assert (socket.subprotocol or "") == protocol
-        return list(socket)
+    # Not the client of threads: two of them at one TLS connection now and then lose the request.
+    async with connect(url, ssl=context, subprotocols=offered, compression=None, proxy=None) as connection:
+        assert (connection.subprotocol or "") == protocol
+        return [message async for message in connection]
 
 
 @pytest.mark.parametrize("protocol", ["", "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io"])
-def test_old_websocket_protocols_are_spoken(cluster: Cluster, streams: str, protocol: str) -> None:
+async def test_old_websocket_protocols_are_spoken(cluster: Cluster, streams: str, protocol: str) -> None:
     found: dict[int, bytes] = {}
-    for message in messages(cluster, f"{streams}/exec?command=echo&command=hi&stdout=1&stderr=1", protocol):
+    for message in await messages(cluster, f"{streams}/exec?command=echo&command=hi&stdout=1&stderr=1", protocol):
         if isinstance(message, str):
             assert protocol.startswith("base64")
             channel, data = int(message[0]), base64.b64decode(message[1:])
@@ -128,8 +129,8 @@ def test_old_websocket_protocols_are_spoken(cluster: Cluster, streams: str, prot
 
 
 @pytest.mark.parametrize("protocol", ["binary.k8s.io", "base64.binary.k8s.io"])
-def test_logs_come_over_a_websocket(cluster: Cluster, streams: str, protocol: str) -> None:
-    told = messages(cluster, f"{streams}/log?limitBytes=8", protocol)
+async def test_logs_come_over_a_websocket(cluster: Cluster, streams: str, protocol: str) -> None:
+    told = await messages(cluster, f"{streams}/log?limitBytes=8", protocol)
     assert b"".join(m if isinstance(m, bytes) else base64.b64decode(m) for m in told) == b"started\n"
 
 
