@@ -29,8 +29,9 @@ _FIRST_DELAY, _MAX_DELAY = 0.1, 5.0
 _STEADY_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 # One heap for all threads: a second one costs the API server 2 MB, and few of our threads allocate at once. What is
-# large is mapped, and so given back when it is done with; by itself glibc keeps more and more of it in the heap.
-_LEAN = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "524288"}
+# large is mapped, and so given back when it is done with; by itself glibc keeps more and more of it in the heap. More
+# than uvloop asks for at each read of TLS (256 KiB), or each would map and unmap.
+_LEAN = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "300000", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
 
 @dataclass(frozen=True, slots=True)

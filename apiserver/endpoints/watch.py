@@ -25,7 +25,7 @@ MIN_TIMEOUT_SECONDS = 1800
 BOOKMARK_SECONDS = 60.0
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 # A batch of changes is sent in pieces of about this size, so that one watcher does not hold the loop.
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 64 * 1024
 
 Render = Callable[[str, Entry], bytes]
 
