@@ -7,19 +7,24 @@ import asyncio
 import base64
 import importlib
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import kopf
 
-from machinery.api.meta import Resource
+from machinery.api.meta import ObjectKey, Resource
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client, ConnectionFailed
-from machinery.errors import Forbidden, NotFound, Unauthorized
+from machinery.errors import APIError, Forbidden, NotFound, Unauthorized
 
 OPERATORS = {"build": "operators.build.app", "compose": "operators.compose.app"}
 """Where each add-on's handlers are: a module with a `REGISTRY` of kopf's and the `RESOURCE` it looks after."""
+RETRY_SECONDS = 2.0
+_RETRIES = 30
 _PAUSE_SECONDS = 0.5
+
+T = TypeVar("T")
+Reconcile = Callable[[Client, ObjectKey], Awaitable[T]]
 
 
 async def run(configs: Mapping[str, ClientConfig]) -> None:
@@ -45,6 +50,26 @@ async def _until_served(client: Client, resource: Resource) -> None:
             return
         except (NotFound, Forbidden, Unauthorized, ConnectionFailed):
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def step(memo: kopf.Memo, key: ObjectKey, reconcile: Reconcile[T]) -> T:
+    """Take a step for an object, one at a time; returns what it returned."""
+    lock = memo.locks.get(key) or memo.locks.setdefault(key, asyncio.Lock())
+    async with lock:
+        return await reconcile(memo.client, key)
+
+
+async def insist(memo: kopf.Memo, key: ObjectKey, reconcile: Reconcile[T]) -> T:
+    """Take a step, and again where it fails: kopf doesn't, for events.
+
+    Raises: APIError, ConnectionFailed when it fails to the end.
+    """
+    for _ in range(_RETRIES - 1):
+        try:
+            return await step(memo, key, reconcile)
+        except (APIError, ConnectionFailed):
+            await asyncio.sleep(RETRY_SECONDS)
+    return await step(memo, key, reconcile)
 
 
 def new_registry() -> kopf.OperatorRegistry:

@@ -6,17 +6,13 @@ from typing import Any
 import kopf
 
 from machinery.api.meta import ObjectKey
-from machinery.client.rest import ConnectionFailed
-from machinery.errors import APIError
 from operators.build.pods import BUILDS, LABEL
 from operators.build.reconcile import reconcile
-from operators.serving import new_registry
+from operators.serving import insist, new_registry
 
 RESOURCE = BUILDS
 REGISTRY = new_registry()
 _OURS = (BUILDS.group, BUILDS.version, BUILDS.plural)
-_RETRY_SECONDS = 2.0
-_RETRIES = 30
 
 
 @kopf.on.event(*_OURS, registry=REGISTRY)
@@ -46,19 +42,8 @@ async def context_changed(namespace: str | None, name: str, memo: kopf.Memo, **i
 
 
 async def _insist(memo: kopf.Memo, key: ObjectKey) -> None:
-    """Take a step, and again where it fails: kopf doesn't, for events."""
-    for attempt in range(_RETRIES):
-        lock = memo.locks.get(key) or memo.locks.setdefault(key, asyncio.Lock())
-        try:
-            async with lock:
-                again_seconds = await reconcile(memo.client, key)
-        except (APIError, ConnectionFailed):
-            if attempt == _RETRIES - 1:
-                raise
-            await asyncio.sleep(_RETRY_SECONDS)
-        else:
-            _look_again(memo, key, again_seconds)
-            return
+    """Take a step for a Build, and another one when it is due."""
+    _look_again(memo, key, await insist(memo, key, reconcile))
 
 
 def _look_again(memo: kopf.Memo, key: ObjectKey, seconds: float | None) -> None:

@@ -4,7 +4,6 @@ There is no finalizer, so that a project can be deleted while no operator runs: 
 drift is noticed by watching what we made, and not by one of kopf's timers, which would add one.
 """
 
-import asyncio
 from typing import Any
 
 import kopf
@@ -14,13 +13,11 @@ from machinery.client.rest import ConnectionFailed
 from machinery.errors import APIError
 from operators.compose.project import COMPOSES, KINDS, OWNER
 from operators.compose.reconcile import reconcile
-from operators.serving import new_registry
+from operators.serving import RETRY_SECONDS, insist, new_registry, step
 
 RESOURCE = COMPOSES
 REGISTRY = new_registry()
 _OURS = (COMPOSES.group, COMPOSES.version, COMPOSES.plural)
-_RETRY_SECONDS = 2.0
-_RETRIES = 30
 
 
 @kopf.on.resume(*_OURS, registry=REGISTRY)
@@ -29,14 +26,14 @@ _RETRIES = 30
 async def asked(namespace: str | None, name: str | None, memo: kopf.Memo, **_: Any) -> None:
     """Take a step for a project that is new, changed, or there when we start. kopf tries again where it fails."""
     try:
-        await _step(memo, ObjectKey(namespace or "", name or ""))
+        await step(memo, ObjectKey(namespace or "", name or ""), reconcile)
     except (APIError, ConnectionFailed) as error:
-        raise kopf.TemporaryError(str(error), delay=_RETRY_SECONDS) from error
+        raise kopf.TemporaryError(str(error), delay=RETRY_SECONDS) from error
 
 
 async def drifted(namespace: str | None, labels: kopf.Labels, memo: kopf.Memo, **_: Any) -> None:
     """Take a step when something a project owns is changed or gone."""
-    await _insist(memo, ObjectKey(namespace or "", labels[OWNER]))
+    await insist(memo, ObjectKey(namespace or "", labels[OWNER]), reconcile)
 
 
 for _resource in KINDS.values():
@@ -56,23 +53,4 @@ def by_config_map(namespace: str | None, name: str | None, spec: kopf.Spec, **_:
 async def file_changed(namespace: str | None, name: str, memo: kopf.Memo, **indexes: Any) -> None:
     """Take a step for the projects whose file a ConfigMap holds."""
     for project in indexes["by_config_map"].get((namespace, name), ()):
-        await _insist(memo, ObjectKey(namespace or "", str(project)))
-
-
-async def _insist(memo: kopf.Memo, key: ObjectKey) -> None:
-    """Take a step, and again where it fails: kopf doesn't, for events."""
-    for attempt in range(_RETRIES):
-        try:
-            await _step(memo, key)
-            return
-        except (APIError, ConnectionFailed):
-            if attempt == _RETRIES - 1:
-                raise
-            await asyncio.sleep(_RETRY_SECONDS)
-
-
-async def _step(memo: kopf.Memo, key: ObjectKey) -> None:
-    """Take one step for a project, one at a time."""
-    lock = memo.locks.get(key) or memo.locks.setdefault(key, asyncio.Lock())
-    async with lock:
-        await reconcile(memo.client, key)
+        await insist(memo, ObjectKey(namespace or "", str(project)), reconcile)
