@@ -18,7 +18,7 @@ from apiserver.endpoints.reading import Selection, include_object, parse_revisio
 from apiserver.registry.kind import Kind
 from apiserver.request import Accepted, Call, flag
 from apiserver.storage.object_storage import ObjectStorage
-from apiserver.storage.watch_cache import Entry, Event, TooOld, Watcher, event_line
+from apiserver.storage.watch_cache import Collection, Entry, Event, TooOld, Watcher, event_line
 from machinery import errors
 
 MIN_TIMEOUT_SECONDS = 1800
@@ -59,14 +59,17 @@ async def watch(call: Call, storage: ObjectStorage) -> web.StreamResponse:
             kind.custom.follow(watcher) if kind.custom is not None else contextlib.nullcontext(),
         ):
             session = _Session(call, storage, watcher, selection, render, want)
-            present: Sequence[Entry] = ()
-            if from_now and (initial or "sendInitialEvents" not in query):
-                present = collection.entries(scope_prefix(kind, namespace))
-                if kind.custom is not None:
-                    present = await kind.custom.view(present)
-            return await session.run(present, marks_end=initial)
+            begins = from_now and (initial or "sendInitialEvents" not in query)
+            # Handed on and not kept here: a watch lasts, and would hold all of them as they were when it began.
+            return await session.run(await _present(collection, kind, namespace) if begins else (), marks_end=initial)
     except TooOld as error:
         return await _refused(call, want, errors.Expired(str(error)))
+
+
+async def _present(collection: Collection, kind: Kind, namespace: str) -> Sequence[Entry]:
+    """Return the objects there are, as the version asked for shows them."""
+    entries = collection.entries(scope_prefix(kind, namespace))
+    return entries if kind.custom is None else await kind.custom.view(entries)
 
 
 async def _refused(call: Call, want: Accepted, error: errors.APIError) -> web.StreamResponse:
