@@ -1,55 +1,29 @@
 """Build objects looked after by the real kopf operator over a real API server; the pods' ends are told by us."""
 
-import asyncio
-import contextlib
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from cluster.kubeconfig import write_kubeconfig
-from cluster.pki import Pki
 from machinery.api.meta import Resource
 from machinery.api.resources import CONFIG_MAPS, PODS
-from machinery.client.rest import Client, PatchType
+from machinery.client.rest import Client
 from machinery.errors import Invalid
 from operators.build.pods import BUILDS, REBUILD
-from tests.support.server import running_server
+from tests.support.operators import running_operator
 from tests.support.waiting import until, until_one
 
 pytestmark = pytest.mark.slow
-_ADDON = Path(__file__).parents[3] / "manifests/addon-build.yaml"
 
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    """An administrator's client of a server whose Builds the operator looks after, with its own rights alone."""
-    async with running_server(tmp_path) as (server, admin), Client(admin) as found:
-        for obj in yaml.safe_load_all(_ADDON.read_text()):
-            group, _, version = obj["apiVersion"].partition("/")
-            resource = Resource(group, version, obj["kind"].lower() + "s", obj["kind"], namespaced=False)
-            params = {"fieldManager": "test", "force": "true"}
-            await found.patch(resource, obj["metadata"]["name"], obj, type=PatchType.APPLY, params=params)
+    """An administrator's client of a server whose Builds the operator looks after."""
+    async with running_operator("build", tmp_path) as found:
         accounts = Resource("", "v1", "serviceaccounts", "ServiceAccount")
         await found.create(accounts, {"metadata": {"name": "default"}}, "default")
-        path = tmp_path / "operator.kubeconfig"
-        cert, key = Pki(tmp_path / "pki").client("operator", "system:wherry-build", ())
-        ca = server.config.client_ca_file
-        write_kubeconfig(path, server=admin.server, ca_file=ca, cert_file=cert, key_file=key, user="operator")
-        argv = [sys.executable, "-m", "cluster.main", "operator", "build", "--kubeconfig", str(path)]
-        with (tmp_path / "operator.log").open("wb") as log:
-            operator = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log)
-        try:
-            yield found
-            assert operator.returncode is None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                operator.terminate()
-            await operator.wait()
-            print((tmp_path / "operator.log").read_text())
+        yield found
 
 
 def says(status: str, reason: str, message: str = "") -> Any:

@@ -1,27 +1,20 @@
 """Compose objects looked after by the real kopf operator, in a process of its own, over a real API server."""
 
-import asyncio
-import contextlib
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from cluster.kubeconfig import write_kubeconfig
-from cluster.pki import Pki
 from machinery.api.meta import Resource
 from machinery.api.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES
 from machinery.client.rest import Client, PatchType
 from operators.compose.project import COMPOSES
-from tests.support.server import running_server
+from tests.support.operators import running_operator
 from tests.support.waiting import until, until_one
 
 pytestmark = pytest.mark.slow
 
-_ADDON = Path(__file__).parents[3] / "manifests/addon-compose.yaml"
 TEXT = """services:
   web: {image: "web:1", ports: ["80"]}
   db: {image: "db:1", volumes: ["data:/data"]}
@@ -29,35 +22,11 @@ volumes: {data: {}}
 """
 
 
-async def add_on(client: Client) -> None:
-    for obj in yaml.safe_load_all(_ADDON.read_text()):
-        group, _, version = obj["apiVersion"].partition("/")
-        plural = obj["kind"].lower() + "s"
-        resource = Resource(group, version, plural, obj["kind"], namespaced=False)
-        params = {"fieldManager": "test", "force": "true"}
-        await client.patch(resource, obj["metadata"]["name"], obj, type=PatchType.APPLY, params=params)
-
-
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    """An administrator's client of a server whose projects the operator looks after, with its own rights alone."""
-    async with running_server(tmp_path) as (server, admin), Client(admin) as found:
-        await add_on(found)
-        user, path = "system:wherry-compose", tmp_path / "operator.kubeconfig"
-        cert, key = Pki(tmp_path / "pki").client("operator", user, ())
-        ca = server.config.client_ca_file
-        write_kubeconfig(path, server=admin.server, ca_file=ca, cert_file=cert, key_file=key, user=user)
-        argv = [sys.executable, "-m", "cluster.main", "operator", "compose", "--kubeconfig", str(path)]
-        with (tmp_path / "operator.log").open("wb") as log:
-            operator = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log)
-        try:
-            yield found
-            assert operator.returncode is None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                operator.terminate()
-            await operator.wait()
-            print((tmp_path / "operator.log").read_text())
+    """An administrator's client of a server whose projects the operator looks after."""
+    async with running_operator("compose", tmp_path) as found:
+        yield found
 
 
 async def make(client: Client, **spec: Any) -> None:
