@@ -9,8 +9,7 @@ import grpc.aio
 
 from agent.csi import csi_pb2 as csi
 from agent.csi import csi_pb2_grpc
-from agent.plugins import api_pb2 as registration
-from agent.plugins import api_pb2_grpc as registration_grpc
+from tests.support.plugin import Plugin
 
 ABILITIES = csi.NodeServiceCapability.RPC
 
@@ -34,39 +33,20 @@ def _unmount(target: Path, *, remove: bool = False) -> None:
         target.rmdir()
 
 
-class FolderDriver(csi_pb2_grpc.NodeServicer, registration_grpc.RegistrationServicer):
+class FolderDriver(Plugin, csi_pb2_grpc.NodeServicer):
     """Keeps volume ID below `folder`/ID; notes each call with the volume it was for."""
+
+    KIND, VERSION = "CSIPlugin", "1.0.0"
 
     def __init__(self, name: str, folder: Path, registry: Path) -> None:
         """Args: `registry` is where the node looks for plugins."""
-        self.name = name
-        self.calls: list[str] = []
+        super().__init__(name, registry)
         self.contexts: dict[str, dict[str, str]] = {}
         self.secrets: dict[str, dict[str, str]] = {}
-        self.registered: registration.RegistrationStatus | None = None
         self._folder = folder
-        self._socket = registry / f"{name}-reg.sock"
-        self._server: grpc.aio.Server | None = None
 
-    async def start(self) -> None:
-        self._server = grpc.aio.server()
-        csi_pb2_grpc.add_NodeServicer_to_server(self, self._server)
-        registration_grpc.add_RegistrationServicer_to_server(self, self._server)
-        self._server.add_insecure_port(f"unix:{self._socket}")
-        await self._server.start()
-
-    async def stop(self) -> None:
-        """Go away, as a driver whose pod ended."""
-        if self._server is not None:
-            await self._server.stop(None)
-        self._socket.unlink(missing_ok=True)
-
-    async def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the API's name
-        return registration.PluginInfo(type="CSIPlugin", name=self.name, supported_versions=["1.0.0"])
-
-    async def NotifyRegistrationStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.registered = request
-        return registration.RegistrationStatusResponse()
+    def add_to(self, server: grpc.aio.Server) -> None:
+        csi_pb2_grpc.add_NodeServicer_to_server(self, server)
 
     async def NodeGetInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
         topology = csi.Topology(segments={f"{self.name}/zone": "here"})

@@ -13,36 +13,32 @@ import grpc.aio
 
 from agent.dra import api_pb2 as api
 from agent.dra import api_pb2_grpc
-from agent.plugins import api_pb2 as registration
-from agent.plugins import api_pb2_grpc as registration_grpc
 from machinery.api.resources import RESOURCE_CLAIMS
 from machinery.client.rest import Client
+from tests.support.plugin import Plugin
 
 CDI = Path("/var/run/cdi")
 
 
-class ToyDriver(api_pb2_grpc.DRAPluginServicer, registration_grpc.RegistrationServicer):
+class ToyDriver(Plugin, api_pb2_grpc.DRAPluginServicer):
     """Its devices set a variable in containers; it remembers what it was asked."""
+
+    KIND, VERSION = "DRAPlugin", "v1.DRAPlugin"
 
     def __init__(self, name: str, client: Client, registry: Path, devices: list[str]) -> None:
         """Args: `registry` is where the node looks for plugins."""
-        self.name = name
-        self.calls: list[str] = []
+        super().__init__(name, registry)
         self.refusal = ""
-        self.registered: registration.RegistrationStatus | None = None
         self._client = client
-        self._socket = registry / f"{name}-reg.sock"
         self._description = CDI / f"{name}.json"
         self._devices = devices
-        self._server: grpc.aio.Server | None = None
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        api_pb2_grpc.add_DRAPluginServicer_to_server(self, server)
 
     async def start(self) -> None:
         await asyncio.to_thread(self._describe)
-        self._server = grpc.aio.server()
-        api_pb2_grpc.add_DRAPluginServicer_to_server(self, self._server)
-        registration_grpc.add_RegistrationServicer_to_server(self, self._server)
-        self._server.add_insecure_port(f"unix:{self._socket}")
-        await self._server.start()
+        await super().start()
 
     def _describe(self) -> None:
         CDI.mkdir(exist_ok=True)
@@ -51,18 +47,8 @@ class ToyDriver(api_pb2_grpc.DRAPluginServicer, registration_grpc.RegistrationSe
         self._description.write_text(text)
 
     async def stop(self) -> None:
-        """Go away, as a driver whose pod ended."""
-        if self._server is not None:
-            await self._server.stop(None)
-        self._socket.unlink(missing_ok=True)
+        await super().stop()
         self._description.unlink(missing_ok=True)
-
-    async def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the API's name
-        return registration.PluginInfo(type="DRAPlugin", name=self.name, supported_versions=["v1.DRAPlugin"])
-
-    async def NotifyRegistrationStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.registered = request
-        return registration.RegistrationStatusResponse()
 
     async def NodePrepareResources(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = api.NodePrepareResourcesResponse()
