@@ -112,6 +112,7 @@ class Evictor:
             logs, volumes = await asyncio.to_thread(self._files, pod)
             if excess := storage_excess(pod, own, logs, volumes):
                 runtime.evict("Evicted", excess)
+                self._services.metrics.add("kubelet_evictions", _signal_of(excess))
                 continue
             memory = sum(used for (owner, _), (used, _) in layers.items() if owner == uid)
             disk = sum(own.values()) + sum(logs.values()) + sum(volumes.values())
@@ -125,6 +126,8 @@ class Evictor:
         found = self._pods.find(one.pod["metadata"]["namespace"], one.pod["metadata"]["name"])
         if found is not None:
             found.evict("Evicted", f"The node was low on resource: {resource}. {text}")
+            signal = "memory.available" if resource == "memory" else "nodefs.available"
+            self._services.metrics.add("kubelet_evictions", signal)
 
     async def _layers(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Return memory and layer size of each container, by the uid of its pod and its name."""
@@ -147,6 +150,13 @@ class Evictor:
         # A container may write to its /etc/hosts as well (CVE-2020-8557).
         volumes["/etc/hosts"] = disk_usage(self._services.volumes.folder(pod["metadata"]["uid"]), below=False)
         return logs, volumes
+
+
+def _signal_of(excess: str) -> str:
+    """Return the name of a limit that was passed, as kubelets' metrics have it."""
+    if excess.startswith("Usage of EmptyDir"):
+        return "emptydirfs.limit"
+    return "ephemeralcontainerfs.limit" if excess.startswith("Container") else "ephemeralpodfs.limit"
 
 
 class ImageCollector:
@@ -192,4 +202,5 @@ class ImageCollector:
                 continue
             await runtime.remove_image(image.id)
             removed.append(image.id)
+            self._services.metrics.add("kubelet_image_garbage_collected_total", "space")
         return removed

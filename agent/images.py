@@ -14,9 +14,16 @@ import orjson
 
 from agent.cri.client import Runtime, RuntimeFailure
 from agent.environment import Fetch
+from agent.metrics import Metrics
 from machinery.errors import NotFound
 
 Tell = Callable[[str, str, str], Awaitable[None]]
+_GIB, _MIB = 1024**3, 1024**2
+_SIZES = (
+    ("GT100GB", 100 * _GIB), ("60GB-100GB", 60 * _GIB), ("40GB-60GB", 40 * _GIB), ("20GB-40GB", 20 * _GIB),
+    ("10GB-20GB", 10 * _GIB), ("5GB-10GB", 5 * _GIB), ("1GB-5GB", _GIB), ("500MB-1GB", 500 * _MIB),
+    ("100MB-500MB", 100 * _MIB), ("50MB-100MB", 50 * _MIB), ("10MB-50MB", 10 * _MIB), ("0-10MB", 1),
+)  # fmt: skip
 _FIRST_SECONDS, _MAX_SECONDS = 10.0, 300.0
 
 
@@ -33,8 +40,10 @@ class PullError(Exception):
 class ImagePuller:
     """Pulls images, each at most once at a time, and waits longer after each failure."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, observe: Callable[[float, int], None] = lambda *_: None) -> None:
+        """Args: `observe` is told how many seconds a pull took, and the image's size in bytes."""
         self._runtime = runtime
+        self._observe = observe
         self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # (uid, image): count, not before, why
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -93,6 +102,7 @@ class ImagePuller:
         self._failures.pop(key, None)
         now = time.monotonic()
         image = await self._runtime.image(name)
+        self._observe(now - started, image.size if image is not None else 0)
         text = (
             f'Successfully pulled image "{name}" in {_shown(now - started)} ({_shown(now - asked)} including waiting).'
         )
@@ -102,6 +112,12 @@ class ImagePuller:
         """Drop what is remembered of a pod."""
         for key in [key for key in self._failures if key[0] == uid]:
             del self._failures[key]
+
+
+def pulled(metrics: Metrics, seconds: float, size: int) -> None:
+    """Time a pull; `size` is the image's, in bytes."""
+    shown = next((name for name, least in _SIZES if size >= least), "N/A")
+    metrics.observe("kubelet_image_pull_duration_seconds", seconds, shown)
 
 
 def _shown(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from agent.deviceplugin.manager import DevicePlugins
 from agent.dra.claims import ResourceClaims
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
+from agent.metrics import Metrics
 from agent.objects import ObjectSource, TokenSource
 from agent.resizes import Resizes
 from agent.volumes.manager import VolumeManager
@@ -57,6 +59,8 @@ class NodeServices:
     allocatable: dict[str, str] = field(default_factory=dict)
     memory_bytes: int = 0  # what the machine has
     container_scheme: str = "wherry://"
+    metrics: Metrics = field(default_factory=Metrics)
+    began_at: float = field(default_factory=time.time)  # when this agent did
 
     async def runtime_handler(self, pod: Pod) -> str:
         """Return the OCI runtime a pod's RuntimeClass names, "" for the usual one. Raises: RuntimeFailure."""

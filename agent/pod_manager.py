@@ -104,6 +104,7 @@ class PodManager:
         for sandbox in await self._services.runtime.sandboxes():
             uid = sandbox.labels.get(POD_UID, "")
             if uid and uid not in self._running:
+                self._services.metrics.add("kubelet_orphaned_runtime_pods_total")
                 metadata = {"name": sandbox.labels[POD_NAME], "namespace": sandbox.labels[POD_NAMESPACE], "uid": uid}
                 ghost = PodRuntime(self._services, {"metadata": metadata, "spec": {}}, self._network_changed)
                 ghost.vanish()

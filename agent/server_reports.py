@@ -11,12 +11,12 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
 
 from agent.cri.client import RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
-from agent.statistics import NodeStatistics
+from agent.server_metrics import MetricPages
+from agent.statistics import NodeStatistics, cpu_and_memory
 
 LOGS = Path("/var/log")
 _TEXT = {"Content-Type": "text/plain; version=0.0.4"}
@@ -27,11 +27,11 @@ _SECRET = ("cert", "key", "ca_file", "client")
 class Reports:
     """Handlers of what is only read, and of /run."""
 
-    def __init__(self, services: NodeServices, pods: PodManager, registry: CollectorRegistry) -> None:
+    def __init__(self, services: NodeServices, pods: PodManager) -> None:
         self._services = services
         self._pods = pods
-        self._registry = registry
         self._statistics = NodeStatistics(services, pods)
+        self._pages = MetricPages(services, pods, self._statistics)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the paths and who answers them."""
@@ -40,7 +40,7 @@ class Reports:
             web.get("/pods/", self._list_pods), web.get("/runningpods/", self._running_pods),
             web.get("/stats/summary", self._summary), web.get("/metrics", self._metrics),
             web.get("/metrics/resource", self._resource_metrics), web.get("/metrics/cadvisor", self._cadvisor_metrics),
-            web.get("/metrics/probes", _empty), web.get("/configz", self._configz),
+            web.get("/metrics/probes", self._probe_metrics), web.get("/configz", self._configz),
             web.get("/logs", self._logs), web.get("/logs/{path:.*}", self._logs),
             web.post("/run/{namespace}/{pod}/{container}", self._run),
             web.post("/run/{namespace}/{pod}/{uid}/{container}", self._run),
@@ -54,18 +54,23 @@ class Reports:
         items = [{"metadata": pod["metadata"], "spec": pod["spec"], "status": {}} for pod in running]
         return _json({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
 
-    async def _summary(self, _: web.Request) -> web.Response:
-        return _json(await self._statistics.summary())
+    async def _summary(self, request: web.Request) -> web.Response:
+        found = await self._statistics.summary()
+        if request.query.get("only_cpu_and_memory") in ("true", "1"):
+            return _json(cpu_and_memory(found))
+        return _json(found)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        text = await asyncio.to_thread(generate_latest, self._registry)
-        return web.Response(body=text, headers=_TEXT)
+        return web.Response(body=await self._pages.agent(), headers=_TEXT)
+
+    async def _probe_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._pages.probes(), headers=_TEXT)
 
     async def _resource_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._statistics.resource_metrics(), headers=_TEXT)
 
     async def _cadvisor_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=await self._statistics.cadvisor_metrics(), headers=_TEXT)
+        return web.Response(body=await self._pages.cadvisor(), headers=_TEXT)
 
     async def _configz(self, _: web.Request) -> web.Response:
         config = self._services.config
@@ -111,10 +116,6 @@ def _below_logs(path: str) -> Path | None:
 
 async def _healthy(_: web.Request) -> web.Response:
     return web.Response(text="ok")
-
-
-async def _empty(_: web.Request) -> web.Response:
-    return web.Response(text="", headers=_TEXT)
 
 
 def _json(body: Mapping[str, Any]) -> web.Response:

@@ -3,6 +3,7 @@
 Source: https://kubernetes.io/docs/reference/instrumentation/node-metrics/
 """
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -11,20 +12,15 @@ import aiohttp
 import pytest
 
 from machinery.api.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, NODES, SERVICE_ACCOUNTS
-from tests.e2e.pods.conftest import Pods, shell
+from tests.e2e.pods.conftest import Pods, ask, shell, terminated
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
 
 
-async def ask(pods: Pods, path: str) -> str:
-    """Ask the agent through the API server."""
-    name = (await pods.client.list(NODES))["items"][0]["metadata"]["name"]
-    async with pods.client.stream("GET", f"/api/v1/nodes/{name}/proxy{path}") as response:
-        return (await response.read()).decode()
-
-
 async def test_statistics_tell_what_pods_use(pods: Pods) -> None:
-    pod = await pods.create(shell("dd if=/dev/zero of=/tmp/x bs=1M count=3; while true; do sleep 0.01; done"))
+    work = "dd if=/dev/zero of=/e/x bs=1M count=1; dd if=/dev/zero of=/tmp/x bs=1M count=3; while true; do sleep 0.01; done"
+    mounts = [{"name": "e", "mountPath": "/e"}]
+    pod = await pods.create(shell(work, volumeMounts=mounts), volumes=[{"name": "e", "emptyDir": {}}])
     await pods.running(pod)
     name = pod["metadata"]["name"]
     summary = json.loads(await ask(pods, "/stats/summary"))
@@ -34,17 +30,76 @@ async def test_statistics_tell_what_pods_use(pods: Pods) -> None:
     assert container["cpu"]["usageCoreNanoSeconds"] > 0
     assert container["memory"]["workingSetBytes"] > 0
     assert told["memory"]["workingSetBytes"] > 0
+    for part in ("rootfs", "logs"):
+        assert container[part]["capacityBytes"] > container[part]["availableBytes"] > 0
+        assert container[part]["usedBytes"] >= 0
+    status = (await pods.get(pod))["status"]["containerStatuses"][0]
+    assert container["startTime"] == status["state"]["running"]["startedAt"]
+    volume = next(one for one in told["volume"] if one["name"] == "e")
+    assert 2**20 <= volume["usedBytes"] < 2**22
+    assert volume["inodesUsed"] == 2
+    assert told["ephemeral-storage"]["capacityBytes"] > told["ephemeral-storage"]["usedBytes"] > 2**20
     node = summary["node"]
+    assert {one["name"] for one in node["systemContainers"]} == {"kubelet", "runtime", "pods"}
+    assert "swapUsageBytes" in node["swap"]
+    short = json.loads(await ask(pods, "/stats/summary", only_cpu_and_memory="true"))
+    assert set(short["pods"][0]["containers"][0]) <= {"name", "startTime", "cpu", "memory", "swap"}
     assert node["memory"]["workingSetBytes"] > 2**20
     assert node["fs"]["capacityBytes"] > node["fs"]["availableBytes"] > 0
     metrics = await ask(pods, "/metrics/resource")
     assert f'container_cpu_usage_seconds_total{{container="main",namespace="{pods.namespace}",pod="{name}"}}' in metrics
     assert "node_memory_working_set_bytes " in metrics
-    assert (
-        f'container_memory_working_set_bytes{{container="main",namespace="{pods.namespace}",pod="{name}"}}'
-        in await ask(pods, "/metrics/cadvisor")
-    )
-    assert "kubelet_running_pods" in await ask(pods, "/metrics")
+    lines = (await ask(pods, "/metrics/cadvisor")).splitlines()
+    whose = ('container="main"', f'namespace="{pods.namespace}"', f'pod="{name}"')
+    measured = [line for line in lines if all(label in line for label in whose)]
+    for metric in (
+        "container_memory_working_set_bytes",
+        "container_cpu_usage_seconds_total",
+        "container_fs_usage_bytes",
+    ):
+        assert any(line.startswith(f"{metric}{{") for line in measured), metric
+    if pods.runtime == "wherry":  # containerd 1.6 measures no more
+        assert any(line.startswith("container_spec_memory_limit_bytes{") for line in measured)
+
+
+async def test_metrics_tell_of_the_agents_work_by_their_known_names(pods: Pods) -> None:
+    probe = {"exec": {"command": ["true"]}, "periodSeconds": 1}
+    pod = await pods.create(shell("sleep 60", readinessProbe=probe), volumes=[{"name": "e", "emptyDir": {}}])
+    crashed = await pods.create(shell("exit 139"))
+    await pods.running(pod)
+    await pods.until(crashed, terminated, "its end")
+    metrics = await ask(pods, "/metrics")
+    for name in (
+        *(f"kubelet_{name}" for name in (
+            "node_name", "running_pods", "desired_pods", "active_pods", "mirror_pods", "working_pods",
+            "started_pods_total", "started_pods_errors_total", "started_containers_total",
+            "pod_start_duration_seconds_bucket", "pod_start_sli_duration_seconds_count",
+            "pod_start_total_duration_seconds_count", "pod_worker_duration_seconds_bucket",
+            "pod_worker_start_duration_seconds_count", "pod_status_sync_duration_seconds_count",
+            "cgroup_manager_duration_seconds_bucket", "pleg_relist_duration_seconds_bucket",
+            "pleg_relist_interval_seconds_bucket", "pleg_last_seen_seconds", "run_podsandbox_duration_seconds_count",
+            "runtime_operations_total", "runtime_operations_duration_seconds_bucket", "http_requests_total",
+        )),
+        "storage_operation_duration_seconds_count", "volume_manager_total_volumes", "rest_client_requests_total",
+        "rest_client_request_duration_seconds_bucket", "process_cpu_seconds_total", "process_resident_memory_bytes",
+        "kubernetes_build_info",
+    ):  # fmt: skip
+        assert f"\n{name}" in metrics, name
+    assert 'kubelet_running_containers{container_state="running"}' in metrics
+    assert 'kubelet_terminated_containers_total{container_type="container",exit_code="139",reason="Error"}' in metrics
+    assert 'kubelet_runtime_operations_total{operation_type="create_container"}' in metrics
+    whose = f'container="main",pod="{pod["metadata"]["name"]}",namespace="{pods.namespace}"'
+    result = f'prober_probe_total{{probe_type="Readiness",result="successful",{whose}'
+    assert result in await ask(pods, "/metrics/probes")
+    resources = await ask(pods, "/metrics/resource")
+    whose = f'container="main",namespace="{pods.namespace}",pod="{pod["metadata"]["name"]}"'
+    assert f"container_start_time_seconds{{{whose}}}" in resources
+    assert "resource_scrape_error 0" in resources
+    assert "machine_memory_bytes" in await ask(pods, "/metrics/cadvisor")
+    await pods.delete(pod, 1)
+    async with asyncio.timeout(10):
+        while result in await ask(pods, "/metrics/probes"):  # noqa: ASYNC110 - goes when its last probe has ended
+            await asyncio.sleep(0.05)
 
 
 async def test_pods_configuration_and_the_machines_logs_can_be_read(pods: Pods) -> None:

@@ -11,6 +11,7 @@ import pytest
 from agent.config import AgentConfig
 from agent.cri import api_pb2 as cri
 from agent.eviction import ImageCollector, Usage, rank, storage_excess
+from agent.metrics import Metrics
 from agent.simulated.runtime import Behaviour, SimulatedRuntime
 
 
@@ -50,6 +51,7 @@ def test_disk_is_limited_by_volume_container_and_pod(volumes: dict[str, int], li
 
 async def test_images_out_of_use_go_until_the_disk_is_free_enough(tmp_path: Path) -> None:
     class Services:
+        metrics = Metrics()
         runtime = SimulatedRuntime(Behaviour(), "10.0.0")
         config: AgentConfig
 
