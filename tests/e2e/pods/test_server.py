@@ -4,14 +4,17 @@ Source: https://kubernetes.io/docs/reference/instrumentation/node-metrics/
 """
 
 import asyncio
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from machinery.api.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, NODES, SERVICE_ACCOUNTS
+from machinery.errors import APIError
 from tests.e2e.pods.conftest import Pods, ask, shell, terminated
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
@@ -107,7 +110,11 @@ async def test_pods_configuration_and_the_machines_logs_can_be_read(pods: Pods) 
     await pods.running(pod)
     listed = json.loads(await ask(pods, "/pods"))
     assert pod["metadata"]["uid"] in [one["metadata"]["uid"] for one in listed["items"]]
-    assert json.loads(await ask(pods, "/configz"))["kubeletconfig"]["maxPods"] == 110
+    running = json.loads(await ask(pods, "/runningpods/"))
+    (told,) = [one for one in running["items"] if one["metadata"]["uid"] == pod["metadata"]["uid"]]
+    assert [one["name"] for one in told["spec"]["containers"]] == ["main"]
+    config = json.loads(await ask(pods, "/configz"))["kubeletconfig"]
+    assert (config["kind"], config["maxPods"], config["cpuManagerPolicy"]) == ("KubeletConfiguration", 110, "none")
     assert "<pre>" in await ask(pods, "/logs/")
     assert await ask(pods, "/healthz") == "ok"
 
@@ -121,6 +128,48 @@ async def test_a_link_among_the_logs_does_not_lead_out(pods: Pods) -> None:
             await ask(pods, f"/logs/{link.name}")
     finally:
         link.unlink()
+
+
+@contextlib.contextmanager
+def log_of_a_service() -> Iterator[tuple[str, Path]]:
+    """Have a service's log below /var/log, and beside it a link that leads out."""
+    name = f"wherry-test-{os.getpid()}"
+    path, link = Path(f"/var/log/{name}.log"), Path(f"/var/log/{name}-out")
+    path.write_text("first\nsecond\n")
+    link.symlink_to("/etc/shadow")
+    try:
+        yield name, link
+    finally:
+        path.unlink()
+        link.unlink()
+
+
+async def test_logs_of_services_are_found_by_a_query(pods: Pods) -> None:
+    with log_of_a_service() as (name, link):
+        assert await ask(pods, "/logs/", query=name) == "first\nsecond\n"
+        assert await ask(pods, "/logs/", query=f"/{name}.log") == "first\nsecond\n"
+        assert "try without specifying options" in await ask(pods, "/logs/", query=name, tailLines="1")
+        assert await ask(pods, "/logs/", query="no-such-service") == "\nlog not found for no-such-service\n"
+        assert await ask(pods, "/logs/", query=link.name) == f"\nlog not found for {link.name}\n"
+        for params, why in (
+            ({"query": " "}, "cannot be empty"), ({"query": "a;b"}, "unsupported characters"),
+            ({"query": f"/{link.name}"}, "no such file"), ({"query": "/../../etc/shadow"}, "no such file"),
+            ({"query": "a", "tailLines": "-1"}, "must be between 0 and 100000"), ({"query": "a", "boot": "1"}, "less than 1"),
+            ({"query": "a", "pattern": "("}, "pattern"), ({"query": "a", "sinceTime": "yesterday"}, "invalid time format"),
+        ):  # fmt: skip
+            with pytest.raises(APIError, match=why):
+                await ask(pods, "/logs/", **params)
+
+
+async def test_a_checkpoint_that_cannot_be_made_says_why(pods: Pods) -> None:
+    pod = await pods.create(shell("sleep 60"))
+    await pods.running(pod)
+    node = (await pods.client.list(NODES))["items"][0]["metadata"]["name"]
+    path = f"/api/v1/nodes/{node}/proxy/checkpoint/{pods.namespace}/{pod['metadata']['name']}"
+    with pytest.raises(APIError, match="does not exist"):
+        await pods.client.send("POST", f"{path}/nobody")
+    with pytest.raises(APIError, match=r"checkpointing of .*/main failed \(rpc error: code = "):
+        await pods.client.send("POST", f"{path}/main")
 
 
 async def status_of(pods: Pods, path: str, token: str = "") -> int:
