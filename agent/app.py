@@ -5,6 +5,7 @@ import contextlib
 import logging
 from typing import Any
 
+from agent.certificates import CertificateRotation, pairs_of, settle
 from agent.config import AgentConfig
 from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
@@ -43,6 +44,9 @@ async def run(config: AgentConfig) -> None:
     """Run a node until cancelled; its containers go on when this ends."""
     for folder in (config.pods_dir, config.logs_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if config.rotate_certificates:
+        for pair in pairs_of(config):
+            settle(pair)
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(config.client, user_agent="wherry-agent"))
         runtime, metrics = Runtime(config.runtime_socket), Metrics()
@@ -106,6 +110,8 @@ async def _work(
         group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())
+        if config.rotate_certificates:
+            group.create_task(CertificateRotation(config, client, node.metrics).run())
         if config.proxy:
             group.create_task(network.run(node, services, pods))
         if config.static_pod_dir is not None:

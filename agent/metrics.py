@@ -32,6 +32,10 @@ _BUCKETS = {
 _TABLE = """
 csi_operations_seconds|storage|driver_name,grpc_status_code,method_name,migrated|Seconds that calls of storage drivers took.
 kubelet_admission_rejections_total|c|reason|Pods that this node refused.
+kubelet_certificate_manager_client_expiration_renew_errors|c||Failures to renew the client certificate.
+kubelet_certificate_manager_client_ttl_seconds|g||How long the client certificate is still valid.
+kubelet_certificate_manager_server_expiration_renew_errors|c||Failures to renew the serving certificate.
+kubelet_certificate_manager_server_ttl_seconds|g||How long the serving certificate is still valid.
 kubelet_cgroup_manager_duration_seconds|default|operation_type|Seconds that work on pods' cgroups took.
 kubelet_containers_per_pod_count|containers||Containers of each pod that came to this node.
 kubelet_device_plugin_alloc_duration_seconds|default|resource_name|Seconds that device plugins took to give devices.

@@ -73,6 +73,7 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+@click.option("--rotate-certificates", is_flag=True, help="Ask for new certificates before this node's run out.")
 @click.option("--cpu-manager-policy", type=click.Choice(["none", "static"]), default="none")
 @click.option(
     "--shutdown-grace-period", default=30, show_default=True,
@@ -112,7 +113,7 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"], cpu_manager_policy=given["cpu_manager_policy"],
-        shutdown_seconds=given["shutdown_grace_period"],
+        rotate_certificates=given["rotate_certificates"], shutdown_seconds=given["shutdown_grace_period"],
         shutdown_critical_seconds=given["shutdown_grace_period_critical_pods"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)

@@ -108,6 +108,11 @@ class Client:
             await self._pool.close()
             self._pool = None
 
+    async def reload_certificate(self) -> None:
+        """Show new connections the client certificate as its files hold it now. Raises: OSError."""
+        if self._tls is not None and self.config.cert_file:
+            await asyncio.to_thread(self._tls.load_cert_chain, self.config.cert_file, self.config.key_file or None)
+
     # ---- verbs
 
     async def get(self, resource: Resource, name: str, namespace: str = "", *, subresource: str = "") -> dict[str, Any]:
