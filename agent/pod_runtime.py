@@ -11,6 +11,7 @@ from agent import cgroups, container_config, pod_worker
 from agent.cri import api_pb2 as cri
 from agent.cri.client import CONTAINER_NAME, RuntimeFailure
 from agent.dra.claims import ClaimError
+from agent.environment import ConfigError
 from agent.node_services import NodeServices
 from agent.pod_context import PodContext
 from agent.pod_end import ContainerEnder
@@ -353,7 +354,7 @@ class PodRuntime:
                 await asyncio.to_thread(cgroups.make_pod, self.pod)
         try:
             config = self._context.sandbox_config(attempt)
-        except NameTooLong as error:
+        except (NameTooLong, ConfigError) as error:
             self._context.event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             return False
         try:

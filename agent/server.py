@@ -16,7 +16,7 @@ from aiohttp import web
 from agent.container_config import log_folder
 from agent.cri import api_pb2 as cri
 from agent.cri.client import Runtime, RuntimeFailure
-from agent.logs import LogOptions, read_log
+from agent.logs import LogOptions, open_log, read_log
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
 from agent.pod_state import ContainerSeen
@@ -121,9 +121,12 @@ class AgentServer:
             timestamps=query.get("timestamps") in ("true", "1"), limit_bytes=_number(query, "limitBytes"),
         )  # fmt: skip
         pod, seen = self._container(request, previous=query.get("previous") in ("true", "1"))
-        path = log_folder(self._services.config.logs_dir, pod) / seen.name / f"{seen.attempt}.log"
-        if not path.exists():
-            raise web.HTTPNotFound(text=f"the log of {seen.name} is gone")
+        root = self._services.config.logs_dir
+        path = log_folder(root, pod) / seen.name / f"{seen.attempt}.log"
+        try:
+            (await asyncio.to_thread(open_log, root, path)).close()
+        except OSError as error:
+            raise web.HTTPNotFound(text=f"the log of {seen.name} is gone") from error
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -134,8 +137,8 @@ class AgentServer:
             attempts = found.seen.containers.get(seen.name) if found is not None else None
             return any(one.id == seen.id and one.state in ("running", "created") for one in attempts or ())
 
-        with contextlib.suppress(ConnectionResetError):
-            async for piece in read_log(path, options, is_running):
+        with contextlib.suppress(ConnectionResetError, OSError):  # it may go meanwhile
+            async for piece in read_log(root, path, options, is_running):
                 await response.write(piece)
             await response.write_eof()
         return response

@@ -184,6 +184,12 @@ async def status_of(pods: Pods, path: str, token: str = "") -> int:
         return response.status
 
 
+async def code_of(method: str, url: str) -> int:
+    """Ask without a name and return the code of the answer."""
+    async with aiohttp.ClientSession() as session, session.request(method, url, ssl=False) as response:
+        return response.status
+
+
 async def test_strangers_are_turned_away(pods: Pods) -> None:
     assert await status_of(pods, "/pods") == 401
     assert await status_of(pods, "/pods", "nonsense") == 401
