@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from agent.certificates import CertificateRotation, pairs_of, settle
 from agent.config import AgentConfig
@@ -30,10 +31,13 @@ from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
 from machinery.api.quantity import to_bytes
-from machinery.api.resources import NODES, PODS, SERVICES
+from machinery.api.resources import NODES, PODS, SERVICE_ACCOUNTS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
+
+if TYPE_CHECKING:
+    from agent.credential_providers import CredentialProviders
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +66,10 @@ async def run(config: AgentConfig) -> None:
         node = NodeServices(
             config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
             volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes, metrics),
-            puller=ImagePuller(runtime, lambda seconds, size: pulled(metrics, seconds, size)), objects=objects,
+            puller=ImagePuller(
+                runtime, lambda seconds, size: pulled(metrics, seconds, size), state=config.data_dir / "pulled-images",
+                providers=_providers(config, client, tokens),
+            ), objects=objects,
             tokens=tokens, services=services.list, admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
@@ -121,6 +128,21 @@ async def _work(
         group.create_task(wanted.run())
         await wanted.synced()
         await pods.end_orphans()
+
+
+def _providers(config: AgentConfig, client: Client, tokens: TokenSource) -> "CredentialProviders | None":
+    """Return the node's programs that know credentials for images; None for none. Raises: ProviderError."""
+    if config.credential_providers is None:
+        return None
+    from agent.credential_providers import CredentialProviders, read_config
+
+    async def account_token(pod: Mapping[str, Any], audience: str) -> tuple[str, Mapping[str, Any]]:
+        name = pod["spec"].get("serviceAccountName") or "default"
+        account = await client.get(SERVICE_ACCOUNTS, name, pod["metadata"]["namespace"])
+        return await tokens.get(pod, {"audience": audience}), account
+
+    path, folder = config.credential_providers
+    return CredentialProviders(read_config(path), folder, account_token)
 
 
 def _observe(client: Client, runtime: Runtime, metrics: Metrics) -> None:

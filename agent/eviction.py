@@ -192,6 +192,7 @@ class ImageCollector:
             if in_use & {image.id, *image.repo_tags, *image.repo_digests}:
                 self._used_at[image.id] = now
             self._used_at.setdefault(image.id, now)
+        await asyncio.to_thread(self._services.puller.keep, {image.id for image in images})
         removed: list[str] = []
         if self._disk_percent() <= self._high:
             return removed

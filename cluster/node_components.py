@@ -73,6 +73,14 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+@click.option(
+    "--image-credential-provider-config", "provider_config", type=click.Path(path_type=Path, exists=True),
+    help="A CredentialProviderConfig: programs that know credentials for images.",
+)  # fmt: skip
+@click.option(
+    "--image-credential-provider-bin-dir", "provider_folder", type=click.Path(path_type=Path, exists=True),
+    help="Where these programs are.",
+)  # fmt: skip
 @click.option("--rotate-certificates", is_flag=True, help="Ask for new certificates before this node's run out.")
 @click.option("--cpu-manager-policy", type=click.Choice(["none", "static"]), default="none")
 @click.option(
@@ -113,7 +121,9 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"], cpu_manager_policy=given["cpu_manager_policy"],
-        rotate_certificates=given["rotate_certificates"], shutdown_seconds=given["shutdown_grace_period"],
+        rotate_certificates=given["rotate_certificates"],
+        credential_providers=_providers(given["provider_config"], given["provider_folder"]),
+        shutdown_seconds=given["shutdown_grace_period"],
         shutdown_critical_seconds=given["shutdown_grace_period_critical_pods"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)
@@ -150,6 +160,12 @@ def dns(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) ->
         status_port=given["status_port"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)
+
+
+def _providers(config: Path | None, folder: Path | None) -> tuple[Path, Path] | None:
+    if (config is None) != (folder is None):
+        raise click.UsageError("--image-credential-provider-config and --image-credential-provider-bin-dir go together")
+    return (config, folder) if config is not None and folder is not None else None
 
 
 def _socket(endpoint: str) -> Path | None:

@@ -11,6 +11,7 @@ import pytest
 from agent.config import AgentConfig
 from agent.cri import api_pb2 as cri
 from agent.eviction import ImageCollector, Usage, rank, storage_excess
+from agent.images import ImagePuller
 from agent.metrics import Metrics
 from agent.simulated.runtime import Behaviour, SimulatedRuntime
 
@@ -53,6 +54,7 @@ async def test_images_out_of_use_go_until_the_disk_is_free_enough(tmp_path: Path
     class Services:
         metrics = Metrics()
         runtime = SimulatedRuntime(Behaviour(), "10.0.0")
+        puller = ImagePuller(runtime)
         config: AgentConfig
 
     for name in ("a", "b", "c"):
