@@ -75,7 +75,7 @@ async def run(config: AgentConfig) -> None:
             allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
             metrics=metrics,
         )  # fmt: skip
-        node.claims = claims = ResourceClaims(client, config.data_dir)
+        node.claims = claims = ResourceClaims(client, config.data_dir, config.node_name)
         node.devices = devices = DevicePlugins(
             config.device_plugin_dir,
             lambda: reporter.set_devices(devices.capacity(), devices.allocatable()),
@@ -114,6 +114,8 @@ async def _work(
         group.create_task(pods.follow_runtime())
         group.create_task(plugins.run())
         group.create_task(VolumeGrowth(node, pods).run())
+        if node.claims is not None:
+            group.create_task(node.claims.run())
         group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())
