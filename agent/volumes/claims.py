@@ -95,6 +95,7 @@ def _source(spec: Mapping[str, Any], *, read_only: bool) -> Source:
 
         return Source(csi=CsiVolume.of_claim(spec, read_only=read_only), read_only=read_only, is_block=is_block)
     if "nfs" in spec:
-        return Source(nfs=spec["nfs"], read_only=read_only or spec["nfs"].get("readOnly", False))
+        nfs = {**spec["nfs"], "mountOptions": spec.get("mountOptions") or ()}
+        return Source(nfs=nfs, read_only=read_only or spec["nfs"].get("readOnly", False))
     kind = next((name for name in spec if name in ("iscsi", "fc", "rbd", "cephfs")), "of this volume")
     raise ConfigError(f"volume source {kind} is not supported")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agent.csi.volumes import CsiVolume, CsiVolumes
 
 Pod = Mapping[str, Any]
+_MOUNT_SECONDS = 60
 FILE_SOURCES = ("configMap", "secret", "downwardAPI", "projected")
 
 
@@ -301,6 +302,17 @@ def _mount_nfs(path: Path, source: Mapping[str, Any]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if path.is_mount():
         return
-    options = ["-o", "ro"] if source.get("readOnly") else []
-    argv = ["mount", "-t", "nfs", *options, f"{source['server']}:{source['path']}", str(path)]
-    subprocess.run(argv, check=True, capture_output=True)
+    wanted = [*(["ro"] if source.get("readOnly") else []), *(source.get("mountOptions") or ())]
+    options = ["-o", ",".join(wanted)] if wanted else []
+    server = f"[{source['server']}]" if ":" in source["server"] else source["server"]
+    arguments = ["-t", "nfs", *options, f"{server}:{source['path']}", str(path)]
+    try:
+        argv = ["mount", *arguments]
+        subprocess.run(argv, check=True, capture_output=True, text=True, timeout=_MOUNT_SECONDS)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        path.rmdir()  # else its files would be taken for the volume's
+        code = getattr(error, "returncode", None)
+        how = f"exit status {code}" if code is not None else f"no answer within {_MOUNT_SECONDS} s"
+        output = str(error.stderr or "").strip()
+        told = f"Mounting command: mount\nMounting arguments: {' '.join(arguments)}\nOutput: {output}"
+        raise ConfigError(f"mount failed: {how}\n{told}") from error
