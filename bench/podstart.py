@@ -109,7 +109,7 @@ async def _remove_all(config: ClientConfig) -> None:
     async with Client(config) as client:
         for pod in (await client.list(PODS, "default"))["items"]:
             await client.delete(PODS, pod["metadata"]["name"], "default", options={"gracePeriodSeconds": 0})
-        while (await client.list(PODS, "default"))["items"]:  # noqa: ASYNC110 - several kinds of ends
+        while (await client.list(PODS, "default"))["items"]:
             await asyncio.sleep(0.2)
 
 
