@@ -24,6 +24,9 @@ Pod = Mapping[str, Any]
 _RECONNECT_SECONDS = 0.2
 _LEFT_SECONDS, _MAX_LEFT_SECONDS = 1.0, 120.0
 _RELIST_SECONDS = 1.0  # as often as the generic PLEG of kubelets
+_CONDITIONS = {
+    "memory": "MemoryPressure", "ephemeral-storage": "DiskPressure", "inodes": "DiskPressure", "pids": "PIDPressure",
+}  # fmt: skip
 APPARMOR = Path("/sys/kernel/security/apparmor")
 
 
@@ -167,9 +170,9 @@ class PodManager:
             return "NodeShutdown", "Pod was rejected as the node is shutting down."
         if (short := self._pressures()) and not is_critical(pod):
             quality = (pod.get("status") or {}).get("qosClass")
-            if "ephemeral-storage" in short or quality == "BestEffort":
-                names = {"memory": "MemoryPressure", "ephemeral-storage": "DiskPressure"}
-                return "Evicted", f"The node had condition: [{', '.join(names[one] for one in short)}]. "
+            if set(short) != {"memory"} or quality == "BestEffort":
+                told = ", ".join(dict.fromkeys(_CONDITIONS[one] for one in short))
+                return "Evicted", f"The node had condition: [{told}]. "
         return admission.refusal(
             pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
         )
