@@ -159,7 +159,10 @@ class Evictor:
 
     def _count_files(self, pod: Pod) -> int:
         """Return how many files and folders a pod has in its volumes and logs. Blocks."""
-        folders = (self._services.volumes.folder(pod["metadata"]["uid"]), log_folder(self._services.config.logs_dir, pod))
+        folders = (
+            self._services.volumes.folder(pod["metadata"]["uid"]),
+            log_folder(self._services.config.logs_dir, pod),
+        )
         return sum(len(names) + len(files) for folder in folders for _, names, files in os.walk(folder))
 
     def _files(self, pod: Pod) -> tuple[dict[str, int], dict[str, int]]:
