@@ -241,7 +241,8 @@ class ContainerManager:
             return
         record.state = "exited"
         if ended:
-            record.exit_code, record.finished_at = ended.code, ended.at
+            # It may have ended before its start was noted.
+            record.exit_code, record.finished_at = ended.code, max(ended.at, record.started_at)
             record.reason = "OOMKilled" if ended.oom else "Completed" if ended.code == 0 else "Error"
         else:
             processes.reap(record.pid)  # orphaned with its monitor, it fell to us

@@ -139,7 +139,7 @@ async def test_loopback_of_the_node_is_not_reached_from_pods(pods: Pods) -> None
     script = (
         "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route del local 127.0.0.0/8 dev lo table local; "
         "ip route del local 127.0.0.1 dev lo table local; gw=$(ip route | awk '/default/ {print $3; exit}'); "
-        "ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via $gw; nc -w 2 127.0.0.1 {port} < /dev/null && echo in || echo out"
+        "ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via $gw; nc -w 2 127.0.0.1 {port} < /dev/null 2> /dev/null && echo in || echo out"
     )
     with listener() as port:
         privileged: dict[str, Any] = {"privileged": True}
