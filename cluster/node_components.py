@@ -1,5 +1,6 @@
 """The commands that run a node's agent, and simulated nodes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,12 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
 
         cert, key = Pki(layout.pki).server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
     static = given["static_pods"] or data_dir / "static-pods"
+    client = client_config(layout, "agent", kubeconfig)
+    if given["rotate_certificates"] and not client.cert_file:  # machines that joined long ago have them inline
+        own, key_of_own = layout.pki / "node-client.crt", layout.pki / "node-client.key"
+        client = replace(client, cert_data=b"", key_data=b"", cert_file=str(own), key_file=str(key_of_own))
     config = AgentConfig(
-        client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
+        client=client, node_name=name, node_ip=given["node_ip"] or node_address(),
         data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
         cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
         node_network=given["node_network"], load_balancer=given["load_balancer"],
