@@ -17,6 +17,7 @@ from agent.dra.claims import ResourceClaims
 from agent.eviction import Evictor, ImageCollector
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller, pulled
+from agent.log_rotation import LogRotator
 from agent.metrics import Metrics
 from agent.network import app as network
 from agent.node import NodeReporter
@@ -114,6 +115,7 @@ async def _work(
         group.create_task(pods.follow_runtime())
         group.create_task(plugins.run())
         group.create_task(VolumeGrowth(node, pods).run())
+        group.create_task(LogRotator(pods.growing_logs, node.runtime.reopen_log).run())
         if node.claims is not None:
             group.create_task(node.claims.run())
         group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from agent import admission
+from agent.container_config import log_folder
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
@@ -97,6 +98,14 @@ class PodManager:
     def runtimes(self) -> Iterator[PodRuntime]:
         """Yield what runs the pods of this node."""
         yield from self._running.values()
+
+    def growing_logs(self) -> Iterator[tuple[str, Path]]:
+        """Yield the ids of containers that run, and where their logs are."""
+        for one in self._running.values():
+            folder = log_folder(self._services.config.logs_dir, one.pod)
+            for name, attempts in one.seen.containers.items():
+                if attempts and attempts[0].state == "running":
+                    yield attempts[0].id, folder / name / f"{attempts[0].attempt}.log"
 
     def pods(self) -> Iterator[Pod]:
         """Yield the pods of this node."""

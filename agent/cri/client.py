@@ -251,6 +251,11 @@ class Runtime:
         pods = (await self._call("list_podsandbox_metrics", measured)).pod_metrics
         return {one.name: one for one in descriptors}, list(pods)
 
+    async def reopen_log(self, container_id: str) -> None:
+        """Have a container's output go to a new file at its log's path."""
+        request = cri.ReopenContainerLogRequest(container_id=container_id)
+        await self._call("reopen_container_log", self._runtime.ReopenContainerLog(request, timeout=CALL_SECONDS))
+
     async def checkpoint(self, container_id: str, path: Path, timeout_seconds: int) -> None:
         """Write a running container's state to an archive. Raises: RuntimeFailure."""
         request = cri.CheckpointContainerRequest(

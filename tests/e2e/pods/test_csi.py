@@ -123,6 +123,7 @@ async def test_a_claimed_volume_is_staged_once_and_published_to_each_pod(
     await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
 
 
+@pytest.mark.only_wherry
 async def test_a_driver_tells_how_full_its_volume_is_and_grows_it(
     pods: Pods, driver: FolderDriver, tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ async def test_a_driver_tells_how_full_its_volume_is_and_grows_it(
     await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
 
 
+@pytest.mark.only_wherry
 async def test_a_volume_for_one_pod_is_kept_from_a_second_one(pods: Pods, driver: FolderDriver, tmp_path: Path) -> None:
     handle = f"vol-{pods.namespace}"
     (tmp_path / handle).mkdir()

@@ -380,6 +380,7 @@ def losetup(*arguments: str) -> str:
     return subprocess.run(["losetup", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.only_wherry
 async def test_an_export_that_cannot_be_mounted_is_told_as_mount_tells_it(pods: Pods) -> None:
     nfs = {"server": "127.0.0.1", "path": "/nothing", "readOnly": True}
     pod = await pods.create(shell("true", volumeMounts=MOUNT), volumes=[{"name": "v", "nfs": nfs}])
