@@ -221,7 +221,9 @@ async def test_a_container_that_starts_again_after_its_agent_finds_its_volume(
     (tmp_path / handle / "end").touch()
     await pods.until(pod, lambda one: container_status(one)["restartCount"] == 1 and one["status"]["phase"] == "Running"
                      and "running" in container_status(one)["state"], "a second start", 30)  # fmt: skip
-    assert len((tmp_path / handle / "starts").read_text().splitlines()) == 2
+    async with asyncio.timeout(10):
+        while len((tmp_path / handle / "starts").read_text().splitlines()) < 2:  # noqa: ASYNC110 - the container writes
+            await asyncio.sleep(0.05)
     await pods.delete(pod, 1)
     await called(driver, f"unstage {handle}")
     await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")

@@ -331,18 +331,18 @@ async def test_a_hosts_file_is_ours_unless_a_container_brings_its_own(pods: Pods
     own = host_folder / "hosts"
     own.write_text("192.0.2.9 mine\n")
     volumes = [{"name": "h", "hostPath": {"path": str(own), "type": "File"}}]
-    read = "cat /etc/hosts; echo; sleep 60"
+    read = "cat /etc/hosts; echo"
     brings = shell(read, name="brings", volumeMounts=[{"name": "h", "mountPath": "/etc/hosts"}])
     aliases = [{"ip": "123.45.67.89", "hostnames": ["foo", "bar"]}]
     pod = await pods.create(shell(read), brings, volumes=volumes, hostAliases=aliases)
-    running = await pods.running(pod)
+    done = await pods.ended(pod)
     managed = await pods.logs(pod)
     assert managed.startswith("# Kubernetes-managed hosts file.\n")
-    assert f"{running['status']['podIP']}\t{pod['metadata']['name']}\n" in managed
+    assert f"{done['status']['podIP']}\t{pod['metadata']['name']}\n" in managed
     assert "# Entries added by HostAliases.\n123.45.67.89\tfoo\tbar\n" in managed
     assert await pods.logs(pod, "brings") == "192.0.2.9 mine\n\n"
     at_host = await pods.create(shell(read), hostNetwork=True)
-    await pods.running(at_host)
+    await pods.ended(at_host)
     assert "# Kubernetes-managed hosts file." not in await pods.logs(at_host)
 
 
