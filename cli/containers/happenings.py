@@ -57,7 +57,7 @@ def between(before: Pod | None, pod: Pod) -> Iterator[Happening]:
     known = {(one.action, one.at) for one in of_pod(before)} if before else set()
     yield from (one for one in of_pod(pod) if (one.action, one.at) not in known)
     was, now = (_health(one) for one in (before, pod))
-    if now and now != was and before is not None:
+    if now != was and (now == "healthy" or (now and was)):  # before it was ever healthy it is starting
         changed = main_status(pod).get("state", {}).get("running", {}).get("startedAt")
         stamp = next((c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "Ready"), changed)
         yield _made(pod, f"health_status: {now}", stamp)

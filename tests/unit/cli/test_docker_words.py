@@ -43,7 +43,7 @@ def test_what_happens_to_a_container_is_told_once_and_in_order() -> None:
     ended = {"startedAt": "2026-01-01T00:00:01Z", "finishedAt": "2026-01-01T00:00:09Z", "exitCode": 3}
     over = pod({"terminated": ended})
     assert [one.action for one in between(None, waiting)] == ["create"]
-    assert [one.action for one in between(waiting, running)] == ["start", "health_status: unhealthy"]
+    assert [one.action for one in between(waiting, running)] == ["start"]
     healthy = pod(running["status"]["containerStatuses"][0]["state"], ready=True)
     assert [one.action for one in between(running, healthy)] == ["health_status: healthy"]
     assert [one.attributes.get("exitCode") for one in between(healthy, over)] == ["3"]
