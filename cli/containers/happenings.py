@@ -69,7 +69,7 @@ def gone(pod: Pod, at: datetime) -> Happening:
 
 
 def _health(pod: Pod | None) -> str:
-    if pod is None or not pod["spec"]["containers"][0].get("readinessProbe"):
+    if pod is None or "readinessProbe" not in pod["spec"]["containers"][0]:
         return ""
     status = main_status(pod)
     if "running" not in (status.get("state") or {}):
