@@ -1,5 +1,6 @@
 """The commands that run a node's agent, and simulated nodes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool, 
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+@click.option(
+    "--image-credential-provider-config", "provider_config", type=click.Path(path_type=Path, exists=True),
+    help="A CredentialProviderConfig: programs that know credentials for images.",
+)  # fmt: skip
+@click.option(
+    "--image-credential-provider-bin-dir", "provider_folder", type=click.Path(path_type=Path, exists=True),
+    help="Where these programs are.",
+)  # fmt: skip
+@click.option("--rotate-certificates", is_flag=True, help="Ask for new certificates before this node's run out.")
 @click.option("--cpu-manager-policy", type=click.Choice(["none", "static"]), default="none")
 @click.option(
     "--shutdown-grace-period", default=30, show_default=True,
@@ -108,8 +118,12 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
 
         cert, key = Pki(layout.pki).server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
     static = given["static_pods"] or data_dir / "static-pods"
+    client = client_config(layout, "agent", kubeconfig)
+    if given["rotate_certificates"] and not client.cert_file:  # machines that joined long ago have them inline
+        own, key_of_own = layout.pki / "node-client.crt", layout.pki / "node-client.key"
+        client = replace(client, cert_data=b"", key_data=b"", cert_file=str(own), key_file=str(key_of_own))
     config = AgentConfig(
-        client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
+        client=client, node_name=name, node_ip=given["node_ip"] or node_address(),
         data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
         cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
         node_network=given["node_network"], load_balancer=given["load_balancer"],
@@ -117,6 +131,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"], cpu_manager_policy=given["cpu_manager_policy"],
+        rotate_certificates=given["rotate_certificates"],
+        credential_providers=_providers(given["provider_config"], given["provider_folder"]),
         shutdown_seconds=given["shutdown_grace_period"],
         shutdown_critical_seconds=given["shutdown_grace_period_critical_pods"],
     )  # fmt: skip
@@ -154,6 +170,12 @@ def dns(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) ->
         status_port=given["status_port"],
     )  # fmt: skip
     run_component(lambda: run(config), verbose=verbose)
+
+
+def _providers(config: Path | None, folder: Path | None) -> tuple[Path, Path] | None:
+    if (config is None) != (folder is None):
+        raise click.UsageError("--image-credential-provider-config and --image-credential-provider-bin-dir go together")
+    return (config, folder) if config is not None and folder is not None else None
 
 
 def _socket(endpoint: str) -> Path | None:

@@ -163,6 +163,8 @@ def _node(layout: Layout, settings: Settings, cluster_dns: str) -> list[Componen
         agent += ["--node-ip", settings.node_ip]
     if cluster_dns:
         agent += ["--cluster-dns", cluster_dns]
+    if settings.join:  # there is no CA on this machine to make new ones with
+        agent += ["--rotate-certificates"]
     if settings.cri_endpoint:
         return [_wherry(layout, "agent", *agent, "--cri-endpoint", settings.cri_endpoint)]
     runtime = ["--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge]

@@ -15,6 +15,7 @@ from typing import Any
 from agent.config import AgentConfig
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
+from agent.metrics import Metrics
 from agent.node import VERSION, NodeReporter, architecture
 from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
@@ -35,6 +36,7 @@ Object = dict[str, Any]
 PREFIX = "sim-"
 _NOWHERE = Path("/nonexistent/simulated")
 _LABEL = "wherry/simulated"
+_METRICS = Metrics()  # shared: nobody can ask simulated nodes for theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +159,12 @@ class SimulatedNode:
         self.reporter = (_Reporter if registers else _Guest)(settings, client, self._runtime, simulation)
         recorder = (EventRecorder if simulation.tell_events else _Quiet)(client, "kubelet", self.name)
         services = NodeServices(
-            config=settings, client=client, runtime=self._runtime, recorder=recorder, volumes=_NoVolumes(_NOWHERE),
+            config=settings, client=client, runtime=self._runtime, recorder=recorder,
+            volumes=_NoVolumes(_NOWHERE, metrics=_METRICS),
             puller=ImagePuller(self._runtime), objects=objects, tokens=TokenSource(client), services=lambda: (),
             admission_failure=lambda _: None, resizes=Resizes(_NOWHERE), ids=IdRanges(_NOWHERE),
             allocatable=self.reporter.allocatable, container_scheme="simulated://",
+            metrics=_METRICS,
         )  # fmt: skip
         self.pods = PodManager(services)
 
