@@ -18,6 +18,7 @@ from yarl import URL
 from apiserver.admission.webhook_client import ready_endpoints
 from apiserver.agent_address import agent_address
 from apiserver.registry.kind import Object
+from apiserver.registry.service_rules import address_problem
 from apiserver.request import Call
 from apiserver.storage.object_storage import ObjectStorage
 from machinery import errors
@@ -111,6 +112,8 @@ class Proxy:
         address = (pod.get("status") or {}).get("podIP", "")
         if not address:
             raise errors.ServiceUnavailable(f'pod "{name}" has no address: it is not running')
+        if address_problem(address):  # who writes a pod's status must not reach what listens on this machine alone
+            raise errors.BadRequest("address not allowed")
         if not port:
             ports = (one for container in pod["spec"]["containers"] for one in container.get("ports") or ())
             port = str(next((one["containerPort"] for one in ports), 80))

@@ -5,6 +5,7 @@ from typing import Any
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, UNKNOWN, labels_text
+from apiserver.registry.endpoint_rules import default_endpoints, endpoints_causes
 from apiserver.registry.event_rules import event_causes
 from apiserver.registry.kind import (
     STATUS,
@@ -48,10 +49,18 @@ def _field(*path: str) -> Any:
 
 
 def _prepare_namespace(namespace: Object) -> None:
-    namespace.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
+    finalizers = namespace.setdefault("spec", {}).setdefault("finalizers", [])
+    if "kubernetes" not in finalizers:
+        finalizers.append("kubernetes")
     namespace["status"] = {"phase": "Active"}
     if name := namespace["metadata"].get("name"):  # validation tells of one that is missing
         namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
+
+
+def _namespace_causes(namespace: Object) -> Iterator[Cause]:
+    for finalizer in (namespace.get("spec") or {}).get("finalizers") or ():
+        if wrong := names.finalizer(finalizer):
+            yield invalid("spec.finalizers", finalizer, wrong)
 
 
 def _keep_namespace_label(namespace: Object, old: Object) -> None:
@@ -286,8 +295,8 @@ KINDS = (
         subresources={"status": STATUS, "finalize": Subresource(("update",))},
         columns=(NAME, Column("Status", _field("status", "phase")), AGE),
         selectable={"status.phase": _field("status", "phase")},
-        validate_name=names.dns_label, prepare_create=_prepare_namespace, prepare_update=_keep_namespace_label,
-        returns_deleted=True,
+        validate_name=names.dns_label, validate=lambda obj: list(_namespace_causes(obj)),
+        prepare_create=_prepare_namespace, prepare_update=_keep_namespace_label, returns_deleted=True,
     ),
     Kind(
         resources.NODES, CORE + "Node", "node", ("no",),
@@ -357,12 +366,13 @@ KINDS = (
             Column("Selector", lambda obj: labels_text(obj["spec"].get("selector")), priority=1),
         ),
         selectable={"spec.clusterIP": _field("spec", "clusterIP"), "spec.type": _field("spec", "type")},
-        validate_name=names.dns_1035_label, default=_default_service, validate=_validate_service, returns_deleted=True,
+        validate_name=names.dns_label, default=_default_service, validate=_validate_service, returns_deleted=True,
         creates_on_update=True,
     ),
     Kind(
         resources.ENDPOINTS, CORE + "Endpoints", "endpoints", ("ep",),
         columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=True,
+        default=default_endpoints, validate=lambda obj: list(endpoints_causes(obj)),
         deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     ),
     Kind(

@@ -33,7 +33,7 @@ def spec_causes(spec: Object, path: str) -> Iterator[Cause]:
             rule = f"must have at most 253 characters and match regex {_SYSCTL_RULE}"
             yield invalid(f"{path}.securityContext.sysctls[{index}].name", name, rule)
     for index, toleration in enumerate(spec.get("tolerations") or ()):
-        yield from _toleration_causes(toleration, f"{path}.tolerations[{index}]")
+        yield from toleration_causes(toleration, f"{path}.tolerations[{index}]")
     for index, spread in enumerate(spec.get("topologySpreadConstraints") or ()):
         yield from _spread_causes(spread, f"{path}.topologySpreadConstraints[{index}]")
     if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
@@ -89,11 +89,14 @@ def _identity_causes(context: Object, path: str, fields: tuple[str, ...]) -> Ite
             yield invalid(f"{path}.{field}", number, f"must be between 0 and {_MAX_ID}, inclusive")
 
 
-def _toleration_causes(toleration: Object, path: str) -> Iterator[Cause]:
+def toleration_causes(toleration: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with a toleration."""
     operator, effect = toleration.get("operator", ""), toleration.get("effect", "")
     if not toleration.get("key") and operator != "Exists":
         why = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
         yield invalid(f"{path}.operator", operator, why)
+    if (key := toleration.get("key")) and (wrong := names.qualified_name(key)):
+        yield invalid(f"{path}.key", key, wrong)
     if operator not in ("", "Equal", "Exists"):
         yield unsupported(f"{path}.operator", operator, ("Equal", "Exists"))
     if operator == "Exists" and toleration.get("value"):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from apiserver.registry import names
+from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.kind import Object, forbidden, invalid, required, unsupported
 from apiserver.registry.pods import default_pod_spec, pod_spec_causes
 from machinery.api import selectors
@@ -73,12 +74,9 @@ def selector_causes(spec: Object, kind: str) -> Iterator[Cause]:
     elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
         yield invalid("spec.selector", selector, f"empty selector is invalid for {kind}")
     else:
-        try:
-            matches = selectors.from_label_selector(selector).matches(template_labels(spec))
-        except ValueError as error:
-            yield invalid("spec.selector", selector, str(error))
-            return
-        if not matches:
+        wrong = list(label_selector_causes(selector, "spec.selector"))
+        yield from wrong
+        if not wrong and not selectors.from_label_selector(selector).matches(template_labels(spec)):
             yield _unmatched(spec)
 
 

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from apiserver.app import APIServer
+from cluster.addresses import node_address
 from cluster.pki import Pki
 from machinery import errors
 from machinery.api.resources import (
@@ -60,7 +61,7 @@ async def hook(tmp_path: Path, server: APIServer) -> AsyncIterator[Hook]:
 
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    await web.TCPSite(runner, "0.0.0.0", 0, ssl_context=context).start()
     hook = Hook(int(runner.addresses[0][1]), base64.b64encode(pki.ca_file.read_bytes()).decode())
     try:
         yield hook
@@ -112,7 +113,7 @@ async def test_a_service_is_found_and_its_certificate_is_checked(client: Client,
     await client.create(SERVICES, {"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 443}]}}, "default")
     endpoints = {
         "metadata": {"name": "hook-1", "labels": {"kubernetes.io/service-name": "hook"}}, "addressType": "IPv4",
-        "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "", "port": hook.port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [node_address()]}], "ports": [{"name": "", "port": hook.port, "protocol": "TCP"}],
     }  # fmt: skip
     await client.create(ENDPOINT_SLICES, endpoints, "default")
     service = {"service": {"name": "hook", "namespace": "default", "path": "/check"}, "caBundle": hook.ca_bundle}
