@@ -368,7 +368,8 @@ class APIServer:
         """Tell others how to check the service account tokens this cluster issues; OpenID Connect Discovery 1.0."""
         if path == _KEYS_PATH:
             return web.Response(body=orjson.dumps(self.issuer.key_set()), content_type="application/jwk-set+json")
-        address = f"https://{self.config.advertise_address}:{self.config.port}"
+        host = self.config.advertise_address
+        address = f"https://{f'[{host}]' if ':' in host else host}:{self.config.port}"
         document = {
             "issuer": ISSUER, "jwks_uri": address + _KEYS_PATH, "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],

@@ -25,6 +25,7 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+_MAX_OPERATIONS = 10_000  # of one JSON patch; upstream's limit
 
 
 def write_options(call: Call) -> WriteOptions:
@@ -259,6 +260,11 @@ async def read_patch(call: Call, kind: Kind | None, shape_name: str = "", *, twi
     if media == JSON_PATCH:
         if not isinstance(document, list):
             raise errors.BadRequest("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
+        if len(document) > _MAX_OPERATIONS:
+            raise errors.RequestEntityTooLarge(
+                "Request entity is too large: The allowed maximum operations in a JSON patch is "
+                f"{_MAX_OPERATIONS}, got {len(document)}"
+            )
         return Change(lambda obj: apply_json_patch(obj, document))
     if not isinstance(document, dict):
         raise errors.BadRequest("the patch is no object")
