@@ -237,7 +237,7 @@ def _conform_object(value: dict[str, Any], shape: Shape, path: str, findings: Fi
             if child.form != "any":
                 dropped.append(name)
         elif (exact := _EXACT.get(child.form)) is not None:  # most fields; the rest take the longer way
-            if type(item) is not exact or (exact is int and not _fits(item, child)):
+            if type(item) is not exact or (type(item) is int and not _fits(item, child)):
                 raise _mismatch(item, child, shape.name, f"{path}.{name}" if path else name)
         else:
             at = f"{path}.{name}" if path else name
