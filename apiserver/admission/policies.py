@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.audit_annotations import publish, publish_failure
 from apiserver.admission.match_conditions import VARIABLES, Conditions, bindings_of
 from apiserver.admission.rules import any_rule_takes, selectors_take
 from apiserver.registry.kind import Object
@@ -131,15 +132,26 @@ class Policies(BoundPolicies):
                 return
             for params in self._params(policy, binding, request):
                 given = bindings_of(request, self._cache, params)
-                for check in spec.get("validations") or ():
-                    self._check(policy, binding, request, check, given)
+                self._annotate(policy, request, given)
+                for index, check in enumerate(spec.get("validations") or ()):
+                    self._check(policy, binding, request, index, check, given)
         except PolicyError as error:
             if fails_closed:
-                _act(policy, binding, request, str(error), "Invalid")
+                _act(policy, binding, request, 0, str(error), "Invalid")
+
+    def _annotate(self, policy: Object, request: Attributes, given: Mapping[str, Any]) -> None:
+        """Tell the audit log what a policy wants told. Raises: PolicyError."""
+        spec = policy["spec"]
+        for annotation in spec.get("auditAnnotations") or ():
+            value = evaluate(annotation["valueExpression"], spec.get("variables") or (), given)
+            if value is not None and not isinstance(value, str):
+                raise PolicyError(f"valueExpression '{annotation['valueExpression'].strip()}' gave no string")
+            publish(request, policy["metadata"]["name"], annotation["key"], value or "")
 
     def _check(
-        self, policy: Object, binding: Object, request: Attributes, check: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> None:
+        self, policy: Object, binding: Object, request: Attributes, index: int, check: Mapping[str, Any],
+        given: Mapping[str, Any],
+    ) -> None:  # fmt: skip
         variables = policy["spec"].get("variables") or ()
         if evaluate(check["expression"], variables, given) is True:
             return
@@ -151,7 +163,7 @@ class Policies(BoundPolicies):
                 told = None
             if isinstance(told, str) and told.strip() and "\n" not in told:
                 message = told
-        _act(policy, binding, request, message, check.get("reason") or "Invalid")
+        _act(policy, binding, request, index, message, check.get("reason") or "Invalid")
 
 
 def evaluate(expression: str, variables: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Any:
@@ -183,12 +195,14 @@ def _worked_out(expression: str, variables: Sequence[Mapping[str, Any]], given: 
     return values
 
 
-def _act(policy: Object, binding: Object, request: Attributes, message: str, reason: str) -> None:
-    """Deny, warn or go on, as the binding says."""
+def _act(policy: Object, binding: Object, request: Attributes, index: int, message: str, reason: str) -> None:
+    """Deny, warn, tell the audit log or go on, as the binding says."""
     actions = binding["spec"].get("validationActions") or ()
     told = f"ValidatingAdmissionPolicy '{policy['metadata']['name']}' with binding '{binding['metadata']['name']}'"
     if "Warn" in actions:
         request.warnings.append(f"Validation failed for {told}: {message}")
+    if "Audit" in actions:
+        publish_failure(request, policy["metadata"]["name"], binding, index, message)
     if "Deny" not in actions:
         return
     resource = request.kind.resource

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.audit_annotations import publish
 from apiserver.admission.match_conditions import Conditions
 from apiserver.admission.rules import any_rule_takes, selectors_take
 from apiserver.admission.webhook_client import CallFailed, WebhookClient
@@ -30,6 +31,7 @@ from machinery.api.resources import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 _EXEMPT_GROUP = "admissionregistration.k8s.io"
 _REVIEWS = ("authentication.k8s.io", "authorization.k8s.io")
 _VERSIONS = ("v1", "v1beta1")
+_FIELDS = {"allowed": bool, "patch": str, "patchType": str, "status": dict, "warnings": list, "auditAnnotations": dict}
 
 Complete = Callable[[Object], Object]
 """Brings a changed object to its kind's shape again."""
@@ -114,8 +116,11 @@ class Webhooks:
             if response.get("patchType") != "JSONPatch":
                 raise ValueError(f"unsupported patch type {response.get('patchType')!r}")
             operations = orjson.loads(base64.b64decode(patch, validate=True))
-            request.obj = complete(apply_json_patch(copy.deepcopy(request.obj), operations))
-        except (PatchError, ValueError, binascii.Error) as error:
+            changed = apply_json_patch(copy.deepcopy(request.obj), operations)
+            if not isinstance(changed, dict) or not isinstance(changed.get("metadata"), dict):
+                raise ValueError("the patch leaves no object")
+            request.obj = complete(changed)
+        except (PatchError, ValueError, binascii.Error, errors.BadRequest) as error:
             self._failed(hook, request, CallFailed(str(error)))
 
     # ---- validating
@@ -160,7 +165,9 @@ class Webhooks:
         except CallFailed as error:
             self._failed(hook, request, error)
             return None
-        request.warnings.extend(str(text) for text in response.get("warnings") or ())
+        request.warnings.extend(response.get("warnings") or ())
+        for key, value in (response.get("auditAnnotations") or {}).items():
+            publish(request, hook.name, key, value)
         if not response.get("allowed"):
             raise _denied(hook.name, response.get("status") or {})
         return response
@@ -221,6 +228,15 @@ def _response_of(answer: Any, uid: str, version: str) -> Mapping[str, Any]:
         raise CallFailed(
             f'received invalid webhook response: expected response.uid="{uid}", got "{response.get("uid")}"'
         )
+    for field, kind in _FIELDS.items():
+        if response.get(field) is not None and not isinstance(response[field], kind):
+            raise CallFailed(f"received invalid webhook response: response.{field} is no {kind.__name__}")
+    texts = [*(response.get("warnings") or ()), *(response.get("auditAnnotations") or {}).values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise CallFailed("received invalid webhook response: warnings and audit annotations are texts")
+    code = (response.get("status") or {}).get("code")
+    if code is not None and not isinstance(code, int):
+        raise CallFailed("received invalid webhook response: response.status.code is no number")
     return response
 
 

@@ -131,6 +131,8 @@ def _add(document: dict[str, Any], tokens: Sequence[str], value: Any) -> None:
 
 
 def _remove(document: dict[str, Any], tokens: Sequence[str]) -> Any:
+    if len(tokens) == 1:  # nothing would be left
+        raise PatchError("remove operation does not apply: doc is missing path: : missing value")
     parent, key = _parent(document, tokens)
     value = _lookup(parent, key, "/".join(tokens))
     if isinstance(parent, list):

@@ -173,7 +173,7 @@ JSON_PATCH, MERGE, STRATEGIC, APPLY = (
 @pytest.mark.parametrize(
     ("media", "body", "code"),
     [
-        (JSON_PATCH, b"{", 400), (JSON_PATCH, b"{}", 400), (JSON_PATCH, b'["x"]', 400), (JSON_PATCH, b'[{"op":"jump","path":"/a"}]', 422),
+        (JSON_PATCH, b'[{"op":"remove","path":""}]', 422), (JSON_PATCH, b'[{"op":"move","from":"","path":"/a"}]', 422), (JSON_PATCH, b"{", 400), (JSON_PATCH, b"{}", 400), (JSON_PATCH, b'["x"]', 400), (JSON_PATCH, b'[{"op":"jump","path":"/a"}]', 422),
         (JSON_PATCH, b'[{"op":"test","path":"/data/k","value":"w"}]', 422), (JSON_PATCH, b'[{"op":"remove","path":"/data/none"}]', 422),
         (JSON_PATCH, b'[{"op":"replace","path":"/none/k","value":1}]', 422), (JSON_PATCH, b'[{"op":"add","path":"data","value":1}]', 422),
         (JSON_PATCH, b'[{"op":"add","path":"/data/k","value":1}]', 422), (JSON_PATCH, b'[{"op":"copy","from":"","path":"/data/x"}]', 422),
