@@ -5,6 +5,7 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-contro
 
 from apiserver.admission import certificates, claims, limits, node_restriction, optional, pods, quota, services
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.equivalents import FindVersions
 from apiserver.admission.mutating_policies import MutatingPolicies
 from apiserver.admission.plugins import AdmissionSettings
 from apiserver.admission.pod_security import PodSecurity
@@ -34,13 +35,15 @@ class Admission:
         find_resource: FindResource,
         authorizer: Authorizer,
         settings: AdmissionSettings = AdmissionSettings(),  # noqa: B008 - frozen
+        *,
+        versions: FindVersions,
     ) -> None:
         self._cache = cache
         self._authorizer = authorizer
         self._find_resource = find_resource
         self._on = settings.enabled
         self._addresses = services.ServiceAllocator(cache, service_cidr)
-        self._webhooks = Webhooks(cache)
+        self._webhooks = Webhooks(cache, versions)
         self._policies = Policies(cache, find_resource)
         self._changes = MutatingPolicies(cache, find_resource)
         self._pod_security = PodSecurity(cache, settings.pod_security())

@@ -286,7 +286,6 @@ EVENT_SELECTABLE = {
         "reportingComponent",
     )
 } | {"source": lambda event: _event_source(event).partition(",")[0]}  # fmt: skip
-EVENT_TTL_SECONDS = 3600
 
 KINDS = (
     Kind(
@@ -389,6 +388,6 @@ KINDS = (
         resources.EVENTS, CORE + "Event", "event", ("ev",),
         columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event,
         validate=lambda event: list(event_causes(event)), creates_on_update=True,
-        ttl_seconds=EVENT_TTL_SECONDS,
+        ends=True,
     ),
 )  # fmt: skip
