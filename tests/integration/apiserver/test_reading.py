@@ -276,8 +276,13 @@ async def test_documents_are_sent_once_and_named_by_their_hash(client: Client) -
     assert {"api/v1", "apis/apps/v1", "apis/batch/v1"} <= set(links)
     link = links["apis/apps/v1"]["serverRelativeURL"]
     assert link.startswith("/openapi/v3/apis/apps/v1?hash=")
+    place, _, name = link.partition("?hash=")
+    async with client.stream("GET", place, params={"hash": name}) as response:
+        assert (response.status, response.headers["cache-control"]) == (200, "public, immutable")
+    async with client.stream("GET", place, params={"hash": "OLD"}) as response:
+        assert (response.status, response.headers["location"]) == (301, link)
     for path, accept in (
-        (link, "application/json"),
+        (place, "application/json"),
         ("/openapi/v2", "application/json"),
         ("/apis", AGGREGATED),
         ("/api", AGGREGATED),
