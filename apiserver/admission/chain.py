@@ -48,8 +48,8 @@ class Admission:
         self._on = settings.enabled
         self._addresses = services.ServiceAllocator(cache, service_cidr)
         self._webhooks = Webhooks(cache, versions)
-        self._policies = Policies(cache, find_resource)
-        self._changes = MutatingPolicies(cache, find_resource)
+        self._policies = Policies(cache, find_resource, versions)
+        self._changes = MutatingPolicies(cache, find_resource, versions)
         self._pod_security = PodSecurity(cache, settings.pod_security())
         self._event_rates = optional.EventRateLimit(settings.configuration.get("EventRateLimit", {}))
 
@@ -118,14 +118,14 @@ class Admission:
     async def _mutate(self, request: Attributes, complete: Complete) -> None:
         DECIDE.set(partial(self._decide, request))
         if "MutatingAdmissionPolicy" in self._on:
-            self._changes.mutate(request, complete)
+            await self._changes.mutate(request, complete)
         if "MutatingAdmissionWebhook" in self._on:
             await self._webhooks.mutate(request, complete)
 
     async def _validate(self, request: Attributes) -> None:
         DECIDE.set(partial(self._decide, request))
         if "ValidatingAdmissionPolicy" in self._on:
-            self._policies.validate(request)
+            await self._policies.validate(request)
         if "ValidatingAdmissionWebhook" in self._on:
             await self._webhooks.validate(request)
 

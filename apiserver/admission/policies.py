@@ -5,13 +5,15 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/validating-admis
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.audit_annotations import publish, publish_failure
+from apiserver.admission.equivalents import FindVersions, as_version
 from apiserver.admission.match_conditions import VARIABLES, Conditions, bindings_of
 from apiserver.admission.rules import any_rule_takes, selectors_take
-from apiserver.registry.kind import Object
+from apiserver.registry.kind import Kind, Object
 from apiserver.storage.watch_cache import WatchCache
 from machinery import errors
 from machinery.api.meta import Resource
@@ -34,8 +36,9 @@ class BoundPolicies:
 
     resources: tuple[Resource, Resource]
 
-    def __init__(self, cache: WatchCache, find_resource: FindResource) -> None:
+    def __init__(self, cache: WatchCache, find_resource: FindResource, versions: FindVersions) -> None:
         self._cache = cache
+        self._versions = versions
         self._find_resource = find_resource
         self._conditions = Conditions()
         self._known: tuple[tuple[int, int], Sequence[tuple[Object, Object]]] = ((-1, -1), ())
@@ -57,15 +60,26 @@ class BoundPolicies:
             self._known = generation, found
         return self._known[1]
 
-    def _for(self, request: Attributes) -> Iterator[tuple[Object, Object]]:
-        """Yield the policies that a request is for, each with its binding."""
+    def _for(self, request: Attributes) -> Iterator[tuple[Object, Object, Kind]]:
+        """Yield the policies that a request is for, each with its binding and the kind in which it sees the objects."""
         bound = self._bound()
         if not bound or request.kind.resource.group == _EXEMPT_GROUP:
             return
         for policy, binding in bound:
             match, narrower = policy["spec"].get("matchConstraints") or {}, binding["spec"].get("matchResources")
-            if self._takes(match, request) and (narrower is None or self._takes(narrower, request, all_kinds=True)):
-                yield policy, binding
+            kind = self._taken(match, request)
+            if kind is not None and (narrower is None or self._taken(narrower, request, all_kinds=True) is not None):
+                yield policy, binding, kind
+
+    def _taken(self, match: Mapping[str, Any], request: Attributes, *, all_kinds: bool = False) -> Kind | None:
+        """Return the kind in which a match takes a request: its own, or another version of it; None for neither."""
+        if self._takes(match, request, all_kinds=all_kinds):
+            return request.kind
+        if match.get("matchPolicy", "Equivalent") == "Equivalent":
+            for kind in self._versions(request.kind):
+                if self._takes(match, replace(request, kind=kind), all_kinds=all_kinds):
+                    return kind
+        return None
 
     def _takes(self, match: Mapping[str, Any], request: Attributes, *, all_kinds: bool = False) -> bool:
         rules = match.get("resourceRules") or ()
@@ -119,10 +133,10 @@ class Policies(BoundPolicies):
 
     resources = (VALIDATING_POLICIES, VALIDATING_POLICY_BINDINGS)
 
-    def validate(self, request: Attributes) -> None:
+    async def validate(self, request: Attributes) -> None:
         """Apply all policies to a request. Raises: what the first that denies gives as its reason."""
-        for policy, binding in self._for(request):
-            self._apply(policy, binding, request)
+        for policy, binding, kind in self._for(request):
+            self._apply(policy, binding, await as_version(request, kind))
 
     def _apply(self, policy: Object, binding: Object, request: Attributes) -> None:
         spec = policy["spec"]

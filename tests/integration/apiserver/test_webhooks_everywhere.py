@@ -10,7 +10,16 @@ import pytest
 from apiserver.app import APIServer
 from machinery import errors
 from machinery.api.meta import Resource
-from machinery.api.resources import HORIZONTAL_POD_AUTOSCALERS, MUTATING_WEBHOOKS, PODS, VALIDATING_WEBHOOKS
+from machinery.api.resources import (
+    HORIZONTAL_POD_AUTOSCALERS,
+    MUTATING_POLICIES,
+    MUTATING_POLICY_BINDINGS,
+    MUTATING_WEBHOOKS,
+    PODS,
+    VALIDATING_POLICIES,
+    VALIDATING_POLICY_BINDINGS,
+    VALIDATING_WEBHOOKS,
+)
 from machinery.client.rest import Client, PatchType
 from tests.integration.apiserver.conftest import pod
 from tests.integration.apiserver.test_webhooks import Hook, hook, patch
@@ -183,3 +192,35 @@ async def test_a_webhook_for_an_older_autoscaler_sees_newer_ones(client: Client,
     await client.create(HORIZONTAL_POD_AUTOSCALERS, body, "default")
     assert hook.asked[0]["object"]["apiVersion"] == "autoscaling/v1"
     assert hook.asked[0]["object"]["spec"]["targetCPUUtilizationPercentage"] == 80
+
+
+async def test_policies_for_one_version_see_requests_in_every_version(client: Client) -> None:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}
+    older = {
+        "operations": ["CREATE"],
+        "apiGroups": ["autoscaling"],
+        "apiVersions": ["v1"],
+        "resources": ["horizontalpodautoscalers"],
+    }
+    match = {"resourceRules": [older]}
+    change = {"expression": "Object{spec: Object.spec{targetCPUUtilizationPercentage: 33}}"}
+    mutations = [{"patchType": "ApplyConfiguration", "applyConfiguration": change}]
+    spec = {"matchConstraints": match, "mutations": mutations, "reinvocationPolicy": "Never"}
+    await client.create(MUTATING_POLICIES, {"metadata": {"name": "few"}, "spec": spec})
+    await client.create(MUTATING_POLICY_BINDINGS, {"metadata": {"name": "few"}, "spec": {"policyName": "few"}})
+    rules = [{"expression": "object.apiVersion == 'autoscaling/v1' && object.spec.targetCPUUtilizationPercentage == 33"},
+             {"expression": "object.spec.maxReplicas < 5", "message": "too many"}]  # fmt: skip
+    await client.create(
+        VALIDATING_POLICIES, {"metadata": {"name": "few"}, "spec": {"matchConstraints": match, "validations": rules}}
+    )
+    bound = {"policyName": "few", "validationActions": ["Deny"]}
+    await client.create(VALIDATING_POLICY_BINDINGS, {"metadata": {"name": "few"}, "spec": bound})
+    body = {"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target}}
+    made = await client.create(HORIZONTAL_POD_AUTOSCALERS, body, "default")
+    assert made["spec"]["metrics"][0]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 33}
+    with pytest.raises(errors.Invalid, match="too many"):
+        await client.create(
+            HORIZONTAL_POD_AUTOSCALERS,
+            {**body, "metadata": {"name": "b"}, "spec": {**body["spec"], "maxReplicas": 9}},
+            "default",
+        )
