@@ -124,6 +124,7 @@ KINDS = (
             Column("MaxPods", number_at("spec", "maxReplicas"), type="integer"),
             Column("Replicas", lambda obj: count(obj, "status", "currentReplicas"), type="integer"), AGE,
         ),
+        optional_required=frozenset({"spec.scaleTargetRef", "spec.maxReplicas"}),  # told by the rules
         default=_default, validate=lambda obj: list(_causes(obj)),
         prepare_create=lambda obj: obj.update(status={"desiredReplicas": 0, "currentMetrics": None}),
     ),

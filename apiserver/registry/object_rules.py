@@ -60,8 +60,8 @@ def object_causes(kind: Kind, obj: Object, old: Object | None = None) -> Iterato
         return
     own = kind.validate(obj)
     told = {cause.field for cause in own}  # in words of their own, which say more
-    yield from (required(path) for path in missing if path not in told)
     yield from own
+    yield from (required(path) for path in missing if path not in told)
 
 
 def finalizer_causes(new: Object, old: Object) -> Iterator[Cause]:

@@ -164,6 +164,8 @@ def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iter
     yield from wrong
     volumes.update({name: {"persistentVolumeClaim": {}} for name in claims})
     taken: set[str] = set()
+    if not spec.get("containers"):
+        yield required(f"{path}.containers")
     for group in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(group) or ()):
             at = f"{path}.{group}[{index}]"
