@@ -16,6 +16,7 @@ from apiserver.registry.rest import Rest, WriteOptions, conformed
 from apiserver.request import AUDIT, Call, RequestInfo, flag
 from apiserver.storage.watch_cache import Entry
 from machinery import errors
+from machinery.api.digits import is_number
 from machinery.api.patch import PatchError, apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
 from machinery.api.schema import SchemaMismatch, conform, shape_of
 
@@ -299,10 +300,9 @@ async def delete_options(call: Call) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
+    if not is_number(text.removeprefix("-")):
+        raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return int(text)
 
 
 def _check_delete_options(options: Mapping[str, Any]) -> None:

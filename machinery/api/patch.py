@@ -8,6 +8,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from machinery.api.digits import is_number
 from machinery.api.schema import Shape
 
 DELETE_FROM_LIST = "$deleteFromPrimitiveList/"
@@ -107,7 +108,7 @@ def _parent(document: dict[str, Any], tokens: Sequence[str]) -> tuple[Any, str]:
 def _has(parent: Any, key: str) -> bool:
     if isinstance(parent, dict):
         return key in parent
-    return isinstance(parent, list) and key.isdigit() and int(key) < len(parent)
+    return isinstance(parent, list) and is_number(key) and int(key) < len(parent)
 
 
 def _index(parent: Any, key: str) -> Any:
@@ -124,7 +125,7 @@ def _add(document: dict[str, Any], tokens: Sequence[str], value: Any) -> None:
     parent, key = _parent(document, tokens)
     if isinstance(parent, dict):
         parent[key] = value
-    elif isinstance(parent, list) and (key == "-" or (key.isdigit() and int(key) <= len(parent))):
+    elif isinstance(parent, list) and (key == "-" or (is_number(key) and int(key) <= len(parent))):
         parent.insert(len(parent) if key == "-" else int(key), value)
     else:
         raise PatchError(f"add operation does not apply: doc is missing path: {'/'.join(tokens)}: missing value")

@@ -118,6 +118,20 @@ async def test_no_path_leads_out_of_its_place(config: ClientConfig, client: Clie
     assert (await client.get(CONFIG_MAPS, "kept", "default"))["data"] == {"k": "v"}
 
 
+@pytest.mark.parametrize("number", ["¹", "٣", "9" * 5000, "-x", "--1", "+1", "1e3", " 1"])
+async def test_a_parameter_that_is_no_number_is_told(client: Client, number: str) -> None:
+    for params in ({"limit": number}, {"resourceVersion": number}, {"watch": "1", "timeoutSeconds": number}):
+        with pytest.raises((errors.BadRequest, errors.Invalid)):
+            await client.request("GET", MAPS, params=params)
+    with pytest.raises((errors.BadRequest, errors.NotFound)):
+        await client.request("DELETE", f"{MAPS}/none", params={"gracePeriodSeconds": number})
+    patch = json.dumps([{"op": "add", "path": f"/metadata/finalizers/{number}", "value": "a/b"}]).encode()
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "a", "finalizers": ["x/y"]}}, "default")
+    with pytest.raises((errors.BadRequest, errors.Invalid)):
+        headers = {"Content-Type": "application/json-patch+json"}
+        await client.request("PATCH", f"{MAPS}/a", body=patch, headers=headers)
+
+
 async def send(client: Client, method: str, path: str, body: bytes, media: str = "application/json") -> dict[str, Any]:
     return json.loads(await client.request(method, path, body=body, headers={"Content-Type": media}))
 
