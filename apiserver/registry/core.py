@@ -24,7 +24,8 @@ from apiserver.registry.kind import (
 )  # fmt: skip
 from apiserver.registry.node_rules import node_causes
 from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
-from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
+from apiserver.registry.pod_update_rules import pod_update_causes
+from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod
 from apiserver.registry.secret_rules import secret_causes
 from apiserver.registry.service_rules import service_causes
 from machinery.api import resources
@@ -332,7 +333,7 @@ KINDS = (
             "status.phase": _field("status", "phase"), "status.podIP": _field("status", "podIP"),
             "status.nominatedNodeName": _field("status", "nominatedNodeName"),
         },
-        default=default_pod, validate=validate_pod, validate_update=validate_pod_update, prepare_create=prepare_pod,
+        default=default_pod, validate=validate_pod, validate_update=pod_update_causes, prepare_create=prepare_pod,
         has_generation=True, returns_deleted=True,
     ),
     Kind(
