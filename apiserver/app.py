@@ -37,6 +37,7 @@ from apiserver.endpoints.components import Components
 from apiserver.endpoints.compression import compressed
 from apiserver.endpoints.discovery import Discovery
 from apiserver.endpoints.openapi import OpenAPI
+from apiserver.endpoints.prettiness import indented
 from apiserver.endpoints.proxy import Proxy
 from apiserver.endpoints.reviews import Reviews
 from apiserver.endpoints.streams import SUBRESOURCES as STREAMED
@@ -94,6 +95,7 @@ class ServerConfig:
     port: int = 6443
     advertise_address: str = "127.0.0.1"
     service_cidr: str = "10.96.0.0/16"
+    event_ttl_seconds: int = 3600
     reuse_port: bool = False  # several processes share the port
     shutdown_seconds: float = 0.1  # how long what is being answered may take when the server ends
     static_tokens: Mapping[str, User] = field(default_factory=dict)
@@ -119,9 +121,14 @@ class APIServer:
         self.catalog: Catalog = built_in()
         authorizer = Authorizer(self.cache)
         self._admission = Admission(
-            self.cache, config.service_cidr, self.catalog.resource_of, authorizer, config.admission
+            self.cache,
+            config.service_cidr,
+            self.catalog.resource_of,
+            authorizer,
+            config.admission,
+            versions=self.catalog.other_versions,
         )
-        self.rest = Rest(self.storage, self._admission)
+        self.rest = Rest(self.storage, self._admission, event_ttl_seconds=config.event_ttl_seconds)
         issuer = self.issuer = TokenIssuer(self.cache, config.token_key_file.read_bytes())
         proxies = config.front_proxy_ca_file
         self.authenticator = Authenticator(
@@ -236,9 +243,10 @@ class APIServer:
             if is_long(call.info):
                 return await self._dispatch(call)
             work = self._within(call) if "timeout" in call.query else self._dispatch(call)
-            return await compressed(call.http, await self.deadlines.within(work))
+            response = indented(call.http, call.query, await self.deadlines.within(work))
+            return await compressed(call.http, response)
         except errors.APIError as error:
-            return error_response(error)
+            return indented(call.http, call.query, error_response(error))
 
     async def _within(self, call: Call) -> web.StreamResponse:
         """Answer a request within the time its client gives it. Raises: Timeout, BadRequest."""
@@ -368,7 +376,8 @@ class APIServer:
         """Tell others how to check the service account tokens this cluster issues; OpenID Connect Discovery 1.0."""
         if path == _KEYS_PATH:
             return web.Response(body=orjson.dumps(self.issuer.key_set()), content_type="application/jwk-set+json")
-        address = f"https://{self.config.advertise_address}:{self.config.port}"
+        host = self.config.advertise_address
+        address = f"https://{f'[{host}]' if ':' in host else host}:{self.config.port}"
         document = {
             "issuer": ISSUER, "jwks_uri": address + _KEYS_PATH, "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],

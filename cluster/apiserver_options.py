@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from apiserver.request import duration_seconds
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, path_type=Path)
 
@@ -42,6 +44,7 @@ _OPTIONS = (
     click.option("--enable-admission-plugins", default="", help="Steps to run beside the usual ones, comma separated."),
     click.option("--disable-admission-plugins", default="", help="Steps not to run, comma separated."),
     click.option("--admission-control-config-file", type=_FILE, help="An AdmissionConfiguration."),
+    click.option("--event-ttl", default="1h0m0s", show_default=True, help="How long events are kept."),
     click.option("--oidc-ca-file", type=_FILE, help="Who signs the issuer's certificate."),
 )
 
@@ -53,10 +56,18 @@ def server_options(command: Command) -> Command:
     return command
 
 
+def _seconds(text: str, option: str) -> int:
+    seconds = duration_seconds(text)
+    if not seconds or seconds < 1:
+        raise click.ClickException(f'{option}: "{text}" is no duration of a second or more, such as 1h30m')
+    return int(seconds)
+
+
 def server_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ServerConfig fields that the options ask for. Raises: ClickException for files without sense."""
     return {
         "audit": _audit(given),
+        "event_ttl_seconds": _seconds(given["event_ttl"], "--event-ttl"),
         "admission": _admission(given),
         "authentication": _authentication(given),
         "authentication_file": given["authentication_config"],

@@ -35,7 +35,7 @@ def simulation_options(command: Any) -> Any:
     return click.option("--tell-events", is_flag=True, help="Write the pods' events.")(command)
 
 
-def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) -> None:
+def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool, pools: bool = False) -> None:
     from dataclasses import fields
 
     from agent.simulated.nodes import Simulation, run_simulated_nodes
@@ -44,6 +44,11 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
     names = {one.name for one in fields(Behaviour)}
     behaviour = Behaviour(**{name: value for name, value in given.items() if name in names})
     simulation = Simulation(count, behaviour, tell_events=given["tell_events"])
+    if pools:
+        from agent.simulated.pools import run_pool_nodes
+
+        run_component(lambda: run_pool_nodes(config, simulation), verbose=verbose)
+        return
     run_component(lambda: run_simulated_nodes(config, simulation), verbose=verbose)
 
 
@@ -205,7 +210,11 @@ def ingress(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any
 @verbose_option
 @kubeconfig_option
 @click.option("--count", default=1, show_default=True)
+@click.option("--pools", is_flag=True, help="Be the nodes that NodePools ask for (the add-on nodepool).")
 @simulation_options
-def simulated_nodes(data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool, **given: Any) -> None:
+def simulated_nodes(
+    data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool, pools: bool, **given: Any
+) -> None:
     """Be nodes that only say they run what they are given."""
-    _simulate(client_config(Layout(data_dir), "simulated-nodes", kubeconfig), count, given, verbose=verbose)
+    config = client_config(Layout(data_dir), "simulated-nodes", kubeconfig)
+    _simulate(config, count, given, verbose=verbose, pools=pools)

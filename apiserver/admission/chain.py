@@ -3,8 +3,12 @@
 Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 """
 
+from collections.abc import Mapping
+from functools import partial
+
 from apiserver.admission import certificates, claims, limits, node_restriction, optional, pods, quota, services
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.equivalents import FindVersions
 from apiserver.admission.mutating_policies import MutatingPolicies
 from apiserver.admission.plugins import AdmissionSettings
 from apiserver.admission.pod_security import PodSecurity
@@ -12,12 +16,13 @@ from apiserver.admission.policies import FindResource, Policies
 from apiserver.admission.webhooks import Complete, Webhooks
 from apiserver.auth import escalation
 from apiserver.auth.rbac import Authorizer
-from apiserver.auth.user import User
+from apiserver.auth.user import MASTERS, User, account_user
 from apiserver.registry.kind import Kind, Object
 from apiserver.request import RequestInfo
 from apiserver.storage.watch_cache import Entry, WatchCache
 from machinery import errors
 from machinery.api.resources import NAMESPACES
+from machinery.cel.authorizing import DECIDE
 
 # Namespaces that can't be deleted; things must work while they are being made.
 _CHARGED_ON_UPDATE = ("persistentvolumeclaims", "pods", "services")
@@ -34,15 +39,17 @@ class Admission:
         find_resource: FindResource,
         authorizer: Authorizer,
         settings: AdmissionSettings = AdmissionSettings(),  # noqa: B008 - frozen
+        *,
+        versions: FindVersions,
     ) -> None:
         self._cache = cache
         self._authorizer = authorizer
         self._find_resource = find_resource
         self._on = settings.enabled
         self._addresses = services.ServiceAllocator(cache, service_cidr)
-        self._webhooks = Webhooks(cache)
-        self._policies = Policies(cache, find_resource)
-        self._changes = MutatingPolicies(cache, find_resource)
+        self._webhooks = Webhooks(cache, versions)
+        self._policies = Policies(cache, find_resource, versions)
+        self._changes = MutatingPolicies(cache, find_resource, versions)
         self._pod_security = PodSecurity(cache, settings.pod_security())
         self._event_rates = optional.EventRateLimit(settings.configuration.get("EventRateLimit", {}))
 
@@ -97,15 +104,28 @@ class Admission:
         if "AlwaysDeny" in self._on:
             raise errors.Forbidden("admission control is denying all modifications")
 
+    def _decide(self, request: Attributes, asked: Mapping[str, str]) -> bool:
+        """Answer what an expression asks the authorizer."""
+        user = request.user or User("system:apiserver", (MASTERS,))
+        if (account := asked.get("user")) is not None:
+            user = account_user(account)
+        verb = asked["verb"]
+        if "path" in asked:
+            return self._authorizer.allows(user, RequestInfo(verb, asked["path"]))
+        parts = {field: asked.get(field, "") for field in ("group", "resource", "subresource", "namespace", "name")}
+        return self._authorizer.allows(user, RequestInfo(verb, "", is_resource=True, version="*", **parts))
+
     async def _mutate(self, request: Attributes, complete: Complete) -> None:
+        DECIDE.set(partial(self._decide, request))
         if "MutatingAdmissionPolicy" in self._on:
-            self._changes.mutate(request, complete)
+            await self._changes.mutate(request, complete)
         if "MutatingAdmissionWebhook" in self._on:
             await self._webhooks.mutate(request, complete)
 
     async def _validate(self, request: Attributes) -> None:
+        DECIDE.set(partial(self._decide, request))
         if "ValidatingAdmissionPolicy" in self._on:
-            self._policies.validate(request)
+            await self._policies.validate(request)
         if "ValidatingAdmissionWebhook" in self._on:
             await self._webhooks.validate(request)
 

@@ -9,8 +9,16 @@ from typing import Any, NamedTuple
 from apiserver.admission.attributes import Attributes
 from apiserver.storage.watch_cache import WatchCache
 from machinery.api.resources import NAMESPACES
+from machinery.cel.authorizing import authorizer
 
-VARIABLES = {"object": "dyn", "oldObject": "dyn", "request": "dyn", "namespaceObject": "dyn", "params": "dyn"}
+VARIABLES = {
+    "object": "dyn",
+    "oldObject": "dyn",
+    "request": "dyn",
+    "namespaceObject": "dyn",
+    "params": "dyn",
+    "authorizer": "dyn",
+}
 
 
 class Outcome(NamedTuple):
@@ -62,4 +70,8 @@ def bindings_of(request: Attributes, cache: WatchCache, params: Any = None) -> d
     return {
         "object": request.obj, "oldObject": request.old, "request": asked, "namespaceObject": namespace,
         "params": params,
+        "authorizer": authorizer(
+            group=resource.group, resource=resource.plural, subresource=request.subresource,
+            namespace=request.namespace, name=request.name,
+        ),
     }  # fmt: skip

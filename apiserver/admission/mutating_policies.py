@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.equivalents import as_version, converted
 from apiserver.admission.match_conditions import bindings_of
 from apiserver.admission.policies import BoundPolicies, PolicyError, evaluate
 from apiserver.admission.webhooks import Complete
-from apiserver.registry.kind import Object, shape_for
+from apiserver.registry.kind import Kind, Object, shape_for
 from machinery import errors
 from machinery.api.field_merge import Unmergeable, merged
 from machinery.api.patch import PatchError, apply_json_patch
@@ -27,21 +28,32 @@ class MutatingPolicies(BoundPolicies):
 
     resources = (MUTATING_POLICIES, MUTATING_POLICY_BINDINGS)
 
-    def mutate(self, request: Attributes, complete: Complete) -> None:
+    async def mutate(self, request: Attributes, complete: Complete) -> None:
         """Let all policies change a request's object, one after another; those that ask for it once more.
 
         Raises: Invalid when one fails and must not.
         """
         if request.obj is None:
             return
-        seen: list[tuple[Object, Object, bytes]] = []
-        for policy, binding in self._for(request):
-            self._apply(policy, binding, request, complete)
-            seen.append((policy, binding, orjson.dumps(request.obj)))
-        last = seen[-1][2] if seen else b""
-        for policy, binding, left in seen:
+        seen: list[tuple[Object, Object, Kind, bytes]] = []
+        for policy, binding, kind in self._for(request):
+            await self._apply_as(kind, policy, binding, request, complete)
+            seen.append((policy, binding, kind, orjson.dumps(request.obj)))
+        last = seen[-1][3] if seen else b""
+        for policy, binding, kind, left in seen:
             if policy["spec"].get("reinvocationPolicy") == "IfNeeded" and left != last:
-                self._apply(policy, binding, request, complete)
+                await self._apply_as(kind, policy, binding, request, complete)
+
+    async def _apply_as(
+        self, kind: Kind, policy: Object, binding: Object, request: Attributes, complete: Complete
+    ) -> None:
+        """Apply a policy to the objects in the version of a kind; what it changed comes back in the request's."""
+        if kind is request.kind:
+            self._apply(policy, binding, request, complete)
+            return
+        shown = await as_version(request, kind)
+        self._apply(policy, binding, shown, lambda changed: changed)
+        request.obj = complete(await converted(shown.present, kind, request.kind))
 
     def _apply(self, policy: Object, binding: Object, request: Attributes, complete: Complete) -> None:
         before = request.obj

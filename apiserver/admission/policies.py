@@ -5,12 +5,15 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/validating-admis
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.audit_annotations import publish, publish_failure
+from apiserver.admission.equivalents import FindVersions, as_version
 from apiserver.admission.match_conditions import VARIABLES, Conditions, bindings_of
 from apiserver.admission.rules import any_rule_takes, selectors_take
-from apiserver.registry.kind import Object
+from apiserver.registry.kind import Kind, Object
 from apiserver.storage.watch_cache import WatchCache
 from machinery import errors
 from machinery.api.meta import Resource
@@ -33,8 +36,9 @@ class BoundPolicies:
 
     resources: tuple[Resource, Resource]
 
-    def __init__(self, cache: WatchCache, find_resource: FindResource) -> None:
+    def __init__(self, cache: WatchCache, find_resource: FindResource, versions: FindVersions) -> None:
         self._cache = cache
+        self._versions = versions
         self._find_resource = find_resource
         self._conditions = Conditions()
         self._known: tuple[tuple[int, int], Sequence[tuple[Object, Object]]] = ((-1, -1), ())
@@ -56,15 +60,26 @@ class BoundPolicies:
             self._known = generation, found
         return self._known[1]
 
-    def _for(self, request: Attributes) -> Iterator[tuple[Object, Object]]:
-        """Yield the policies that a request is for, each with its binding."""
+    def _for(self, request: Attributes) -> Iterator[tuple[Object, Object, Kind]]:
+        """Yield the policies that a request is for, each with its binding and the kind in which it sees the objects."""
         bound = self._bound()
         if not bound or request.kind.resource.group == _EXEMPT_GROUP:
             return
         for policy, binding in bound:
             match, narrower = policy["spec"].get("matchConstraints") or {}, binding["spec"].get("matchResources")
-            if self._takes(match, request) and (narrower is None or self._takes(narrower, request, all_kinds=True)):
-                yield policy, binding
+            kind = self._taken(match, request)
+            if kind is not None and (narrower is None or self._taken(narrower, request, all_kinds=True) is not None):
+                yield policy, binding, kind
+
+    def _taken(self, match: Mapping[str, Any], request: Attributes, *, all_kinds: bool = False) -> Kind | None:
+        """Return the kind in which a match takes a request: its own, or another version of it; None for neither."""
+        if self._takes(match, request, all_kinds=all_kinds):
+            return request.kind
+        if match.get("matchPolicy", "Equivalent") == "Equivalent":
+            for kind in self._versions(request.kind):
+                if self._takes(match, replace(request, kind=kind), all_kinds=all_kinds):
+                    return kind
+        return None
 
     def _takes(self, match: Mapping[str, Any], request: Attributes, *, all_kinds: bool = False) -> bool:
         rules = match.get("resourceRules") or ()
@@ -118,10 +133,10 @@ class Policies(BoundPolicies):
 
     resources = (VALIDATING_POLICIES, VALIDATING_POLICY_BINDINGS)
 
-    def validate(self, request: Attributes) -> None:
+    async def validate(self, request: Attributes) -> None:
         """Apply all policies to a request. Raises: what the first that denies gives as its reason."""
-        for policy, binding in self._for(request):
-            self._apply(policy, binding, request)
+        for policy, binding, kind in self._for(request):
+            self._apply(policy, binding, await as_version(request, kind))
 
     def _apply(self, policy: Object, binding: Object, request: Attributes) -> None:
         spec = policy["spec"]
@@ -131,15 +146,26 @@ class Policies(BoundPolicies):
                 return
             for params in self._params(policy, binding, request):
                 given = bindings_of(request, self._cache, params)
-                for check in spec.get("validations") or ():
-                    self._check(policy, binding, request, check, given)
+                self._annotate(policy, request, given)
+                for index, check in enumerate(spec.get("validations") or ()):
+                    self._check(policy, binding, request, index, check, given)
         except PolicyError as error:
             if fails_closed:
-                _act(policy, binding, request, str(error), "Invalid")
+                _act(policy, binding, request, 0, str(error), "Invalid")
+
+    def _annotate(self, policy: Object, request: Attributes, given: Mapping[str, Any]) -> None:
+        """Tell the audit log what a policy wants told. Raises: PolicyError."""
+        spec = policy["spec"]
+        for annotation in spec.get("auditAnnotations") or ():
+            value = evaluate(annotation["valueExpression"], spec.get("variables") or (), given)
+            if value is not None and not isinstance(value, str):
+                raise PolicyError(f"valueExpression '{annotation['valueExpression'].strip()}' gave no string")
+            publish(request, policy["metadata"]["name"], annotation["key"], value or "")
 
     def _check(
-        self, policy: Object, binding: Object, request: Attributes, check: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> None:
+        self, policy: Object, binding: Object, request: Attributes, index: int, check: Mapping[str, Any],
+        given: Mapping[str, Any],
+    ) -> None:  # fmt: skip
         variables = policy["spec"].get("variables") or ()
         if evaluate(check["expression"], variables, given) is True:
             return
@@ -151,7 +177,7 @@ class Policies(BoundPolicies):
                 told = None
             if isinstance(told, str) and told.strip() and "\n" not in told:
                 message = told
-        _act(policy, binding, request, message, check.get("reason") or "Invalid")
+        _act(policy, binding, request, index, message, check.get("reason") or "Invalid")
 
 
 def evaluate(expression: str, variables: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Any:
@@ -183,12 +209,14 @@ def _worked_out(expression: str, variables: Sequence[Mapping[str, Any]], given: 
     return values
 
 
-def _act(policy: Object, binding: Object, request: Attributes, message: str, reason: str) -> None:
-    """Deny, warn or go on, as the binding says."""
+def _act(policy: Object, binding: Object, request: Attributes, index: int, message: str, reason: str) -> None:
+    """Deny, warn, tell the audit log or go on, as the binding says."""
     actions = binding["spec"].get("validationActions") or ()
     told = f"ValidatingAdmissionPolicy '{policy['metadata']['name']}' with binding '{binding['metadata']['name']}'"
     if "Warn" in actions:
         request.warnings.append(f"Validation failed for {told}: {message}")
+    if "Audit" in actions:
+        publish_failure(request, policy["metadata"]["name"], binding, index, message)
     if "Deny" not in actions:
         return
     resource = request.kind.resource

@@ -51,7 +51,7 @@ class WebhookClient:
                     headers={"Content-Type": "application/json", "Accept": "application/json", "Host": url.authority},
                 ) as answer,
             ):  # fmt: skip
-                content = await answer.content.read(MAX_ANSWER_BYTES)
+                content = await _content(answer)
                 if answer.status >= 300:
                     raise CallFailed(f"the server returned {answer.status}: {content[:200].decode(errors='replace')}")
                 return orjson.loads(content)
@@ -90,6 +90,16 @@ class WebhookClient:
         if not endpoints:
             raise CallFailed(f'failed to call webhook: no endpoints available for service "{name}"')
         return random.choice(endpoints)  # noqa: S311 - spreads calls, guards nothing
+
+
+async def _content(answer: aiohttp.ClientResponse) -> bytes:
+    """Return a whole answer. Raises: CallFailed for one that is too long."""
+    content = b""
+    while piece := await answer.content.read(MAX_ANSWER_BYTES + 1 - len(content)):
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            raise CallFailed(f"failed to call webhook: the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return content
 
 
 def ready_endpoints(cache: WatchCache, namespace: str, service: str, port: str) -> list[tuple[str, int]]:

@@ -15,11 +15,13 @@ from typing import Any
 import orjson
 
 from apiserver.admission.attributes import Attributes
+from apiserver.admission.audit_annotations import publish
+from apiserver.admission.equivalents import FindVersions, as_version, converted, version_taken
 from apiserver.admission.match_conditions import Conditions
-from apiserver.admission.rules import any_rule_takes, selectors_take
+from apiserver.admission.rules import selectors_take
 from apiserver.admission.webhook_client import CallFailed, WebhookClient
 from apiserver.auth.user import User
-from apiserver.registry.kind import Object
+from apiserver.registry.kind import Kind, Object
 from apiserver.storage.watch_cache import WatchCache
 from machinery import errors
 from machinery.api.meta import Resource
@@ -30,6 +32,7 @@ from machinery.api.resources import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 _EXEMPT_GROUP = "admissionregistration.k8s.io"
 _REVIEWS = ("authentication.k8s.io", "authorization.k8s.io")
 _VERSIONS = ("v1", "v1beta1")
+_FIELDS = {"allowed": bool, "patch": str, "patchType": str, "status": dict, "warnings": list, "auditAnnotations": dict}
 
 Complete = Callable[[Object], Object]
 """Brings a changed object to its kind's shape again."""
@@ -50,8 +53,9 @@ class _Hook:
 class Webhooks:
     """Asks the webhooks that are registered."""
 
-    def __init__(self, cache: WatchCache) -> None:
+    def __init__(self, cache: WatchCache, versions: FindVersions) -> None:
         self._cache = cache
+        self._versions = versions
         self._client = WebhookClient(cache)
         self._conditions = Conditions()
         self._known: dict[str, tuple[int, Sequence[_Hook]]] = {}
@@ -75,15 +79,15 @@ class Webhooks:
             known = self._known[resource.plural] = (collection.generation, found)
         return known[1]
 
-    def _matching(self, resource: Resource, request: Attributes) -> Iterator[_Hook]:
+    def _matching(self, resource: Resource, request: Attributes) -> Iterator[tuple[_Hook, Kind]]:
+        """Yield each webhook to be asked, with the kind in which it wants to see the request's objects."""
         hooks = self._hooks(resource)
         if not hooks or request.kind.resource.group == _EXEMPT_GROUP or request.kind.resource.group in _REVIEWS:
             return
         for hook in hooks:
-            if any_rule_takes(hook.config.get("rules") or (), request) and selectors_take(
-                self._cache, hook.config, request
-            ):
-                yield hook
+            kind = version_taken(hook.config, request, self._versions)
+            if kind is not None and selectors_take(self._cache, hook.config, request):
+                yield hook, kind
 
     # ---- mutating
 
@@ -92,40 +96,50 @@ class Webhooks:
 
         Those that ask for it see it once more when others changed it after them. Raises: what they refuse with.
         """
-        seen: list[tuple[_Hook, bytes]] = []
-        for hook in self._matching(MUTATING_WEBHOOKS, request):
-            await self._mutate_once(hook, request, complete)
-            seen.append((hook, orjson.dumps(request.obj)))
-        last = seen[-1][1] if seen else b""
-        for hook, left in seen:
+        seen: list[tuple[_Hook, Kind, bytes]] = []
+        for hook, kind in self._matching(MUTATING_WEBHOOKS, request):
+            await self._mutate_once(hook, kind, request, complete)
+            seen.append((hook, kind, orjson.dumps(request.obj)))
+        last = seen[-1][2] if seen else b""
+        for hook, kind, left in seen:
             if hook.config.get("reinvocationPolicy") == "IfNeeded" and left != last:
-                await self._mutate_once(hook, request, complete)
+                await self._mutate_once(hook, kind, request, complete)
 
-    async def _mutate_once(self, hook: _Hook, request: Attributes, complete: Complete) -> None:
-        if not self._wanted(hook, request):
+    async def _mutate_once(self, hook: _Hook, kind: Kind, request: Attributes, complete: Complete) -> None:
+        shown = await as_version(request, kind)
+        if not self._wanted(hook, shown):
             return
-        response = await self._ask(hook, request)
+        response = await self._ask(hook, shown, request.kind)
         if response is None:
             return
         patch = response.get("patch")
-        if not patch or request.obj is None:
+        if not patch or shown.obj is None:
             return
         try:
             if response.get("patchType") != "JSONPatch":
                 raise ValueError(f"unsupported patch type {response.get('patchType')!r}")
             operations = orjson.loads(base64.b64decode(patch, validate=True))
-            request.obj = complete(apply_json_patch(copy.deepcopy(request.obj), operations))
-        except (PatchError, ValueError, binascii.Error) as error:
+            changed = apply_json_patch(copy.deepcopy(shown.obj), operations)
+            if not isinstance(changed, dict) or not isinstance(changed.get("metadata"), dict):
+                raise ValueError("the patch leaves no object")
+            if kind is not request.kind:
+                changed = await converted(changed, kind, request.kind)
+            request.obj = complete(changed)
+        except (PatchError, ValueError, binascii.Error, errors.BadRequest) as error:
             self._failed(hook, request, CallFailed(str(error)))
 
     # ---- validating
 
     async def validate(self, request: Attributes) -> None:
         """Ask all validating webhooks at once. Raises: what the first of them refuses with."""
-        hooks = [one for one in self._matching(VALIDATING_WEBHOOKS, request) if self._wanted(one, request)]
+        matching = [
+            (hook, await as_version(request, kind)) for hook, kind in self._matching(VALIDATING_WEBHOOKS, request)
+        ]
+        hooks = [(hook, shown) for hook, shown in matching if self._wanted(hook, shown)]
         if not hooks:
             return
-        results = await asyncio.gather(*(self._ask(hook, request) for hook in hooks), return_exceptions=True)
+        asked = (self._ask(hook, shown, request.kind) for hook, shown in hooks)
+        results = await asyncio.gather(*asked, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -143,15 +157,17 @@ class Webhooks:
             return False
         return outcome.met
 
-    async def _ask(self, hook: _Hook, request: Attributes) -> Mapping[str, Any] | None:
-        """Return the response of a webhook that allows the request; None of one that failed and may."""
+    async def _ask(self, hook: _Hook, request: Attributes, asked_for: Kind) -> Mapping[str, Any] | None:
+        """Return the response of a webhook that allows the request; None of one that failed and may.
+
+        `asked_for` is the kind the client named, where the request is shown in another version.
+        """
         config, uid = hook.config, str(uuid.uuid4())
         if request.dry_run and config.get("sideEffects") not in ("None", "NoneOnDryRun"):
             raise errors.BadRequest(f'admission webhook "{hook.name}" does not support dry run')
         version = next((one for one in config.get("admissionReviewVersions") or () if one in _VERSIONS), "v1")
-        review = {
-            "kind": "AdmissionReview", "apiVersion": f"admission.k8s.io/{version}", "request": _asked(request, uid),
-        }  # fmt: skip
+        asked = _asked(request, uid, asked_for)
+        review = {"kind": "AdmissionReview", "apiVersion": f"admission.k8s.io/{version}", "request": asked}
         try:
             answer = await self._client.post(
                 config["clientConfig"], review, timeout_seconds=config.get("timeoutSeconds", 10)
@@ -160,7 +176,9 @@ class Webhooks:
         except CallFailed as error:
             self._failed(hook, request, error)
             return None
-        request.warnings.extend(str(text) for text in response.get("warnings") or ())
+        request.warnings.extend(response.get("warnings") or ())
+        for key, value in (response.get("auditAnnotations") or {}).items():
+            publish(request, hook.name, key, value)
         if not response.get("allowed"):
             raise _denied(hook.name, response.get("status") or {})
         return response
@@ -176,14 +194,21 @@ def _name_of(obj: Object) -> str:
     return str(obj["metadata"]["name"])
 
 
-def _asked(request: Attributes, uid: str) -> dict[str, Any]:
-    resource = request.kind.resource
-    kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
-    if request.operation == "CONNECT" and request.obj is not None:
-        kind = {"group": "", "version": "v1", "kind": request.obj["kind"]}
+def _names(request: Attributes, kind: Kind) -> tuple[dict[str, str], dict[str, str]]:
+    """Return how a kind and its resource are named in a review."""
+    resource = kind.resource
     named = {"group": resource.group, "version": resource.version, "resource": resource.plural}
+    if request.operation == "CONNECT" and request.obj is not None:
+        return {"group": "", "version": "v1", "kind": request.obj["kind"]}, named
+    return {"group": resource.group, "version": resource.version, "kind": resource.kind}, named
+
+
+def _asked(request: Attributes, uid: str, asked_for: Kind) -> dict[str, Any]:
+    resource = request.kind.resource
+    (kind, named), (asked_kind, asked_resource) = _names(request, request.kind), _names(request, asked_for)
     found: dict[str, Any] = {
-        "uid": uid, "kind": kind, "resource": named, "requestKind": kind, "requestResource": named,
+        "uid": uid, "kind": kind, "resource": named, "requestKind": asked_kind,
+        "requestResource": asked_resource,
         "name": request.name, "operation": request.operation, "userInfo": _user_info(request.user),
         "object": request.obj, "oldObject": request.old, "dryRun": request.dry_run,
         "options": request.options() or None,
@@ -221,6 +246,15 @@ def _response_of(answer: Any, uid: str, version: str) -> Mapping[str, Any]:
         raise CallFailed(
             f'received invalid webhook response: expected response.uid="{uid}", got "{response.get("uid")}"'
         )
+    for field, kind in _FIELDS.items():
+        if response.get(field) is not None and not isinstance(response[field], kind):
+            raise CallFailed(f"received invalid webhook response: response.{field} is no {kind.__name__}")
+    texts = [*(response.get("warnings") or ()), *(response.get("auditAnnotations") or {}).values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise CallFailed("received invalid webhook response: warnings and audit annotations are texts")
+    code = (response.get("status") or {}).get("code")
+    if code is not None and not isinstance(code, int):
+        raise CallFailed("received invalid webhook response: response.status.code is no number")
     return response
 
 

@@ -57,8 +57,13 @@ class Record:
     info: RequestInfo | None = None
     user: User | None = None
     as_user: User | None = None
-    body: bytes = b""
+    body: bytes = b""  # where the policy wants it
     annotations: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether the request's body is noted."""
+        return self.decision.level >= _REQUEST
 
 
 class Auditor:
@@ -92,8 +97,7 @@ class Auditor:
         record.as_user = as_user if as_user is not user else None
         if not decision.level:
             return
-        if decision.level >= _REQUEST:
-            record.http[AUDIT] = record
+        record.http[AUDIT] = record
         if RECEIVED not in decision.omitted:
             self._note(record, RECEIVED, 0, None)
 

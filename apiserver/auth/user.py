@@ -17,4 +17,10 @@ class User:
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False, compare=False)
 
 
+def account_user(name: str) -> User:
+    """Return a service account's user, by its full name: system:serviceaccount:NAMESPACE:NAME."""
+    namespace = name.split(":")[2]
+    return User(name, ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED))
+
+
 ANONYMOUS = User("system:anonymous", (UNAUTHENTICATED,))

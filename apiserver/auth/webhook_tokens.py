@@ -49,7 +49,7 @@ class WebhookTokens:
         try:
             asking = self._session.post(self._config.server, data=orjson.dumps(body), headers=headers, ssl=self._tls)
             async with asking as answer:
-                status = orjson.loads(await answer.content.read(1 << 20)).get("status") or {}
+                status = orjson.loads(await answer.read()).get("status") or {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError) as error:
             log.warning("the token webhook could not be asked: %s", error)
             return None

@@ -5,6 +5,8 @@ Source: https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-int
 
 import asyncio
 import hashlib
+import time
+from email.utils import formatdate
 from typing import Any
 
 import orjson
@@ -26,6 +28,7 @@ _PROTOBUF = (
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
 )
+_YEAR = 365 * 86400.0
 _INFO = {"title": "Kubernetes", "version": "v1.36.0"}
 
 
@@ -121,10 +124,16 @@ class OpenAPI:
 
 
 def _document(call: Call, body: bytes, content_type: str = "application/json") -> web.Response:
-    etag = f'"{_hash(body)}"'
-    if call.http.headers.get("If-None-Match") == etag:
-        return web.Response(status=304, headers={"ETag": etag})
-    return web.Response(body=body, headers={"Content-Type": content_type, "ETag": etag, "Vary": "Accept"})
+    found = _hash(body)
+    headers = {"ETag": f'"{found}"', "Vary": "Accept"}
+    asked = call.query.get("hash", "")
+    if asked and asked != found:  # of a document that is no more
+        return web.Response(status=301, headers={"Location": f"{call.info.path}?hash={found}"})
+    if asked:  # what a hash names never changes
+        headers |= {"Cache-Control": "public, immutable", "Expires": formatdate(time.time() + _YEAR, usegmt=True)}
+    if call.http.headers.get("If-None-Match") == headers["ETag"]:
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, headers={"Content-Type": content_type, **headers})
 
 
 def _takes_protobuf(call: Call) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from machinery.api.digits import is_number
 from machinery.spdy import (
     GOAWAY,
     PING,
@@ -78,7 +79,7 @@ class Tunnel:
     async def _open(self, frame: Frame) -> None:
         headers = frame.headers
         request, port = headers.get("requestid", ""), headers.get("port", "")
-        if not port.isdigit() or not 0 < int(port) < 65536:
+        if not is_number(port) or not 0 < int(port) < 65536:
             await self._send(self._framer.reset(frame.stream, PROTOCOL_ERROR))
         elif headers.get("streamtype") == "error":
             self._errors[request] = frame.stream

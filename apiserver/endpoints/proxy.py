@@ -18,9 +18,11 @@ from yarl import URL
 from apiserver.admission.webhook_client import ready_endpoints
 from apiserver.agent_address import agent_address
 from apiserver.registry.kind import Object
+from apiserver.registry.service_rules import address_problem
 from apiserver.request import Call
 from apiserver.storage.object_storage import ObjectStorage
 from machinery import errors
+from machinery.api.digits import is_number
 from machinery.api.resources import NODES, PODS, SERVICES
 
 _CONNECT_SECONDS = 10
@@ -111,10 +113,12 @@ class Proxy:
         address = (pod.get("status") or {}).get("podIP", "")
         if not address:
             raise errors.ServiceUnavailable(f'pod "{name}" has no address: it is not running')
+        if address_problem(address):  # who writes a pod's status must not reach what listens on this machine alone
+            raise errors.BadRequest("address not allowed")
         if not port:
             ports = (one for container in pod["spec"]["containers"] for one in container.get("ports") or ())
             port = str(next((one["containerPort"] for one in ports), 80))
-        if not port.isdigit():
+        if not is_number(port):
             named = (one for container in pod["spec"]["containers"] for one in container.get("ports") or ())
             port = next((str(one["containerPort"]) for one in named if one.get("name") == port), "")
         return Target(scheme, address, _port(port, call.info.name))
@@ -169,7 +173,7 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _port(text: str, name: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not is_number(text) or not 0 < int(text) < 65536:
         raise errors.BadRequest(f'invalid port in proxy request "{name}"')
     return int(text)
 

@@ -19,6 +19,7 @@ from apiserver.storage.object_storage import ObjectStorage, not_found, unavailab
 from apiserver.storage.watch_cache import Entry, WatchCache
 from machinery import errors
 from machinery.api import selectors
+from machinery.api.digits import is_number
 
 _WAIT_SECONDS = 3.0
 _TEXTS = ("application/json", "application/yaml")
@@ -113,7 +114,7 @@ async def seen(kind: Kind, entry: Entry) -> Entry:
 
 def parse_revision(text: str) -> int:
     """Read a resourceVersion. Raises: BadRequest."""
-    if not text.isdigit():
+    if not is_number(text):
         raise errors.BadRequest(f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
     return int(text)
 
@@ -254,7 +255,7 @@ async def listing(
 
 def _limit(query: Mapping[str, str]) -> int:
     text = query.get("limit", "0") or "0"
-    if not text.lstrip("-").isdigit():
+    if not is_number(text.removeprefix("-")):
         raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
     return max(int(text), 0)
 

@@ -23,6 +23,7 @@ from apiserver.registry.kind import Object
 from apiserver.request import Call, flag
 from apiserver.storage.object_storage import ObjectStorage
 from machinery import errors
+from machinery.api.digits import is_number
 
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
 _PATHS = {"log": "containerLogs", "exec": "exec", "attach": "attach", "portforward": "portForward"}
@@ -231,7 +232,7 @@ def _log_query(call: Call) -> dict[str, str]:
         text = query.get(name, "")
         if not text:
             continue
-        if not text.removeprefix("-").isdigit():
+        if not is_number(text.removeprefix("-")):
             raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
         if int(text) < least:
             rule = "must be greater than or equal to 0" if least == 0 else "must be greater than 0"

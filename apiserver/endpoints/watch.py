@@ -20,6 +20,7 @@ from apiserver.request import Accepted, Call, flag
 from apiserver.storage.object_storage import ObjectStorage
 from apiserver.storage.watch_cache import Collection, Entry, Event, TooOld, Watcher, event_line
 from machinery import errors
+from machinery.api.digits import is_number
 
 MIN_TIMEOUT_SECONDS = 1800
 BOOKMARK_SECONDS = 60.0
@@ -183,7 +184,7 @@ class _Session:
 
     def _timeout_seconds(self) -> float:
         text = self._call.query.get("timeoutSeconds", "")
-        if text and not text.isdigit():
+        if text and not is_number(text):
             raise errors.BadRequest(f'strconv.ParseInt: parsing "{text}": invalid syntax')
         return int(text) if text else MIN_TIMEOUT_SECONDS * random.uniform(1, 2)  # noqa: S311
 

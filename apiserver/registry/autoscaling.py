@@ -6,9 +6,9 @@ Defaults and rules: https://kubernetes.io/docs/concepts/workloads/autoscaling/ho
 from collections.abc import Iterator
 from typing import Any
 
-from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, UNKNOWN, count, number_at, value_at
 from apiserver.registry.kind import STATUS, Column, Kind, Object, invalid, required, unsupported
+from apiserver.registry.metric_rules import SOURCES, metric_causes, target_causes
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -19,11 +19,6 @@ _UP = (
 )
 _DOWN = ({"type": "Percent", "value": 100, "periodSeconds": 15},)
 _MAX_WINDOW_SECONDS, _MAX_PERIOD_SECONDS = 3600, 1800
-# Where the metric of each source type lies.
-_SOURCES = {
-    "ContainerResource": "containerResource", "External": "external", "Object": "object", "Pods": "pods",
-    "Resource": "resource",
-}  # fmt: skip
 
 
 def _default(autoscaler: Object) -> None:
@@ -51,46 +46,15 @@ def _causes(autoscaler: Object) -> Iterator[Cause]:
         yield invalid("spec.minReplicas", least, "must be greater than or equal to 1")
     if most < 1:
         yield invalid("spec.maxReplicas", most, "must be greater than 0")
-    elif most < least:
+    if most < least:
         yield invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
-    target = spec.get("scaleTargetRef") or {}
-    for field in ("kind", "name"):
-        if not target.get(field):
-            yield required(f"spec.scaleTargetRef.{field}")
-        elif wrong := names.path_segment(target[field]):
-            yield invalid(f"spec.scaleTargetRef.{field}", target[field], wrong)
+    yield from target_causes(spec.get("scaleTargetRef") or {}, "spec.scaleTargetRef")
     for index, metric in enumerate(spec["metrics"]):
-        yield from _metric_causes(metric, f"spec.metrics[{index}]")
+        yield from metric_causes(metric, f"spec.metrics[{index}]")
     for direction in ("scaleUp", "scaleDown"):
         rules = (spec.get("behavior") or {}).get(direction)
         if rules:
             yield from _behavior_causes(rules, f"spec.behavior.{direction}")
-
-
-def _metric_causes(metric: Object, path: str) -> Iterator[Cause]:
-    kind = metric.get("type", "")
-    if kind not in _SOURCES:
-        yield unsupported(f"{path}.type", kind, sorted(_SOURCES))
-        return
-    source = metric.get(_SOURCES[kind])
-    if source is None:
-        why = f"must populate information for the given metric source (only the {_SOURCES[kind]} field is relevant)"
-        yield required(f"{path}.{_SOURCES[kind]}", why)
-        return
-    at, target = f"{path}.{_SOURCES[kind]}", source.get("target") or {}
-    known = ("AverageValue", "Utilization", "Value")
-    if target.get("type") not in known:
-        yield unsupported(f"{at}.target.type", target.get("type"), known)
-    if kind in ("Resource", "ContainerResource"):
-        if not source.get("name"):
-            yield required(f"{at}.name", "must specify a resource name")
-        if target.get("averageUtilization") is None and target.get("averageValue") is None:
-            why = "must set either a target raw value or a target utilization"
-            yield required(f"{at}.target.averageUtilization", why)
-        if (share := target.get("averageUtilization")) is not None and share < 1:
-            yield invalid(f"{at}.target.averageUtilization", share, "must be greater than 0")
-    elif not (source.get("metric") or {}).get("name"):
-        yield required(f"{at}.metric.name", "must specify a metric name")
 
 
 def _behavior_causes(rules: Object, path: str) -> Iterator[Cause]:
@@ -131,7 +95,7 @@ def _targets(autoscaler: Object) -> str:
 
 
 def _target_text(metric: Object, now: Object) -> str:
-    field = _SOURCES.get(metric["type"], "")
+    field = SOURCES.get(metric["type"], "")
     target, current = value_at(metric, field, "target") or {}, value_at(now, field, "current") or {}
     name = f"{metric[field]['name']}: " if field in ("resource", "containerResource") else ""
     if target.get("averageUtilization") is not None:
@@ -160,6 +124,7 @@ KINDS = (
             Column("MaxPods", number_at("spec", "maxReplicas"), type="integer"),
             Column("Replicas", lambda obj: count(obj, "status", "currentReplicas"), type="integer"), AGE,
         ),
+        optional_required=frozenset({"spec.scaleTargetRef", "spec.maxReplicas"}),  # told by the rules
         default=_default, validate=lambda obj: list(_causes(obj)),
         prepare_create=lambda obj: obj.update(status={"desiredReplicas": 0, "currentMetrics": None}),
     ),

@@ -6,7 +6,6 @@ https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 from apiserver.registry import names, templates
 from apiserver.registry.columns import (
@@ -22,6 +21,7 @@ from apiserver.registry.columns import (
     value_at,
 )  # fmt: skip
 from apiserver.registry.durations import human_duration
+from apiserver.registry.job_rules import hostname_causes, job_spec_causes
 from apiserver.registry.kind import (
     STATUS,
     Column,
@@ -43,8 +43,8 @@ BATCH = "io.k8s.api.batch.v1."
 _CONTROLLER = "batch.kubernetes.io/controller-uid"
 _NAME_LABEL = "batch.kubernetes.io/job-name"
 _OLD_CONTROLLER, _OLD_NAME = "controller-uid", "job-name"
+_FIXED = ("selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy")
 _MAX_NAME = 52  # of a cron job: its jobs' names get eleven more letters
-_MAX_PARALLEL = 100_000
 
 
 # -- jobs
@@ -77,7 +77,7 @@ def _default_job(job: Object) -> None:
 def _prepare_job(job: Object) -> None:
     """Give the job the selector of its own pods, unless its maker brings one."""
     spec, metadata = job["spec"], job["metadata"]
-    if spec.get("manualSelector"):
+    if spec.get("manualSelector") or "name" not in metadata:  # validation tells of a name that is missing
         return
     labels = spec["template"].setdefault("metadata", {}).setdefault("labels", {})
     for key in (_OLD_CONTROLLER, _CONTROLLER):
@@ -92,7 +92,8 @@ def _prepare_job(job: Object) -> None:
 
 def _job_causes(job: Object) -> Iterator[Cause]:
     spec = job["spec"]
-    yield from _job_spec_causes(spec, "spec")
+    yield from hostname_causes(job)
+    yield from job_spec_causes(spec, "spec")
     selector, labels = spec.get("selector") or {}, templates.template_labels(spec)
     wanted = selector.get("matchLabels") or {}
     if not spec.get("manualSelector"):
@@ -105,113 +106,16 @@ def _job_causes(job: Object) -> Iterator[Cause]:
         yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
 
 
-def _job_spec_causes(spec: Object, path: str) -> Iterator[Cause]:
-    numbers = (
-        "parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex", "maxFailedIndexes",
-    )  # fmt: skip
-    yield from templates.non_negative(spec, *numbers, path=path)
-    indexed = spec["completionMode"] == "Indexed"
-    if spec["completionMode"] not in ("Indexed", "NonIndexed"):
-        yield unsupported(f"{path}.completionMode", spec["completionMode"], ("Indexed", "NonIndexed"))
-    if indexed and spec.get("completions") is None:
-        yield required(f"{path}.completions", "when completion mode is Indexed")
-    if indexed and spec["parallelism"] > _MAX_PARALLEL:
-        yield invalid(
-            f"{path}.parallelism",
-            spec["parallelism"],
-            f"must be less than or equal to {_MAX_PARALLEL} when completion mode is Indexed",
-        )
-    for field in ("backoffLimitPerIndex", "maxFailedIndexes"):
-        if spec.get(field) is not None and not indexed:
-            yield invalid(f"{path}.{field}", spec[field], "requires indexed completion mode")
-    if spec.get("maxFailedIndexes") is not None and spec.get("backoffLimitPerIndex") is None:
-        yield required(f"{path}.backoffLimitPerIndex", "when maxFailedIndexes is specified")
-    replacement = ("Failed",) if spec.get("podFailurePolicy") else ("Failed", "TerminatingOrFailed")
-    if spec["podReplacementPolicy"] not in replacement:
-        yield unsupported(f"{path}.podReplacementPolicy", spec["podReplacementPolicy"], replacement)
-    yield from _failure_policy_causes(spec, path)
-    if spec.get("successPolicy"):
-        yield from _success_policy_causes(spec, path)
-    pod = spec["template"]["spec"]
-    if pod.get("restartPolicy") == "Always":
-        yield from templates.template_causes(spec["template"], f"{path}.template", ("Always",))
-        yield Cause(
-            "FieldValueRequired", 'Required value: valid values: "OnFailure", "Never"',
-            f"{path}.template.spec.restartPolicy",
-        )  # fmt: skip
-    else:
-        yield from templates.template_causes(spec["template"], f"{path}.template", ("Never", "OnFailure"))
-
-
-def _failure_policy_causes(spec: Object, path: str) -> Iterator[Cause]:
-    policy = spec.get("podFailurePolicy")
-    if not policy:
-        return
-    if spec["template"]["spec"].get("restartPolicy") != "Never":
-        policy_now = spec["template"]["spec"].get("restartPolicy")
-        yield invalid(
-            f"{path}.template.spec.restartPolicy",
-            policy_now,
-            'only "Never" is supported when podFailurePolicy is specified',
-        )
-    known = ("Count", "FailIndex", "FailJob", "Ignore")
-    containers = {
-        one.get("name")
-        for group in ("containers", "initContainers")
-        for one in spec["template"]["spec"].get(group) or ()
-    }
-    for index, rule in enumerate(policy.get("rules") or ()):
-        at = f"{path}.podFailurePolicy.rules[{index}]"
-        if rule.get("action") not in known:
-            yield unsupported(f"{at}.action", rule.get("action"), known)
-        codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions")
-        if not codes and not conditions:
-            yield invalid(at, rule, "specifying one of OnExitCodes and OnPodConditions is required")
-        if codes and conditions:
-            yield invalid(at, rule, "specifying both OnExitCodes and OnPodConditions is not supported")
-        if codes:
-            yield from _exit_code_causes(codes, f"{at}.onExitCodes", containers)
-
-
-def _exit_code_causes(codes: Object, path: str, containers: set[Any]) -> Iterator[Cause]:
-    if codes.get("operator") not in ("In", "NotIn"):
-        yield unsupported(f"{path}.operator", codes.get("operator"), ("In", "NotIn"))
-    if (name := codes.get("containerName")) and name not in containers:
-        yield invalid(
-            f"{path}.containerName", name, "must be one of the container or initContainer names in the pod template"
-        )
-    values = codes.get("values") or []
-    if not values:
-        yield invalid(f"{path}.values", values, "at least one value is required")
-    for index, value in enumerate(values):
-        if codes.get("operator") == "In" and value == 0:
-            yield invalid(f"{path}.values[{index}]", value, "must not be 0 for the In operator")
-
-
-def _success_policy_causes(spec: Object, path: str) -> Iterator[Cause]:
-    if spec["completionMode"] != "Indexed":
-        yield invalid(f"{path}.successPolicy", spec["successPolicy"], "requires indexed completion mode")
-        return
-    rules = spec["successPolicy"].get("rules") or []
-    if not rules:
-        yield required(
-            f"{path}.successPolicy.rules", "at least one rules must be specified when the successPolicy is specified"
-        )
-    for index, rule in enumerate(rules):
-        if rule.get("succeededCount") is None and rule.get("succeededIndexes") is None:
-            why = "at least one of succeededCount or succeededIndexes must be specified"
-            yield required(f"{path}.successPolicy.rules[{index}]", why)
-
-
 def _job_update(new: Object, old: Object) -> list[Cause]:
     fresh, before = new["spec"], old["spec"]
     causes = []
-    for field in ("selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "successPolicy"):
+    for field in _FIXED:
         causes += immutable(f"spec.{field}", fresh.get(field), before.get(field))
-    elastic = fresh["completionMode"] == "Indexed" and fresh.get("completions") == fresh.get("parallelism")
-    if not elastic:
+    if fresh["completionMode"] != "Indexed":
         causes += immutable("spec.completions", fresh.get("completions"), before.get("completions"))
+    elif fresh.get("completions") not in (None, before.get("completions"), fresh.get("parallelism")):
+        why = "can only be modified in tandem with spec.parallelism"
+        causes.append(invalid("spec.completions", fresh["completions"], why))
     may_place = before.get("suspend") and not (old.get("status") or {}).get("startTime")
     if _fixed_template(fresh["template"], may_place) != _fixed_template(before["template"], may_place):
         causes.append(invalid("spec.template", fresh["template"], "field is immutable"))
@@ -294,7 +198,7 @@ def _cron_job_causes(cron_job: Object) -> Iterator[Cause]:
         yield unsupported("spec.jobTemplate.spec.manualSelector", True, supported)
     job = copy.deepcopy(job)
     _default_job_spec(job)
-    yield from _job_spec_causes(job, "spec.jobTemplate.spec")
+    yield from job_spec_causes(job, "spec.jobTemplate.spec")
 
 
 def _is_zone(name: str) -> bool:

@@ -51,6 +51,7 @@ class Catalog:
     def __init__(self, kinds: Sequence[Kind]) -> None:
         self._kinds = {(kind.resource.group, kind.resource.version, kind.resource.plural): kind for kind in kinds}
         self._custom: dict[str, list[Kind]] = {}
+        self._same: tuple[int, dict[str, list[Kind]]] = (-1, {})
         self.changes = 0  # grows with each change: what is derived from the catalog is derived anew
 
     def find(self, group: str, version: str, plural: str) -> Kind | None:
@@ -71,6 +72,15 @@ class Catalog:
         """Return the resource of objects that say they are of this apiVersion and kind."""
         found = (one.resource for one in self)
         return next((one for one in found if (one.api_version, one.kind) == (api_version, kind)), None)
+
+    def other_versions(self, kind: Kind) -> Sequence[Kind]:
+        """Return the kinds whose objects are the same as a kind's, shown in other versions."""
+        if self._same[0] != self.changes:
+            found: dict[str, list[Kind]] = {}
+            for one in self:
+                found.setdefault(one.resource.group_resource, []).append(one)
+            self._same = self.changes, {name: kinds for name, kinds in found.items() if len(kinds) > 1}
+        return [one for one in self._same[1].get(kind.resource.group_resource, ()) if one is not kind]
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())

@@ -11,20 +11,17 @@ from dataclasses import replace
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, text_at, value_at
 from apiserver.registry.durations import human_duration
-from apiserver.registry.kind import STATUS, Column, Kind, Object, immutable, invalid, required
+from apiserver.registry.kind import STATUS, Column, Kind, Object, duplicate, immutable, invalid, required, unsupported
 from machinery.api import meta, resources
 from machinery.errors import Cause
 
+_LEGACY_SIGNER = "kubernetes.io/legacy-unknown"
 _USAGES = frozenset(
     {"signing", "digital signature", "content commitment", "key encipherment", "key agreement", "data encipherment",
      "cert sign", "crl sign", "encipher only", "decipher only", "any", "server auth", "client auth", "code signing",
      "email protection", "s/mime", "ipsec end system", "ipsec tunnel", "ipsec user", "timestamping", "ocsp signing",
      "microsoft sgc", "netscape sgc"}
 )  # fmt: skip
-
-
-def _default(request: Object) -> None:
-    request.setdefault("spec", {}).setdefault("usages", ["digital signature", "key encipherment"])
 
 
 def _causes(request: Object) -> Iterator[Cause]:
@@ -36,24 +33,58 @@ def _causes(request: Object) -> Iterator[Cause]:
     if b"-----BEGIN CERTIFICATE REQUEST-----" not in pem:
         why = "PEM block type must be CERTIFICATE REQUEST"
         yield invalid("spec.request", spec.get("request", ""), why)
-    for index, usage in enumerate(spec["usages"]):
+    usages = spec.get("usages") or []
+    if not usages:
+        yield required("spec.usages")
+    for index, usage in enumerate(usages):
         if usage not in _USAGES:
-            yield invalid(f"spec.usages[{index}]", usage, "")
-    name = spec.get("signerName", "")
-    domain, slash, path = name.partition("/")
-    if not name:
-        yield required("spec.signerName", "signerName is required")
-    elif not slash or not path:
-        yield invalid(
-            "spec.signerName", name, "must be a fully qualified domain and path of the form 'example.com/signer-name'"
-        )
-    elif wrong := names.dns_subdomain(domain):
-        yield invalid("spec.signerName", name, wrong)
+            yield unsupported(f"spec.usages[{index}]", usage, sorted(_USAGES))
+        if usage in usages[:index]:
+            yield duplicate(f"spec.usages[{index}]", usage)
+    yield from _signer_causes(spec.get("signerName", ""))
     seconds = spec.get("expirationSeconds")
     if seconds is not None and seconds < 600:
         yield invalid(
             "spec.expirationSeconds", seconds, "may not specify a duration less than 600 seconds (10 minutes)"
         )
+    yield from _condition_causes(_conditions(request))
+
+
+def _signer_causes(name: str) -> Iterator[Cause]:
+    field, parts = "spec.signerName", name.split("/")
+    if not name:
+        yield required(field)
+    elif name == _LEGACY_SIGNER:
+        yield invalid(field, name, "the legacy signerName is not allowed via this API version")
+    elif len(parts) != 2:
+        yield invalid(field, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
+    else:
+        domain, path = parts
+        for label in domain.split("."):
+            if wrong := names.dns_label(label):
+                yield invalid(field, domain, f'validating label "{label}": {wrong}')
+        if "." not in domain:
+            yield invalid(field, domain, "should be a domain with at least two segments separated by dots")
+        for label in path.split("."):
+            if wrong := names.dns_label(label):
+                yield invalid(field, path, f'validating label "{label}": {wrong}')
+
+
+def _condition_causes(conditions: list[Object]) -> Iterator[Cause]:
+    """Yield what is wrong with decisions: they are made once, for good, and not both ways."""
+    seen: set[str] = set()
+    for index, condition in enumerate(conditions):
+        path, kind, status = f"status.conditions[{index}]", condition.get("type", ""), condition.get("status", "True")
+        known = ("True",) if kind in (*_DECISIONS, "Failed") else ("False", "True", "Unknown")
+        if not kind:
+            yield required(f"{path}.type")
+        if status not in known:
+            yield unsupported(f"{path}.status", status, known)
+        if kind in _DECISIONS and set(_DECISIONS) <= {kind, *seen}:
+            yield invalid(f"{path}.type", kind, "Approved and Denied conditions are mutually exclusive")
+        if kind in seen:
+            yield duplicate(f"{path}.type", kind)
+        seen.add(kind)
 
 
 _DECISIONS = ("Approved", "Denied")
@@ -128,7 +159,7 @@ KINDS = (
             Column("Condition", _condition_text),
         ),
         selectable={"spec.signerName": text_at("spec", "signerName")},
-        default=_default, validate=lambda obj: list(_causes(obj)),
+        validate=lambda obj: list(_causes(obj)),
         validate_update=lambda new, old: immutable("spec", new.get("spec"), old.get("spec")),
 
     ),

@@ -1,15 +1,12 @@
 """The groups coordination.k8s.io and discovery.k8s.io: leases and endpoint slices."""
 
-import ipaddress
 from collections.abc import Iterator
 
-from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME
-from apiserver.registry.kind import Column, Kind, Object, immutable, invalid, unsupported
+from apiserver.registry.endpoint_rules import slice_causes
+from apiserver.registry.kind import Column, Kind, Object, immutable, invalid
 from machinery.api import resources
 from machinery.errors import Cause
-
-_ADDRESS_TYPES = ("FQDN", "IPv4", "IPv6")
 
 
 def _lease_causes(lease: Object) -> Iterator[Cause]:
@@ -25,28 +22,6 @@ def _default_slice(endpoint_slice: Object) -> None:
     for port in endpoint_slice.get("ports") or ():
         port.setdefault("name", "")
         port.setdefault("protocol", "TCP")
-
-
-def _slice_causes(endpoint_slice: Object) -> Iterator[Cause]:
-    if endpoint_slice.get("addressType") and endpoint_slice["addressType"] not in _ADDRESS_TYPES:
-        yield unsupported("addressType", endpoint_slice.get("addressType"), _ADDRESS_TYPES)
-    if len(endpoint_slice.get("endpoints") or ()) > 1000:
-        yield Cause("FieldValueTooMany", "Too many: must have at most 1000 items", "endpoints")
-    kind = endpoint_slice.get("addressType", "")
-    for index, endpoint in enumerate(endpoint_slice.get("endpoints") or ()):
-        for at, address in enumerate(endpoint.get("addresses") or ()):
-            if wrong := _address_problem(kind, address):
-                yield invalid(f"endpoints[{index}].addresses[{at}]", address, wrong)
-
-
-def _address_problem(kind: str, address: str) -> str | None:
-    if kind == "FQDN":
-        return names.dns_subdomain(address)
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
-    return None if kind == f"IPv{found.version}" else f"must be an {kind} address"
 
 
 def _ports_text(endpoint_slice: Object) -> str:
@@ -75,7 +50,7 @@ KINDS = (
             NAME, Column("AddressType", lambda obj: obj.get("addressType", "")),
             Column("Ports", _ports_text), Column("Endpoints", _endpoints_text), AGE,
         ),
-        default=_default_slice, validate=lambda obj: list(_slice_causes(obj)),
+        default=_default_slice, validate=lambda obj: list(slice_causes(obj)),
         validate_update=lambda new, old: immutable("addressType", new.get("addressType"), old.get("addressType")),
         optional_required=frozenset({"endpoints"}), has_generation=True,
     ),

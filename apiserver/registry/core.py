@@ -5,6 +5,7 @@ from typing import Any
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, UNKNOWN, labels_text
+from apiserver.registry.endpoint_rules import default_endpoints, endpoints_causes
 from apiserver.registry.event_rules import event_causes
 from apiserver.registry.kind import (
     STATUS,
@@ -23,7 +24,8 @@ from apiserver.registry.kind import (
 )  # fmt: skip
 from apiserver.registry.node_rules import node_causes
 from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
-from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod, validate_pod_update
+from apiserver.registry.pod_update_rules import pod_update_causes
+from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod
 from apiserver.registry.secret_rules import secret_causes
 from apiserver.registry.service_rules import service_causes
 from machinery.api import resources
@@ -48,10 +50,18 @@ def _field(*path: str) -> Any:
 
 
 def _prepare_namespace(namespace: Object) -> None:
-    namespace.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
+    finalizers = namespace.setdefault("spec", {}).setdefault("finalizers", [])
+    if "kubernetes" not in finalizers:
+        finalizers.append("kubernetes")
     namespace["status"] = {"phase": "Active"}
     if name := namespace["metadata"].get("name"):  # validation tells of one that is missing
         namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name
+
+
+def _namespace_causes(namespace: Object) -> Iterator[Cause]:
+    for finalizer in (namespace.get("spec") or {}).get("finalizers") or ():
+        if wrong := names.finalizer(finalizer):
+            yield invalid("spec.finalizers", finalizer, wrong)
 
 
 def _keep_namespace_label(namespace: Object, old: Object) -> None:
@@ -277,7 +287,6 @@ EVENT_SELECTABLE = {
         "reportingComponent",
     )
 } | {"source": lambda event: _event_source(event).partition(",")[0]}  # fmt: skip
-EVENT_TTL_SECONDS = 3600
 
 KINDS = (
     Kind(
@@ -286,8 +295,8 @@ KINDS = (
         subresources={"status": STATUS, "finalize": Subresource(("update",))},
         columns=(NAME, Column("Status", _field("status", "phase")), AGE),
         selectable={"status.phase": _field("status", "phase")},
-        validate_name=names.dns_label, prepare_create=_prepare_namespace, prepare_update=_keep_namespace_label,
-        returns_deleted=True,
+        validate_name=names.dns_label, validate=lambda obj: list(_namespace_causes(obj)),
+        prepare_create=_prepare_namespace, prepare_update=_keep_namespace_label, returns_deleted=True,
     ),
     Kind(
         resources.NODES, CORE + "Node", "node", ("no",),
@@ -324,7 +333,7 @@ KINDS = (
             "status.phase": _field("status", "phase"), "status.podIP": _field("status", "podIP"),
             "status.nominatedNodeName": _field("status", "nominatedNodeName"),
         },
-        default=default_pod, validate=validate_pod, validate_update=validate_pod_update, prepare_create=prepare_pod,
+        default=default_pod, validate=validate_pod, validate_update=pod_update_causes, prepare_create=prepare_pod,
         has_generation=True, returns_deleted=True,
     ),
     Kind(
@@ -357,12 +366,13 @@ KINDS = (
             Column("Selector", lambda obj: labels_text(obj["spec"].get("selector")), priority=1),
         ),
         selectable={"spec.clusterIP": _field("spec", "clusterIP"), "spec.type": _field("spec", "type")},
-        validate_name=names.dns_1035_label, default=_default_service, validate=_validate_service, returns_deleted=True,
+        validate_name=names.dns_label, default=_default_service, validate=_validate_service, returns_deleted=True,
         creates_on_update=True,
     ),
     Kind(
         resources.ENDPOINTS, CORE + "Endpoints", "endpoints", ("ep",),
         columns=(NAME, Column("Endpoints", _endpoints_text), AGE), creates_on_update=True,
+        default=default_endpoints, validate=lambda obj: list(endpoints_causes(obj)),
         deprecated="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     ),
     Kind(
@@ -379,6 +389,6 @@ KINDS = (
         resources.EVENTS, CORE + "Event", "event", ("ev",),
         columns=EVENT_COLUMNS, selectable=EVENT_SELECTABLE, prepare_create=_prepare_event,
         validate=lambda event: list(event_causes(event)), creates_on_update=True,
-        ttl_seconds=EVENT_TTL_SECONDS,
+        ends=True,
     ),
 )  # fmt: skip

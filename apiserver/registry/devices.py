@@ -3,15 +3,17 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from apiserver.registry.columns import AGE, NAME, text_at, value_at
-from apiserver.registry.kind import STATUS, Column, Kind, Object, default_text, immutable, invalid, required
+from apiserver.registry.device_rules import claim_causes, class_causes, slice_causes
+from apiserver.registry.kind import STATUS, Column, Kind, Object, default_text, immutable
 from machinery.api import resources
 from machinery.errors import Cause
 
 DEVICES = "io.k8s.api.resource.v1."
+# Zero where they are absent; told by the rules.
+_COUNTS = frozenset({"spec.pool.generation", "spec.pool.resourceSliceCount"})
 
 
 def _default_requests(spec: Any) -> None:
@@ -29,30 +31,12 @@ def _default_template(template: Object) -> None:
     _default_requests(template.setdefault("spec", {}).setdefault("spec", {}))
 
 
-def _claim_causes(claim: Object) -> Iterator[Cause]:
-    yield from _request_causes(claim.get("spec") or {}, "spec.devices.requests")
+def _claim_causes(claim: Object) -> list[Cause]:
+    return list(claim_causes(claim.get("spec") or {}, "spec"))
 
 
-def _template_causes(template: Object) -> Iterator[Cause]:
-    yield from _request_causes(value_at(template, "spec", "spec") or {}, "spec.spec.devices.requests")
-
-
-def _request_causes(spec: Object, path: str) -> Iterator[Cause]:
-    seen = set()
-    for index, request in enumerate(value_at(spec, "devices", "requests") or ()):
-        at, name = f"{path}[{index}]", request.get("name", "")
-        if name in seen:
-            yield Cause("FieldValueDuplicate", f'Duplicate value: "{name}"', f"{at}.name")
-        seen.add(name)
-        exactly, alternatives = request.get("exactly"), request.get("firstAvailable")
-        if not exactly and not alternatives:
-            yield required(at, "exactly one of `exactly` or `firstAvailable` is required")
-        elif exactly and alternatives:
-            yield invalid(
-                at, None, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"
-            )
-        elif exactly and not exactly.get("deviceClassName"):
-            yield required(f"{at}.exactly.deviceClassName")
+def _template_causes(template: Object) -> list[Cause]:
+    return list(claim_causes(value_at(template, "spec", "spec") or {}, "spec.spec"))
 
 
 def _claim_state(claim: Object) -> str:
@@ -82,18 +66,18 @@ def _fixed_slice(new: Object, old: Object) -> list[Cause]:
 KINDS = (
     Kind(
         resources.DEVICE_CLASSES, DEVICES + "DeviceClass", "deviceclass", columns=(NAME, AGE), has_generation=True,
-        returns_deleted=True,
+        validate=lambda obj: list(class_causes(obj)), returns_deleted=True,
     ),
     Kind(
         resources.RESOURCE_CLAIMS, DEVICES + "ResourceClaim", "resourceclaim",
         subresources={"status": STATUS},
         columns=(NAME, Column("State", _claim_state), AGE),
-        default=_default_claim, validate=lambda obj: list(_claim_causes(obj)), validate_update=_fixed_spec,
+        default=_default_claim, validate=_claim_causes, validate_update=_fixed_spec,
         returns_deleted=True,
     ),
     Kind(
         resources.RESOURCE_CLAIM_TEMPLATES, DEVICES + "ResourceClaimTemplate", "resourceclaimtemplate",
-        columns=(NAME, AGE), default=_default_template, validate=lambda obj: list(_template_causes(obj)),
+        columns=(NAME, AGE), default=_default_template, validate=_template_causes,
         validate_update=_fixed_spec, returns_deleted=True,
     ),
     Kind(
@@ -103,6 +87,7 @@ KINDS = (
             Column("Driver", text_at("spec", "driver")), Column("Pool", text_at("spec", "pool", "name")), AGE,
         ),
         selectable={"spec.nodeName": text_at("spec", "nodeName"), "spec.driver": text_at("spec", "driver")},
+        validate=lambda obj: list(slice_causes(obj)), optional_required=_COUNTS,
         validate_update=_fixed_slice, has_generation=True, returns_deleted=True,
     ),
 )  # fmt: skip

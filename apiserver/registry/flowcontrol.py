@@ -11,7 +11,7 @@ from machinery.api import resources
 from machinery.errors import Cause
 
 FLOW = "io.k8s.api.flowcontrol.v1."
-_MAX_PRECEDENCE = 10_000
+_MAX_PRECEDENCE, _MAX_QUEUES = 10_000, 10_000_000
 
 
 def _default_schema(schema: Object) -> None:
@@ -69,9 +69,38 @@ def _level_causes(level: Object) -> Iterator[Cause]:
         limited = spec.get("limited")
         if not limited:
             yield required("spec.limited", "must not be empty when type is Limited")
-        elif limited["nominalConcurrencyShares"] < 0:
-            shares = limited["nominalConcurrencyShares"]
-            yield invalid("spec.limited.nominalConcurrencyShares", shares, "must be a non-negative integer")
+        else:
+            yield from _limited_causes(limited, "spec.limited")
+
+
+def _limited_causes(limited: Object, path: str) -> Iterator[Cause]:
+    shares, lent = limited["nominalConcurrencyShares"], limited["lendablePercent"]
+    borrowed = limited.get("borrowingLimitPercent")
+    if shares < 0:
+        yield invalid(f"{path}.nominalConcurrencyShares", shares, "must be a non-negative integer")
+    if not 0 <= lent <= 100:
+        yield invalid(f"{path}.lendablePercent", lent, "must be between 0 and 100, inclusive")
+    if borrowed is not None and borrowed < 0:
+        yield invalid(f"{path}.borrowingLimitPercent", borrowed, "if specified, must be a non-negative integer")
+    response = limited.get("limitResponse") or {}
+    kind, queuing, at = response.get("type", ""), response.get("queuing"), f"{path}.limitResponse"
+    if kind == "Reject" and queuing is not None:
+        yield forbidden(f"{at}.queuing", "must be nil if limited.limitResponse.type is not Limited")
+    elif kind not in ("Queue", "Reject"):
+        yield unsupported(f"{at}.type", kind, ("Queue", "Reject"))
+    elif kind == "Queue":
+        yield from _queuing_causes(response["queuing"], f"{at}.queuing")
+
+
+def _queuing_causes(queuing: Object, path: str) -> Iterator[Cause]:
+    for field, words in (("queueLengthLimit", "positive"), ("queues", "positive"), ("handSize", "positive")):
+        if queuing[field] <= 0:
+            yield invalid(f"{path}.{field}", queuing[field], f"must be {words}")
+    queues, hand = queuing["queues"], queuing["handSize"]
+    if queues > _MAX_QUEUES:
+        yield invalid(f"{path}.queues", queues, f"must not be greater than {_MAX_QUEUES}")
+    if hand > queues:
+        yield invalid(f"{path}.handSize", hand, f"should not be greater than queues ({queues})")
 
 
 def _queuing(field: str) -> Column:

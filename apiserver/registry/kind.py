@@ -152,7 +152,7 @@ class Kind:
     unconditional_update: bool = True
     returns_deleted: bool = False
     optional_required: frozenset[str] = frozenset()
-    ttl_seconds: int = 0
+    ends: bool = False  # of itself, some time after it was last written
     prepare_delete: Callable[[Object], None] = _nothing
     custom: CustomKind | None = None
     status_metadata: Sequence[str] = ("labels", "annotations", "finalizers")  # what may be changed through its status

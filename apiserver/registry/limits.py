@@ -3,11 +3,11 @@
 Sources: https://kubernetes.io/docs/concepts/policy/limit-range/, https://kubernetes.io/docs/concepts/policy/resource-quotas/
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, value_at
-from apiserver.registry.kind import STATUS, Column, Kind, Object, forbidden, immutable, invalid, required, unsupported
+from apiserver.registry.kind import STATUS, Column, Kind, Object, forbidden, immutable, invalid, required
 from machinery.api import resources
 from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
@@ -17,7 +17,6 @@ _SCOPES = (
     "BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating",
     "VolumeAttributesClass",
 )  # fmt: skip
-_SCOPES_OF_PODS = tuple(scope for scope in _SCOPES if scope != "VolumeAttributesClass")
 _OBJECTS = (
     "configmaps", "persistentvolumeclaims", "pods", "replicationcontrollers", "resourcequotas", "secrets", "services",
     "services.loadbalancers", "services.nodeports",
@@ -27,6 +26,17 @@ _USED_BY_PODS = (
     "limits.ephemeral-storage", "requests.ephemeral-storage",
 )  # fmt: skip
 _STORAGE = ("requests.storage",)
+# What objects of a scope use.
+_OF_SCOPES = {
+    **dict.fromkeys(_SCOPES, ("pods", *_USED_BY_PODS[:6])),
+    "BestEffort": ("pods",),
+    "VolumeAttributesClass": ("persistentvolumeclaims", *_STORAGE),
+}
+_EXISTING = frozenset({"BestEffort", "NotBestEffort", "Terminating", "NotTerminating", "CrossNamespacePodAffinity"})
+_EXISTING_RULE = (
+    "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, "
+    "ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"
+)
 _HUGE_PAGES = ("hugepages-", "requests.hugepages-")
 _BOUNDS = ("min", "default", "defaultRequest", "max")
 
@@ -93,13 +103,7 @@ def _quota_causes(quota: Object) -> Iterator[Cause]:
             yield invalid(f"spec.hard[{name}]", value, "must be greater than or equal to 0")
         yield from _counted_causes(name, value)
     yield from _scope_causes(spec)
-    operators = ("DoesNotExist", "Exists", "In", "NotIn")
-    for index, rule in enumerate(value_at(spec, "scopeSelector", "matchExpressions") or ()):
-        path = f"spec.scopeSelector.matchExpressions[{index}]"
-        if rule.get("scopeName") not in _SCOPES:
-            yield invalid(f"{path}.scopeName", rule.get("scopeName"), "unsupported scope")
-        if rule.get("operator") not in operators:
-            yield unsupported(f"{path}.operator", rule.get("operator"), operators)
+    yield from _selected_causes(spec)
 
 
 def _counted_causes(name: str, value: str) -> Iterator[Cause]:
@@ -119,13 +123,46 @@ def _scope_causes(spec: Object) -> Iterator[Cause]:
     for scope in scopes:
         if scope not in _SCOPES:
             yield invalid("spec.scopes", scopes, "unsupported scope")
-        for name in spec.get("hard") or ():
-            counts_pods = name == "pods" or (name in _USED_BY_PODS[:6] and scope != "BestEffort")
-            if scope in _SCOPES_OF_PODS and not counts_pods:
-                yield invalid("spec.scopes", scopes, "unsupported scope applied to resource")
-    for pair in ({"BestEffort", "NotBestEffort"}, {"Terminating", "NotTerminating"}):
-        if pair <= set(scopes):
-            yield invalid("spec.scopes", scopes, "conflicting scopes")
+        for _ in _not_counted(scope, spec):
+            yield invalid("spec.scopes", scopes, "unsupported scope applied to resource")
+    for _ in _conflicts(scopes):
+        yield invalid("spec.scopes", scopes, "conflicting scopes")
+
+
+def _not_counted(scope: str, spec: Object) -> list[str]:
+    """Return what a quota counts that objects of a scope do not use."""
+    counted = _OF_SCOPES.get(scope)
+    known = (*_OBJECTS, *_USED_BY_PODS, *_STORAGE)
+    return [name for name in spec.get("hard") or () if counted is not None and name in known and name not in counted]
+
+
+def _conflicts(scopes: Iterable[str]) -> list[set[str]]:
+    pairs = ({"BestEffort", "NotBestEffort"}, {"Terminating", "NotTerminating"})
+    return [pair for pair in pairs if pair <= set(scopes)]
+
+
+def _selected_causes(spec: Object) -> Iterator[Cause]:
+    """Yield what is wrong with a quota's selector of scopes; rules are told of together, as upstream does."""
+    selector = spec.get("scopeSelector")
+    rules, path = value_at(selector or {}, "matchExpressions") or (), "spec.scopeSelector.matchExpressions"
+    for rule in rules:
+        scope, operator, values = rule.get("scopeName", ""), rule.get("operator", ""), rule.get("values") or []
+        if scope not in _SCOPES:
+            yield invalid(f"{path}.scopeName", scope, "unsupported scope")
+        for _ in _not_counted(scope, spec):
+            yield invalid(path, selector, "unsupported scope applied to resource")
+        if scope in _EXISTING and operator != "Exists":
+            yield invalid(f"{path}.operator", operator, _EXISTING_RULE)
+        if operator in ("In", "NotIn") and not values:
+            why = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"
+            yield required(f"{path}.values", why)
+        elif operator in ("Exists", "DoesNotExist") and values:
+            why = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector"
+            yield invalid(f"{path}.values", values, why)
+        elif operator not in ("In", "NotIn", "Exists", "DoesNotExist"):
+            yield invalid(f"{path}.operator", operator, "not a valid selector operator")
+    for _ in _conflicts(rule.get("scopeName", "") for rule in rules):
+        yield invalid(path, spec.get("scopes"), "conflicting scopes")
 
 
 def _quota_update(new: Object, old: Object) -> list[Cause]:

@@ -14,6 +14,7 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+_HTTP_PATH = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+"
 _VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 
 _SUBDOMAIN_RULE = (
@@ -41,6 +42,12 @@ _VALUE_RULE = (
     "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
+_WILDCARD_RULE = (
+    "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of "
+    "lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', "
+    r"regex used for validation is '\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+_FINALIZERS = ("foregroundDeletion", "kubernetes", "orphan")
 MAX_ANNOTATIONS_BYTES = 256 * 1024
 # What generateName appends: no vowels, so that no words appear.
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -68,6 +75,29 @@ def dns_1035_label(name: str) -> str | None:
     return None if _LABEL_1035.fullmatch(name) else _LABEL_1035_RULE
 
 
+def wildcard_subdomain(name: str) -> str | None:
+    """Return what is wrong with the name of all hosts of a domain, or None."""
+    if len(name) > 253:
+        return "must be no more than 253 characters"
+    return None if name.startswith("*.") and _SUBDOMAIN.fullmatch(name[2:]) else _WILDCARD_RULE
+
+
+def domain_path_causes(name: str, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with a path that begins with a domain, such as "acme.io/foo"."""
+    domain, slash, rest = name.partition("/")
+    if not name:
+        yield Cause("FieldValueRequired", "Required value", path)
+    elif not (slash and domain and rest):
+        rule = 'must be a domain-prefixed path (such as "acme.io/foo")'
+        yield Cause("FieldValueInvalid", f'Invalid value: "{name}": {rule}', path)
+    else:
+        if wrong := dns_subdomain(domain):
+            yield Cause("FieldValueInvalid", f'Invalid value: "{domain}": {wrong}', path)
+        if not re.fullmatch(_HTTP_PATH, rest):
+            rule = f"Invalid path (regex used for validation is '{_HTTP_PATH}')"
+            yield Cause("FieldValueInvalid", f'Invalid value: "{rest}": {rule}', path)
+
+
 def path_segment(name: str) -> str | None:
     """Return what is wrong with a name that only has to fit into a path (RBAC objects), or None."""
     if name in (".", ".."):
@@ -87,6 +117,14 @@ def qualified_name(name: str) -> str | None:
     if len(part) > 63:
         return "name part must be no more than 63 characters"
     return None if _QUALIFIED.fullmatch(part) else _QUALIFIED_RULE
+
+
+def finalizer(name: str) -> str | None:
+    """Return what is wrong with a finalizer of an object that isn't custom, or None."""
+    if wrong := qualified_name(name):
+        return wrong
+    known = "/" in name or name in _FINALIZERS
+    return None if known else "name is neither a standard finalizer name nor is it fully qualified"
 
 
 def label_value(value: str) -> str | None:

@@ -6,95 +6,35 @@ https://kubernetes.io/docs/concepts/services-networking/network-policies/
 
 import ipaddress
 from collections.abc import Iterator
-from typing import Any
 
 from apiserver.registry import names
+from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.columns import AGE, NAME, NONE, selector_text, text_at, value_at
+from apiserver.registry.ingress_rules import class_causes, ingress_causes, new_ingress_causes
 from apiserver.registry.kind import (
     STATUS,
     Column,
     Kind,
     Object,
+    default_text,
     forbidden,
     immutable,
     invalid,
     required,
     unsupported,
 )  # fmt: skip
-from machinery.api import resources, selectors
+from apiserver.registry.pod_rules import port_name_problem
+from machinery.api import resources
 from machinery.errors import Cause
 
 NETWORKING = "io.k8s.api.networking.v1."
-_PATH_TYPES = ("Exact", "ImplementationSpecific", "Prefix")
-_DIRECTIONS = ("Egress", "Ingress")
+_DIRECTIONS = ("Ingress", "Egress")
+_MAX_CIDRS = 2
+_PROTOCOLS = ("TCP", "UDP", "SCTP")
+_BLOCK_RULE = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
 
 
 # -- ingresses
-
-
-def _ingress_causes(ingress: Object) -> Iterator[Cause]:
-    spec = ingress.get("spec") or {}
-    if not spec.get("rules") and not spec.get("defaultBackend"):
-        yield invalid("spec", spec, "either `defaultBackend` or `rules` must be specified")
-    if spec.get("defaultBackend"):
-        yield from _backend_causes(spec["defaultBackend"], "spec.defaultBackend")
-    if (name := spec.get("ingressClassName")) and (wrong := names.dns_subdomain(name)):
-        yield invalid("spec.ingressClassName", name, wrong)
-    for index, rule in enumerate(spec.get("rules") or ()):
-        path = f"spec.rules[{index}]"
-        if host := rule.get("host"):
-            yield from _host_causes(host, f"{path}.host")
-        http = rule.get("http")
-        if http is not None and not http.get("paths"):
-            yield required(f"{path}.http.paths")
-        for number, one in enumerate((http or {}).get("paths") or ()):
-            yield from _path_causes(one, f"{path}.http.paths[{number}]")
-    for index, tls in enumerate(spec.get("tls") or ()):
-        for number, host in enumerate(tls.get("hosts") or ()):
-            yield from _host_causes(host, f"spec.tls[{index}].hosts[{number}]")
-
-
-def _host_causes(host: str, path: str) -> Iterator[Cause]:
-    try:
-        ipaddress.ip_address(host)
-        yield invalid(path, host, "must be a DNS name, not an IP address")
-        return
-    except ValueError:
-        pass
-    if wrong := names.dns_subdomain(host.removeprefix("*.")):
-        yield invalid(path, host, wrong)
-
-
-def _path_causes(one: Object, path: str) -> Iterator[Cause]:
-    kind, text = one.get("pathType"), one.get("path", "")
-    if kind is None:
-        yield required(f"{path}.pathType", "pathType must be specified")
-    elif kind not in _PATH_TYPES:
-        yield unsupported(f"{path}.pathType", kind, _PATH_TYPES)
-    elif kind != "ImplementationSpecific" or text:
-        if not text.startswith("/"):
-            yield invalid(f"{path}.path", text, "must be an absolute path")
-        for part in ("//", "/./", "/../", "%2f", "%2F") if kind != "ImplementationSpecific" else ():
-            if part in text:
-                yield invalid(f"{path}.path", text, f"must not contain '{part}'")
-    yield from _backend_causes(one.get("backend") or {}, f"{path}.backend")
-
-
-def _backend_causes(backend: Object, path: str) -> Iterator[Cause]:
-    service, resource = backend.get("service"), backend.get("resource")
-    if service and resource:
-        yield invalid(path, backend, "cannot set both resource and service backends")
-    elif not service and not resource:
-        yield required(path, "resource or service backend is required")
-    elif service:
-        if not service.get("name"):
-            yield required(f"{path}.service.name")
-        port = service.get("port") or {}
-        if bool(port.get("name")) == bool(port.get("number")):
-            why = "cannot set both port name & port number" if port.get("name") else "port name or number is required"
-            yield required(f"{path}.service.port", why) if not port else invalid(path, backend, why)
-        elif port.get("number") and not 0 < port["number"] < 65536:
-            yield invalid(f"{path}.service.port.number", port["number"], "must be between 1 and 65535, inclusive")
 
 
 def _hosts(ingress: Object) -> str:
@@ -131,12 +71,7 @@ def _default_policy(policy: Object) -> None:
 
 def _policy_causes(policy: Object) -> Iterator[Cause]:
     spec = policy["spec"]
-    yield from _selector_causes(spec.get("podSelector"), "spec.podSelector")
-    if len(spec["policyTypes"]) > 2:
-        yield invalid("spec.policyTypes", spec["policyTypes"], "may not specify more than two policyTypes")
-    for index, kind in enumerate(spec["policyTypes"]):
-        if kind not in _DIRECTIONS:
-            yield unsupported(f"spec.policyTypes[{index}]", kind, _DIRECTIONS)
+    yield from label_selector_causes(spec.get("podSelector") or {}, "spec.podSelector")
     for direction, side in (("ingress", "from"), ("egress", "to")):
         for index, rule in enumerate(spec.get(direction) or ()):
             path = f"spec.{direction}[{index}]"
@@ -144,58 +79,73 @@ def _policy_causes(policy: Object) -> Iterator[Cause]:
                 yield from _port_causes(port, f"{path}.ports[{number}]")
             for number, peer in enumerate(rule.get(side) or ()):
                 yield from _peer_causes(peer, f"{path}.{side}[{number}]")
-
-
-def _selector_causes(selector: Any, path: str) -> Iterator[Cause]:
-    if selector is None:
+    if len(spec["policyTypes"]) > len(_DIRECTIONS):
+        yield invalid("spec.policyTypes", spec["policyTypes"], "may not specify more than two policyTypes")
         return
-    try:
-        selectors.from_label_selector(selector)
-    except ValueError as error:
-        yield invalid(path, selector, str(error))
+    for index, kind in enumerate(spec["policyTypes"]):
+        if kind not in _DIRECTIONS:
+            yield unsupported(f"spec.policyTypes[{index}]", kind, _DIRECTIONS)
 
 
 def _port_causes(port: Object, path: str) -> Iterator[Cause]:
-    if port["protocol"] not in ("SCTP", "TCP", "UDP"):
-        yield unsupported(f"{path}.protocol", port["protocol"], ("SCTP", "TCP", "UDP"))
+    if port["protocol"] not in _PROTOCOLS:
+        yield unsupported(f"{path}.protocol", port["protocol"], _PROTOCOLS)
     number, end = port.get("port"), port.get("endPort")
-    if isinstance(number, int) and not 0 < number < 65536:
-        yield invalid(f"{path}.port", number, "must be between 1 and 65535, inclusive")
-    if end is None:
-        return
     if number is None:
-        yield required(f"{path}.port", "may not be empty when `endPort` is specified")
+        if end is not None:
+            yield invalid(f"{path}.endPort", end, "may not be specified when `port` is not specified")
     elif isinstance(number, str):
-        yield invalid(f"{path}.endPort", end, "may not be specified when `port` is non-numeric")
-    elif end < number:
-        yield invalid(f"{path}.endPort", end, "must be greater than or equal to `port`")
+        if end is not None:
+            yield invalid(f"{path}.endPort", end, "may not be specified when `port` is non-numeric")
+        if wrong := port_name_problem(number):
+            yield invalid(f"{path}.port", number, wrong)
+    else:
+        yield from _number_causes(number, f"{path}.port")
+        if end is not None and end < number:
+            yield invalid(f"{path}.endPort", end, "must be greater than or equal to `port`")
+        if end is not None:
+            yield from _number_causes(end, f"{path}.endPort")
+
+
+def _number_causes(number: int, path: str) -> Iterator[Cause]:
+    if not 0 < number < 65536:
+        yield invalid(path, number, "must be between 1 and 65535, inclusive")
 
 
 def _peer_causes(peer: Object, path: str) -> Iterator[Cause]:
-    block = peer.get("ipBlock")
-    if not peer:
-        yield required(path, "must specify a peer")
-    if block and len(peer) > 1:
-        yield forbidden(path, "may not specify both ipBlock and another peer")
+    given = [field for field in ("podSelector", "namespaceSelector", "ipBlock") if peer.get(field) is not None]
     for field in ("podSelector", "namespaceSelector"):
-        yield from _selector_causes(peer.get(field), f"{path}.{field}")
-    if not block:
+        yield from label_selector_causes(peer.get(field) or {}, f"{path}.{field}")
+    if "ipBlock" in given:
+        yield from _block_causes(peer["ipBlock"], f"{path}.ipBlock")
+    if not given:
+        yield required(path, "must specify a peer")
+    elif "ipBlock" in given and len(given) > 1:
+        yield forbidden(path, "may not specify both ipBlock and another peer")
+
+
+def _block_causes(block: Object, path: str) -> Iterator[Cause]:
+    if not block.get("cidr"):
+        yield required(f"{path}.cidr")
         return
-    try:
-        network = ipaddress.ip_network(block.get("cidr", ""), strict=False)
-    except ValueError:
-        rule = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
-        yield invalid(f"{path}.ipBlock.cidr", block.get("cidr", ""), rule)
+    network = _block(block["cidr"])
+    if network is None:
+        yield invalid(f"{path}.cidr", block["cidr"], _BLOCK_RULE)
         return
     for index, text in enumerate(block.get("except") or ()):
-        at = f"{path}.ipBlock.except[{index}]"
-        try:
-            inner = ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            yield invalid(at, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")
-            continue
-        if inner.version != network.version or not inner.subnet_of(network) or inner == network:  # type: ignore[arg-type]
-            yield invalid(at, text, f"must be a strict subset of `cidr`: {block['cidr']}")
+        at, inner = f"{path}.except[{index}]", _block(text)
+        if inner is None:
+            yield invalid(at, text, _BLOCK_RULE)
+        elif inner.version != network.version or not inner.subnet_of(network) or inner == network:  # type: ignore[arg-type]
+            yield invalid(at, text, "must be a strict subset of `cidr`")
+
+
+def _block(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Return a range of addresses; None for what is none, or a lone address."""
+    try:
+        return ipaddress.ip_network(text, strict=False) if "/" in text else None
+    except ValueError:
+        return None
 
 
 # -- service ranges
@@ -212,12 +162,48 @@ def _cidr_causes(service_cidr: Object) -> Iterator[Cause]:
     cidrs = value_at(service_cidr, "spec", "cidrs") or []
     if not cidrs:
         yield required("spec.cidrs", "at least one CIDR required")
-    for index, cidr in enumerate(cidrs):
-        try:
-            ipaddress.ip_network(cidr)
-        except ValueError:
-            rule = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
-            yield invalid(f"spec.cidrs[{index}]", cidr, rule)
+    elif len(cidrs) > _MAX_CIDRS:
+        yield invalid("spec.cidrs", service_cidr["spec"], f"may only hold up to {_MAX_CIDRS} values")
+    else:
+        blocks = [_block(cidr) for cidr in cidrs]
+        for index, (cidr, block) in enumerate(zip(cidrs, blocks, strict=True)):
+            if block is None:
+                yield invalid(f"spec.cidrs[{index}]", cidr, _BLOCK_RULE)
+            elif str(block) != cidr:
+                why = f'must be in canonical form ("{block}")'
+                yield invalid(f"spec.cidrs[{index}]", cidr, why)
+        versions = [block.version for block in blocks if block is not None]
+        if len(set(versions)) < len(versions):
+            why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"
+            yield invalid("spec.cidrs", cidrs, why)
+
+
+def _cidr_update(new: Object, old: Object) -> list[Cause]:
+    """A range of the other family may come to the one that is there; nothing else changes."""
+    before, after = (value_at(obj, "spec", "cidrs") or [] for obj in (old, new))
+    if len(before) != len(after) and (len(before), len(after)) != (1, 2):
+        return [invalid("spec.cidrs", after, "field is immutable")]
+    return [
+        invalid(f"spec.cidrs[{index}]", after[index], "field is immutable")
+        for index, cidr in enumerate(before)
+        if cidr != after[index]
+    ]
+
+
+def _address_causes(address: Object) -> Iterator[Cause]:
+    parent = value_at(address, "spec", "parentRef")
+    if parent is None:
+        yield required("spec.parentRef")
+        return
+    path = "spec.parentRef"
+    if (group := parent.get("group")) and (wrong := names.dns_subdomain(group)):
+        yield invalid(f"{path}.group", group, wrong)
+    for field in ("resource", "name", "namespace"):
+        text = parent.get(field)
+        if not text and field != "namespace":
+            yield required(f"{path}.{field}")
+        elif text and (wrong := names.path_segment(text)):
+            yield invalid(f"{path}.{field}", text, wrong)
 
 
 def _parent(address: Object) -> str:
@@ -226,8 +212,13 @@ def _parent(address: Object) -> str:
     return f"{parent.get('resource', '')}{group}/{parent.get('namespace', '')}/{parent.get('name', '')}"
 
 
-def _fixed_spec(new: Object, old: Object) -> list[Cause]:
-    return immutable("spec", new.get("spec"), old.get("spec"))
+def _fixed_parent(new: Object, old: Object) -> list[Cause]:
+    return immutable("spec.parentRef", value_at(new, "spec", "parentRef"), value_at(old, "spec", "parentRef"))
+
+
+def _default_class(ingress_class: Object) -> None:
+    if (parameters := value_at(ingress_class, "spec", "parameters")) is not None:
+        default_text(parameters, "scope", "Cluster")
 
 
 KINDS = (
@@ -239,12 +230,13 @@ KINDS = (
             Column("Address", _address),
             Column("Ports", lambda obj: "80, 443" if value_at(obj, "spec", "tls") else "80"), AGE,
         ),
-        validate=lambda obj: list(_ingress_causes(obj)),
+        validate=lambda obj: list(ingress_causes(obj)), validate_create=new_ingress_causes,
         prepare_create=lambda obj: obj.update(status={"loadBalancer": {}}), has_generation=True,
     ),
     Kind(
         resources.INGRESS_CLASSES, NETWORKING + "IngressClass", "ingressclass",
         columns=(NAME, Column("Controller", text_at("spec", "controller")), Column("Parameters", _parameters), AGE),
+        default=_default_class, validate=lambda obj: list(class_causes(obj)),
         validate_update=lambda new, old: immutable(
             "spec.controller", value_at(new, "spec", "controller"), value_at(old, "spec", "controller")
         ),
@@ -260,11 +252,12 @@ KINDS = (
         resources.SERVICE_CIDRS, NETWORKING + "ServiceCIDR", "servicecidr",
         subresources={"status": STATUS},
         columns=(NAME, Column("CIDRs", lambda obj: ",".join(value_at(obj, "spec", "cidrs") or ())), AGE),
-        validate=lambda obj: list(_cidr_causes(obj)), validate_update=_fixed_spec,
+        validate=lambda obj: list(_cidr_causes(obj)), validate_update=_cidr_update,
     ),
     Kind(
         resources.IP_ADDRESSES, NETWORKING + "IPAddress", "ipaddress", ("ip",),
-        columns=(NAME, Column("ParentRef", _parent), AGE), validate_name=_address_name, validate_update=_fixed_spec,
+        columns=(NAME, Column("ParentRef", _parent), AGE), validate_name=_address_name,
+        validate=lambda obj: list(_address_causes(obj)), validate_update=_fixed_parent,
         has_generation=True,
     ),
 )  # fmt: skip

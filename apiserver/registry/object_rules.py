@@ -11,15 +11,8 @@ from machinery import errors
 from machinery.api.schema import missing_required, shape_of
 from machinery.errors import Cause
 
-_FINALIZERS = ("foregroundDeletion", "kubernetes", "orphan")
 # Groups whose objects may have finalizers of any name.
 _OPEN_GROUPS = ("apiextensions.k8s.io", "apiregistration.k8s.io")
-
-
-def _unqualified(kind: Kind, finalizer: str) -> str | None:
-    if "/" in finalizer or finalizer in _FINALIZERS or kind.user_defined or kind.resource.group in _OPEN_GROUPS:
-        return None
-    return "name is neither a standard finalizer name nor is it fully qualified"
 
 
 def metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
@@ -34,8 +27,9 @@ def metadata_causes(kind: Kind, obj: Object) -> Iterator[Cause]:
         yield invalid("metadata.namespace", namespace, wrong)
     yield from names.label_causes(metadata.get("labels") or {}, "metadata.labels")
     yield from names.annotation_causes(metadata.get("annotations") or {}, "metadata.annotations")
+    judge = names.qualified_name if kind.user_defined or kind.resource.group in _OPEN_GROUPS else names.finalizer
     for finalizer in metadata.get("finalizers") or ():
-        if wrong := names.qualified_name(finalizer) or _unqualified(kind, finalizer):
+        if wrong := judge(finalizer):
             yield invalid("metadata.finalizers", finalizer, wrong)
     controllers = 0
     for index, owner in enumerate(metadata.get("ownerReferences") or ()):
@@ -61,9 +55,13 @@ def object_causes(kind: Kind, obj: Object, old: Object | None = None) -> Iterato
         path for path in missing_required({k: v for k, v in obj.items() if k not in ("status", "metadata")}, shape)
         if path not in kind.optional_required and path != "metadata"  # checked on its own
     ]  # fmt: skip
-    yield from (required(path) for path in missing)
-    if not any("." not in path.partition("spec.")[2] and path.startswith("spec") for path in missing):
-        yield from kind.validate(obj)
+    if any("." not in path.partition("spec.")[2] and path.startswith("spec") for path in missing):
+        yield from (required(path) for path in missing)
+        return
+    own = kind.validate(obj)
+    told = {cause.field for cause in own}  # in words of their own, which say more
+    yield from own
+    yield from (required(path) for path in missing if path not in told)
 
 
 def finalizer_causes(new: Object, old: Object) -> Iterator[Cause]:

@@ -20,6 +20,7 @@ _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _MAX_PORT_NAME = 15
 _MAX_SERVERS, _MAX_SEARCHES = 3, 32
 _ADDRESS_RULE = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+_SYSTEMS = ("linux", "windows")
 _EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
 _ENV_RULE = "a valid environment variable name must consist only of printable ASCII characters other than '='"
 
@@ -35,7 +36,7 @@ def spec_causes(spec: Object, path: str) -> Iterator[Cause]:
             rule = f"must have at most 253 characters and match regex {_SYSCTL_RULE}"
             yield invalid(f"{path}.securityContext.sysctls[{index}].name", name, rule)
     for index, toleration in enumerate(spec.get("tolerations") or ()):
-        yield from _toleration_causes(toleration, f"{path}.tolerations[{index}]")
+        yield from toleration_causes(toleration, f"{path}.tolerations[{index}]")
     for index, spread in enumerate(spec.get("topologySpreadConstraints") or ()):
         yield from _spread_causes(spread, f"{path}.topologySpreadConstraints[{index}]")
     if spec.get("dnsPolicy") == "None" and not (spec.get("dnsConfig") or {}).get("nameservers"):
@@ -48,6 +49,49 @@ def spec_causes(spec: Object, path: str) -> Iterator[Cause]:
         for at, name in enumerate(alias.get("hostnames") or ()):
             if wrong := names.dns_subdomain(name):
                 yield invalid(f"{path}.hostAliases[{index}].hostnames[{at}]", name, wrong)
+
+
+def gate_causes(spec: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with what a pod waits for, the system it is made for, and what it shares with its node."""
+    for index, gate in enumerate(spec.get("readinessGates") or ()):
+        kind = gate.get("conditionType", "")
+        if wrong := names.qualified_name(kind):
+            yield invalid(f"{path}.readinessGates[{index}].conditionType", kind, wrong)
+    seen = set()
+    for index, gate in enumerate(spec.get("schedulingGates") or ()):
+        name, at = gate.get("name", ""), f"{path}.schedulingGates[{index}].name"
+        if wrong := names.qualified_name(name):
+            yield invalid(at, name, wrong)
+        if name in seen:
+            yield duplicate(at, name)
+        seen.add(name)
+    system = (spec.get("os") or {}).get("name")
+    if spec.get("os") is not None and not system:
+        yield required(f"{path}.os.name", "name is required")
+    elif system and system not in _SYSTEMS:
+        yield unsupported(f"{path}.os.name", system, _SYSTEMS)
+    if spec.get("shareProcessNamespace") and spec.get("hostPID"):
+        why = "ShareProcessNamespace and HostPID cannot both be enabled"
+        yield invalid(f"{path}.shareProcessNamespace", True, why)
+    yield from _host_port_causes(spec, path)
+
+
+def _host_port_causes(spec: Object, path: str) -> Iterator[Cause]:
+    """Yield ports of the host that are taken twice, or are other ports than the container's in the host's network."""
+    seen = set()
+    for number, container in enumerate(spec.get("containers") or ()):
+        for index, port in enumerate(container.get("ports") or ()):
+            at, host = f"{path}.containers[{number}].ports[{index}]", port.get("hostPort")
+            if spec.get("hostNetwork") and host != port.get("containerPort"):
+                yield invalid(
+                    f"{at}.containerPort", port.get("containerPort"), "must match `hostPort` when `hostNetwork` is true"
+                )
+            if not host:
+                continue
+            taken = f"{port.get('protocol', 'TCP')}/{port.get('hostIP', '')}/{host}"
+            if taken in seen:
+                yield duplicate(f"{at}.hostPort", taken)
+            seen.add(taken)
 
 
 def _dns_causes(config: Object, path: str) -> Iterator[Cause]:
@@ -92,11 +136,14 @@ def _identity_causes(context: Object, path: str, fields: tuple[str, ...]) -> Ite
             yield invalid(f"{path}.{field}", number, f"must be between 0 and {_MAX_ID}, inclusive")
 
 
-def _toleration_causes(toleration: Object, path: str) -> Iterator[Cause]:
+def toleration_causes(toleration: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with a toleration."""
     operator, effect = toleration.get("operator", ""), toleration.get("effect", "")
     if not toleration.get("key") and operator != "Exists":
         why = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
         yield invalid(f"{path}.operator", operator, why)
+    if (key := toleration.get("key")) and (wrong := names.qualified_name(key)):
+        yield invalid(f"{path}.key", key, wrong)
     if operator not in ("", "Equal", "Exists"):
         yield unsupported(f"{path}.operator", operator, ("Equal", "Exists"))
     if operator == "Exists" and toleration.get("value"):

@@ -22,6 +22,7 @@ from apiserver.registry.kind import (
 from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
 
+_MESSAGE_POLICIES = ("FallbackToLogsOnError", "File")
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _RESTART_POLICIES = ("Always", "OnFailure", "Never")
 _DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
@@ -164,6 +165,8 @@ def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iter
     yield from wrong
     volumes.update({name: {"persistentVolumeClaim": {}} for name in claims})
     taken: set[str] = set()
+    if not spec.get("containers"):
+        yield required(f"{path}.containers")
     for group in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(group) or ()):
             at = f"{path}.{group}[{index}]"
@@ -173,6 +176,7 @@ def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iter
                 yield from _init_causes(container, at)
     yield from _scalar_causes(spec, path)
     yield from pod_rules.spec_causes(spec, path)
+    yield from pod_rules.gate_causes(spec, path)
     yield from affinity_rules.affinity_causes(spec.get("affinity") or {}, f"{path}.affinity")
     yield from names.label_causes(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
 
@@ -213,6 +217,10 @@ def _container_causes(container: Object, path: str, taken: set[str], volumes: Ma
         yield unsupported(f"{path}.imagePullPolicy", container["imagePullPolicy"], _PULL_POLICIES)
     yield from volume_rules.mount_causes(container, volumes, path)
     yield from _port_causes(container, path)
+    if container.get("terminationMessagePolicy") not in _MESSAGE_POLICIES:
+        yield unsupported(
+            f"{path}.terminationMessagePolicy", container.get("terminationMessagePolicy"), _MESSAGE_POLICIES
+        )
     yield from pod_rules.container_causes(container, path)
     yield from container_rules.resource_causes(container.get("resources") or {}, f"{path}.resources")
     for probe in container_rules.PROBES:
@@ -235,27 +243,6 @@ def _port_causes(container: Object, path: str) -> Iterator[Cause]:
                 yield invalid(f"{path}.ports[{index}].{field}", number, "must be between 1 and 65535, inclusive")
         if port.get("protocol", "TCP") not in ("TCP", "UDP", "SCTP"):
             yield unsupported(f"{path}.ports[{index}].protocol", port["protocol"], ("SCTP", "TCP", "UDP"))
-
-
-_MUTABLE = ("activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations", "schedulingGates")
-_FIXED_SPEC = (
-    "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
-    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
-    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
-)
-
-
-def validate_pod_update(new: Object, old: Object) -> list[Cause]:
-    """Return what of a pod's spec changed that may not."""
-    return [] if _fixed_part(new["spec"]) == _fixed_part(old["spec"]) else [forbidden("spec", _FIXED_SPEC)]
-
-
-def _fixed_part(spec: Object) -> Object:
-    fixed = {field: value for field, value in spec.items() if field not in (*_MUTABLE, "containers", "initContainers")}
-    for group in ("containers", "initContainers"):
-        containers = spec.get(group) or ()
-        fixed[group] = [{field: value for field, value in one.items() if field != "image"} for one in containers]
-    return fixed
 
 
 def _ready_text(pod: Object) -> str:

@@ -6,10 +6,11 @@ Source: https://kubernetes.io/docs/tasks/run-application/configure-pdb/
 from collections.abc import Iterator
 from typing import Any
 
+from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.columns import AGE, NAME, number_at, value_at
 from apiserver.registry.kind import STATUS, Column, Kind, Object, invalid, unsupported
 from apiserver.registry.templates import above_hundred, int_or_percent_causes
-from machinery.api import resources, selectors
+from machinery.api import resources
 from machinery.errors import Cause
 
 
@@ -23,10 +24,7 @@ def _causes(budget: Object) -> Iterator[Cause]:
         if above_hundred(spec[field]):
             yield invalid(f"spec.{field}", spec[field], "must not be greater than 100%")
     if spec.get("selector"):
-        try:
-            selectors.from_label_selector(spec["selector"])
-        except ValueError as error:
-            yield invalid("spec.selector", spec["selector"], str(error))
+        yield from label_selector_causes(spec["selector"], "spec.selector")
     policy, known = spec.get("unhealthyPodEvictionPolicy"), ("AlwaysAllow", "IfHealthyBudget")
     if policy is not None and policy not in known:
         yield unsupported("spec.unhealthyPodEvictionPolicy", policy, known)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from apiserver.registry import names
+from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.columns import AGE, NAME
 from apiserver.registry.kind import Column, Kind, Object, default_text, invalid, required, unsupported
 from machinery.api import resources
@@ -11,7 +12,7 @@ from machinery.errors import Cause
 
 RBAC = "io.k8s.api.rbac.v1."
 GROUP = "rbac.authorization.k8s.io"
-_SUBJECTS = ("Group", "ServiceAccount", "User")
+_SUBJECTS = ("ServiceAccount", "User", "Group")
 
 
 def _default_binding(binding: Object) -> None:
@@ -22,6 +23,12 @@ def _default_binding(binding: Object) -> None:
 
 
 def _role_causes(role: Object) -> Iterator[Cause]:
+    if (aggregation := role.get("aggregationRule")) is not None:
+        selectors, path = aggregation.get("clusterRoleSelectors") or (), "aggregationRule.clusterRoleSelectors"
+        if not selectors:
+            yield required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil")
+        for index, selector in enumerate(selectors):
+            yield from label_selector_causes(selector, f"{path}[{index}]")
     for index, rule in enumerate(role.get("rules") or ()):
         at = f"rules[{index}]"
         if not rule.get("verbs"):
@@ -47,19 +54,36 @@ def _path_causes(role: Object, rule: Object, at: str) -> Iterator[Cause]:
 
 def _binding_causes(binding: Object) -> Iterator[Cause]:
     reference = binding.get("roleRef") or {}
-    known = ("ClusterRole",) if "namespace" not in binding["metadata"] else ("ClusterRole", "Role")
+    known = ("ClusterRole",) if "namespace" not in binding["metadata"] else ("Role", "ClusterRole")
     if reference.get("apiGroup") != GROUP:
         yield unsupported("roleRef.apiGroup", reference.get("apiGroup"), (GROUP,))
     if reference.get("kind") not in known:
         yield unsupported("roleRef.kind", reference.get("kind"), known)
     if not reference.get("name"):
         yield required("roleRef.name")
+    elif wrong := names.path_segment(reference["name"]):
+        yield invalid("roleRef.name", reference["name"], wrong)
     for index, subject in enumerate(binding.get("subjects") or ()):
-        at = f"subjects[{index}]"
-        if subject.get("kind") not in _SUBJECTS:
-            yield unsupported(f"{at}.kind", subject.get("kind"), _SUBJECTS)
-        if subject.get("kind") == "ServiceAccount" and not subject.get("namespace"):
-            yield required(f"{at}.namespace")
+        yield from _subject_causes(subject, "namespace" in binding["metadata"], f"subjects[{index}]")
+
+
+def _subject_causes(subject: Object, within: bool, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with one that is given a role, `within` a namespace or in all of them."""
+    kind, name, group = subject.get("kind", ""), subject.get("name", ""), subject.get("apiGroup", "")
+    if not name:
+        yield required(f"{path}.name")
+    if kind not in _SUBJECTS:
+        yield unsupported(f"{path}.kind", kind, _SUBJECTS)
+    elif kind != "ServiceAccount":
+        if group != GROUP:
+            yield unsupported(f"{path}.apiGroup", group, (GROUP,))
+        return
+    elif name and (wrong := names.dns_subdomain(name)):
+        yield invalid(f"{path}.name", name, wrong)
+    if kind == "ServiceAccount" and group:
+        yield unsupported(f"{path}.apiGroup", group, ("",))
+    if kind == "ServiceAccount" and not within and not subject.get("namespace"):
+        yield required(f"{path}.namespace")
 
 
 def _fixed_role(new: Object, old: Object) -> list[Cause]:

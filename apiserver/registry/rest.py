@@ -91,8 +91,9 @@ def complete(kind: Kind, obj: Object) -> None:
 class Rest:
     """Create, update and delete for every kind; reading is done by the endpoints from the cache."""
 
-    def __init__(self, storage: ObjectStorage, admission: Admission) -> None:
+    def __init__(self, storage: ObjectStorage, admission: Admission, *, event_ttl_seconds: int) -> None:
         self.storage = storage
+        self._event_ttl_seconds = event_ttl_seconds
         self._admission = admission
         self._leases: dict[int, int] = {}
 
@@ -196,17 +197,19 @@ class Rest:
             if self.storage.cache.collection(kind.resource.group_resource).get(key) is not None:
                 raise errors.AlreadyExists(f'{kind.resource.group_resource} "{obj["metadata"]["name"]}" already exists')
             return Entry(key, encode(obj), 0)
-        lease = await self._lease(kind.ttl_seconds) if kind.ttl_seconds else 0
+        lease = await self._lease(kind)
         if kind.custom is not None:
             stored = await kind.custom.to_stored(obj)
             return (await kind.custom.view([await self.storage.create(kind.resource, key, stored, lease=lease)]))[0]
         return await self.storage.create(kind.resource, key, obj, lease=lease)
 
-    async def _lease(self, ttl_seconds: int) -> int:
-        """Return a store lease that ends a little after `ttl_seconds`; objects of the same minute share one."""
+    async def _lease(self, kind: Kind) -> int:
+        """Return the store lease that an object ends with, 0 for most kinds; those of the same minute share one."""
+        if not kind.ends:
+            return 0
         minute = int(datetime.now(UTC).timestamp()) // 60
         if minute not in self._leases:
-            self._leases = {minute: await self.storage.cache.store.grant_lease(ttl_seconds + 60)}
+            self._leases = {minute: await self.storage.cache.store.grant_lease(self._event_ttl_seconds + 60)}
         return self._leases[minute]
 
     async def update(
@@ -291,7 +294,7 @@ class Rest:
             return made if kind.custom is None else await kind.custom.to_stored(made)
 
         while True:
-            entry = await self.storage.update(kind.resource, key, write)
+            entry = await self.storage.update(kind.resource, key, write, lease=await self._lease(kind))
             if options.dry_run:
                 return Entry(key, encode(made), entry.revision)
             if not going:
@@ -376,7 +379,7 @@ class Rest:
                 plan[:] = [may_go(marked)]
                 return None if plan[0] or dry_run or marked == entry.object() else marked
 
-            entry = await self.storage.update(kind.resource, key, mark)
+            entry = await self.storage.update(kind.resource, key, mark, lease=await self._lease(kind))
             if dry_run or not plan[0]:
                 return entry, plan[0]
             if await self._remove(kind, entry):

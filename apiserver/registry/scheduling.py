@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, text_at
+from apiserver.registry.container_rules import resource_causes
 from apiserver.registry.kind import Column, Kind, Object, forbidden, immutable, invalid, unsupported
+from apiserver.registry.pod_rules import toleration_causes
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -46,6 +48,12 @@ def _priority_update(new: Object, old: Object) -> list[Cause]:
 def _runtime_causes(runtime: Object) -> Iterator[Cause]:
     if runtime.get("handler") and (wrong := names.dns_label(runtime["handler"])):
         yield invalid("handler", runtime["handler"], wrong)
+    if (overhead := runtime.get("overhead")) is not None:  # judged as the limits of a container
+        yield from resource_causes({"limits": overhead.get("podFixed") or {}}, "overhead")
+    placing = runtime.get("scheduling") or {}
+    yield from names.label_causes(placing.get("nodeSelector") or {}, "scheduling.nodeSelector")
+    for index, toleration in enumerate(placing.get("tolerations") or ()):
+        yield from toleration_causes(toleration, f"scheduling.tolerations[{index}]")
 
 
 KINDS = (

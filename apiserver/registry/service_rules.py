@@ -11,7 +11,7 @@ from apiserver.registry.kind import Object, forbidden, invalid, required, unsupp
 from apiserver.registry.pod_rules import port_name_problem
 from machinery.errors import Cause
 
-_PROTOCOLS = ("SCTP", "TCP", "UDP")
+PROTOCOLS = ("SCTP", "TCP", "UDP")
 _POLICIES = ("Cluster", "Local")
 _CHOICES = {
     "internalTrafficPolicy": _POLICIES,
@@ -42,7 +42,7 @@ def service_causes(spec: Object) -> Iterator[Cause]:
     yield from _affinity_causes(spec)
     yield from _policy_causes(spec)
     for index, address in enumerate(spec.get("externalIPs") or ()):
-        if wrong := _address_problem(address):
+        if wrong := address_problem(address):
             yield invalid(f"spec.externalIPs[{index}]", address, wrong)
     yield from _balancer_causes(spec)
 
@@ -86,8 +86,8 @@ def _balancer_causes(spec: Object) -> Iterator[Cause]:
 
 
 def _port_causes(port: Object, kind: str, path: str) -> Iterator[Cause]:
-    if port["protocol"] not in _PROTOCOLS:
-        yield unsupported(f"{path}.protocol", port["protocol"], _PROTOCOLS)
+    if port["protocol"] not in PROTOCOLS:
+        yield unsupported(f"{path}.protocol", port["protocol"], PROTOCOLS)
     target = port.get("targetPort")
     if isinstance(target, str) and (wrong := port_name_problem(target)):
         yield invalid(f"{path}.targetPort", target, wrong)
@@ -109,10 +109,11 @@ def _external_name_causes(name: str) -> Iterator[Cause]:
         yield invalid("spec.externalName", name, wrong)
 
 
-def _address_problem(text: str) -> str:
+def address_problem(text: str) -> str:
     """Return what is wrong with an address from outside; empty when nothing is."""
     try:
         address = ipaddress.ip_address(text)
+        address = getattr(address, "ipv4_mapped", None) or address
     except ValueError:
         return "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
     if address.is_unspecified:

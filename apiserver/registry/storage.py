@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from posixpath import normpath
 from typing import Any
 
-from apiserver.registry import names
+from apiserver.registry import csi_rules, names
 from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.columns import AGE, NAME, UNKNOWN, text_at, value_at
 from apiserver.registry.kind import (
@@ -212,6 +212,7 @@ def _class_causes(storage_class: Object) -> Iterator[Cause]:
         yield invalid("provisioner", provisioner, wrong)
     if "" in (storage_class.get("parameters") or {}):
         yield invalid("parameters", "", "field can not be empty.")
+    yield from csi_rules.topology_causes(storage_class.get("allowedTopologies") or [], "allowedTopologies")
 
 
 def _class_update(new: Object, old: Object) -> list[Cause]:
@@ -318,12 +319,14 @@ KINDS = (
             Column("Node", text_at("spec", "nodeName")),
             Column("Attached", text_at("status", "attached", absent="false")), AGE,
         ),
-        validate_update=_fixed_spec, prepare_create=lambda obj: obj.update(status={"attached": False}),
+        validate=lambda obj: list(csi_rules.attachment_causes(obj)), validate_update=_fixed_spec,
+        prepare_create=lambda obj: obj.update(status={"attached": False}),
         returns_deleted=True, unconditional_update=False,
     ),
     Kind(
         resources.VOLUME_ATTRIBUTES_CLASSES, STORAGE + "VolumeAttributesClass", "volumeattributesclass", ("vac",),
-        columns=(NAME, Column("DriverName", text_at("driverName")), AGE), validate_update=_fixed_attributes,
+        columns=(NAME, Column("DriverName", text_at("driverName")), AGE),
+        validate=lambda obj: list(csi_rules.attributes_causes(obj)), validate_update=_fixed_attributes,
         returns_deleted=True,
     ),
     Kind(
@@ -336,11 +339,13 @@ KINDS = (
             Column("RequiresRepublish", lambda obj: obj["spec"].get("requiresRepublish", False), type="boolean"),
             Column("Modes", lambda obj: ",".join(obj["spec"].get("volumeLifecycleModes") or ()) or UNKNOWN), AGE,
         ),
-        default=_default_driver, returns_deleted=True, unconditional_update=False,
+        default=_default_driver, validate=lambda obj: list(csi_rules.driver_causes(obj)),
+        validate_update=csi_rules.driver_update, returns_deleted=True, unconditional_update=False,
     ),
     Kind(
         resources.CSI_NODES, STORAGE + "CSINode", "csinode",
         columns=(NAME, Column("Drivers", lambda obj: len(obj["spec"].get("drivers") or ()), type="integer"), AGE),
+        validate=lambda obj: list(csi_rules.node_causes(obj)), validate_update=csi_rules.node_update,
         optional_required=frozenset({"spec.drivers"}), returns_deleted=True, unconditional_update=False,
     ),
     Kind(
@@ -348,6 +353,7 @@ KINDS = (
         columns=(
             NAME, Column("StorageClassName", text_at("storageClassName")), Column("Capacity", text_at("capacity")), AGE,
         ),
-        validate_update=_fixed_capacity, unconditional_update=False,
+        validate=lambda obj: list(csi_rules.capacity_causes(obj)), validate_update=_fixed_capacity,
+        unconditional_update=False,
     ),
 )  # fmt: skip

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from apiserver.registry import names
+from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.kind import Object, forbidden, invalid, required, unsupported
 from apiserver.registry.pods import default_pod_spec, pod_spec_causes
 from machinery.api import selectors
+from machinery.api.digits import is_number
 from machinery.errors import Cause
 
 _PERCENT_RULE = (
@@ -73,12 +75,9 @@ def selector_causes(spec: Object, kind: str) -> Iterator[Cause]:
     elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
         yield invalid("spec.selector", selector, f"empty selector is invalid for {kind}")
     else:
-        try:
-            matches = selectors.from_label_selector(selector).matches(template_labels(spec))
-        except ValueError as error:
-            yield invalid("spec.selector", selector, str(error))
-            return
-        if not matches:
+        wrong = list(label_selector_causes(selector, "spec.selector"))
+        yield from wrong
+        if not wrong and not selectors.from_label_selector(selector).matches(template_labels(spec)):
             yield _unmatched(spec)
 
 
@@ -92,7 +91,7 @@ def int_or_percent_causes(value: Any, path: str) -> Iterator[Cause]:
     if value is None:
         return
     if isinstance(value, str):
-        if not value.endswith("%") or not value[:-1].isdigit():
+        if not value.endswith("%") or not is_number(value[:-1]):
             yield invalid(path, value, _PERCENT_RULE)
     elif value < 0:
         yield invalid(path, value, "must be greater than or equal to 0")
@@ -105,4 +104,4 @@ def is_zero(value: Any) -> bool:
 
 def above_hundred(value: Any) -> bool:
     """Whether a percentage is above 100%."""
-    return isinstance(value, str) and value[:-1].isdigit() and int(value[:-1]) > 100
+    return isinstance(value, str) and is_number(value[:-1]) and int(value[:-1]) > 100

@@ -76,10 +76,12 @@ class ObjectStorage:
         return Entry(key, value, revision)
 
     async def update(
-        self, resource: Resource, key: str, change: Callable[[Entry], Object | Awaitable[Object | None] | None]
-    ) -> Entry:
+        self, resource: Resource, key: str, change: Callable[[Entry], Object | Awaitable[Object | None] | None],
+        *, lease: int = 0,
+    ) -> Entry:  # fmt: skip
         """Replace an object by what `change` makes of its newest state; it is called again when others wrote first.
 
+        Args: `lease` is what it ends with from now on; with none it stays, whatever it was made with.
         Returns: the entry as written, or as it is when `change` returned None (nothing to write).
         Raises: NotFound; Conflict when others write without pause; what `change` raises.
         """
@@ -91,7 +93,7 @@ class ObjectStorage:
                 return entry
             value = encode(obj)
             try:
-                revision = await self.cache.store.update(key, value, expected_revision=entry.revision)
+                revision = await self.cache.store.update(key, value, expected_revision=entry.revision, lease=lease)
             except RevisionConflict as error:
                 entry = _current(resource, key, error)
             except KeyNotFound as error:

@@ -10,6 +10,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import sys
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ _FRESH = 256
 # A watcher this far behind is ended; the client lists or watches again.
 MAX_PENDING = 20_000
 _METADATA = b'"metadata":{'
+_NO_LABELS: Mapping[str, str] = {}
 
 
 class Entry:
@@ -39,7 +41,7 @@ class Entry:
     def __init__(self, key: str, value: bytes, revision: int) -> None:
         parts = key.split("/")
         self.key = key
-        self.namespace = parts[3] if len(parts) > 4 else ""
+        self.namespace = sys.intern(parts[3]) if len(parts) > 4 else ""  # one text for all objects in it
         self.name = parts[-1]
         self.revision = revision
         self.value = with_revision(value, revision)
@@ -61,7 +63,7 @@ class Entry:
     def labels(self) -> Mapping[str, str]:
         """Return its labels."""
         if self._labels is None:
-            self._labels = self.object()["metadata"].get("labels") or {}
+            self._labels = self.object()["metadata"].get("labels") or _NO_LABELS
         return self._labels
 
     def fields(self, selectable: Mapping[str, Callable[[dict[str, Any]], str]]) -> Mapping[str, str]:

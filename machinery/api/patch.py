@@ -8,14 +8,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from machinery.api.digits import is_number
 from machinery.api.schema import Shape
 
 DELETE_FROM_LIST = "$deleteFromPrimitiveList/"
 ELEMENT_ORDER = "$setElementOrder/"
 RETAIN_KEYS = "$retainKeys"
 DIRECTIVE = "$patch"
-# Upstream's limit on the operations of one JSON patch.
-MAX_OPERATIONS = 10_000
 
 
 class PatchError(ValueError):
@@ -46,8 +45,6 @@ def apply_json_patch(target: Any, operations: Any) -> Any:
     """
     if not isinstance(operations, list) or not all(isinstance(one, dict) for one in operations):
         raise PatchError("a JSON patch is a list of operations", syntax=True)
-    if len(operations) > MAX_OPERATIONS:
-        raise PatchError(f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}")
     document = {"": copy.deepcopy(target)}
     for operation in operations:
         _apply_operation(document, operation)
@@ -57,7 +54,7 @@ def apply_json_patch(target: Any, operations: Any) -> Any:
 def _apply_operation(document: dict[str, Any], operation: Mapping[str, Any]) -> None:
     name, path = operation.get("op"), operation.get("path")
     if not isinstance(path, str):
-        raise PatchError("missing path in JSON patch operation", syntax=True)
+        raise PatchError("missing path in JSON patch operation")
     tokens = _tokens(path)
     match name:
         case "add":
@@ -79,25 +76,25 @@ def _apply_operation(document: dict[str, Any], operation: Mapping[str, Any]) -> 
             if found != _value(operation):
                 raise PatchError(f"testing value {path} failed")
         case _:
-            raise PatchError(f"Unexpected kind: {name}", syntax=True)
+            raise PatchError(f"Unexpected kind: {name}")
 
 
 def _value(operation: Mapping[str, Any]) -> Any:
     if "value" not in operation:
-        raise PatchError("missing value in JSON patch operation", syntax=True)
+        raise PatchError("missing value in JSON patch operation")
     return operation["value"]
 
 
 def _source(operation: Mapping[str, Any]) -> str:
     source = operation.get("from")
     if not isinstance(source, str):
-        raise PatchError("missing from in JSON patch operation", syntax=True)
+        raise PatchError("missing from in JSON patch operation")
     return source
 
 
 def _tokens(path: str) -> list[str]:
     if path and not path.startswith("/"):
-        raise PatchError(f"invalid JSON pointer {path!r}", syntax=True)
+        raise PatchError(f"doc is missing path: {path}: missing value")
     return [token.replace("~1", "/").replace("~0", "~") for token in path.split("/")]
 
 
@@ -111,7 +108,7 @@ def _parent(document: dict[str, Any], tokens: Sequence[str]) -> tuple[Any, str]:
 def _has(parent: Any, key: str) -> bool:
     if isinstance(parent, dict):
         return key in parent
-    return isinstance(parent, list) and key.isdigit() and int(key) < len(parent)
+    return isinstance(parent, list) and is_number(key) and int(key) < len(parent)
 
 
 def _index(parent: Any, key: str) -> Any:
@@ -128,13 +125,15 @@ def _add(document: dict[str, Any], tokens: Sequence[str], value: Any) -> None:
     parent, key = _parent(document, tokens)
     if isinstance(parent, dict):
         parent[key] = value
-    elif isinstance(parent, list) and (key == "-" or (key.isdigit() and int(key) <= len(parent))):
+    elif isinstance(parent, list) and (key == "-" or (is_number(key) and int(key) <= len(parent))):
         parent.insert(len(parent) if key == "-" else int(key), value)
     else:
         raise PatchError(f"add operation does not apply: doc is missing path: {'/'.join(tokens)}: missing value")
 
 
 def _remove(document: dict[str, Any], tokens: Sequence[str]) -> Any:
+    if len(tokens) == 1:  # nothing would be left
+        raise PatchError("remove operation does not apply: doc is missing path: : missing value")
     parent, key = _parent(document, tokens)
     value = _lookup(parent, key, "/".join(tokens))
     if isinstance(parent, list):
@@ -160,6 +159,8 @@ def _merge_object(target: dict[str, Any], patch: Mapping[str, Any], shape: Shape
         return {}
     if directive not in (None, "merge"):
         raise PatchError(f"Unknown patch type found: {directive}", syntax=True)
+    if not isinstance(patch.get(RETAIN_KEYS, []), list):
+        raise PatchError("invalid patch format of retainKeys", syntax=True)
     if RETAIN_KEYS in patch:
         target = {name: value for name, value in target.items() if name in patch[RETAIN_KEYS]}
     before = dict(target)
@@ -229,6 +230,8 @@ def _merge_item(result: list[Any], one: dict[str, Any], shape: Shape) -> None:
 
 
 def _delete_from_list(target: dict[str, Any], name: str, values: Any) -> None:
+    if not isinstance(values, list):
+        raise PatchError("invalid patch format of primitive list", syntax=True)
     if isinstance(target.get(name), list):
         target[name] = [value for value in target[name] if value not in values]
 
@@ -240,6 +243,8 @@ def _reorder_lists(
     for directive, order in patch.items():
         if not directive.startswith(ELEMENT_ORDER):
             continue
+        if not isinstance(order, list):
+            raise PatchError("invalid patch format of setElementOrder list", syntax=True)
         name = directive.removeprefix(ELEMENT_ORDER)
         child = _child(shape, name)
         if isinstance(target.get(name), list) and child is not None:

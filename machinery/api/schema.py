@@ -74,6 +74,8 @@ class Shape:
                 return "bool"
             case "integer":
                 return self.integer
+            case "int-or-string":
+                return "int32"
             case "number":
                 return "float64"
             case _:
@@ -235,7 +237,7 @@ def _conform_object(value: dict[str, Any], shape: Shape, path: str, findings: Fi
             if child.form != "any":
                 dropped.append(name)
         elif (exact := _EXACT.get(child.form)) is not None:  # most fields; the rest take the longer way
-            if type(item) is not exact:
+            if type(item) is not exact or (type(item) is int and not _fits(item, child)):
                 raise _mismatch(item, child, shape.name, f"{path}.{name}" if path else name)
         else:
             at = f"{path}.{name}" if path else name
@@ -258,9 +260,18 @@ def _conform_value(item: Any, shape: Shape, owner: str, path: str, findings: Fin
         return _conform_quantity(item)
     elif form == "time" and kind is str:
         _check_time(item)
-    elif not _is_scalar(form, kind):
+    elif not _is_scalar(form, kind) or (kind is int and not _fits(item, shape)):
         raise _mismatch(item, shape, owner, path)
     return item
+
+
+def _fits(number: int, shape: Shape) -> bool:
+    """Whether Go's type of a field holds a whole number."""
+    if -0x80000000 <= number <= 0x7FFFFFFF:
+        return True
+    if shape.form == "int-or-string" or (shape.form == "integer" and shape.integer == "int32"):
+        return False
+    return shape.form != "integer" or -(2**63) <= number < 2**63
 
 
 def _conform_alternative(item: Any, shape: Shape, path: str, findings: Findings) -> None:
@@ -349,7 +360,7 @@ def _conform_quantity(item: str | float) -> str:
 
 def _mismatch(item: Any, shape: Shape, owner: str, path: str) -> SchemaMismatch:
     got = _JSON_NAMES.get(type(item), "value")
-    if got == "number" and shape.form == "integer":
+    if got == "number" and shape.form in ("integer", "int-or-string"):
         got = f"number {item}"
     fields = _NO_FIELD.sub("", path)
     return SchemaMismatch(

@@ -33,6 +33,8 @@ def load(text: bytes, twice: list[str]) -> Any:
     loader.twice = twice
     try:
         return loader.get_single_data()
+    except ValueError as error:  # a number of thousands of digits
+        raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
 

@@ -18,6 +18,7 @@ from cel_expr_python import cel
 
 from machinery.api.patterns import compile_pattern
 from machinery.api.quantity import canonical, parse_quantity
+from machinery.cel import authorizing
 
 _T = cel.Type
 _QUANTITY, _IP, _CIDR, _URL, _SEMVER = "quantity", "ip", "cidr", "url", "semver"
@@ -258,4 +259,8 @@ def extension() -> Any:
         known = overloads.setdefault(name, [])
         identity = f"k8s_{name}_{len(known)}".replace(".", "_")
         known.append(cel.Overload(identity, result, parameters, is_member, run))
+    for name, kind, count, run in authorizing.FUNCTIONS:
+        known = overloads.setdefault(name, [])
+        identity = f"k8s_authorizer_{name}"
+        known.append(cel.Overload(identity, getattr(_T, kind.upper()), [_D, *[_S] * count], True, run))
     return cel.CelExtension("kubernetes", [cel.FunctionDecl(name, found) for name, found in overloads.items()])

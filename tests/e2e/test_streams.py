@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -169,3 +170,8 @@ def test_a_spdy_client_that_opens_no_streams_costs_nobody_else(cluster: Cluster,
         assert raw.recv(4096) == b""
         assert time.monotonic() < deadline
     assert cluster.kubectl("exec", streams, "--", "echo", "fine") == "fine\n"
+
+
+@pytest.mark.parametrize("library", ["official", "official_asyncio", "lightkube", "kr8s"])
+def test_client_libraries_reach_into_a_pod(cluster: Cluster, streams: str, library: str) -> None:
+    cluster.run(sys.executable, "-m", "tests.e2e.libraries", library, seconds=60)

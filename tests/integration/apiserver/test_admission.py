@@ -8,6 +8,8 @@ from machinery import errors
 from machinery.api.resources import (
     CERTIFICATE_SIGNING_REQUESTS,
     CONFIG_MAPS,
+    INGRESS_CLASSES,
+    INGRESSES,
     LIMIT_RANGES,
     PERSISTENT_VOLUME_CLAIMS,
     POD_DISRUPTION_BUDGETS,
@@ -164,3 +166,24 @@ async def test_kubectl_approves_a_request_for_a_certificate(client: Client, kube
     code, out, problem = await kubectl("certificate", "approve", "me")
     assert (code, out, problem) == (0, "certificatesigningrequest.certificates.k8s.io/me approved\n", "")
     assert "Approved" in (await kubectl("get", "csr"))[1]
+
+
+async def test_an_ingress_without_class_gets_the_default_one(client: Client) -> None:
+    default = {"ingressclass.kubernetes.io/is-default-class": "true"}
+    spec = {"controller": "example.com/proxy"}
+    await client.create(INGRESS_CLASSES, {"metadata": {"name": "std", "annotations": default}, "spec": spec})
+    backend = {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}
+    made = await client.create(INGRESSES, {"metadata": {"name": "a"}, "spec": backend}, "default")
+    assert made["spec"]["ingressClassName"] == "std"
+    old = {"name": "b", "annotations": {"kubernetes.io/ingress.class": "other"}}
+    assert (
+        "ingressClassName"
+        not in (await client.create(INGRESSES, {"metadata": old, "spec": backend}, "default"))["spec"]
+    )
+
+
+async def test_a_pod_stays_five_minutes_on_a_node_that_is_lost_unless_it_says_otherwise(client: Client) -> None:
+    own = {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 7}
+    made = await client.create(PODS, pod("a", tolerations=[own]), "default")
+    found = {one["key"]: one["tolerationSeconds"] for one in made["spec"]["tolerations"]}
+    assert found == {"node.kubernetes.io/not-ready": 7, "node.kubernetes.io/unreachable": 300}

@@ -1,4 +1,4 @@
-"""An extension API server behind the aggregation layer; it is a real HTTPS server on loopback.
+"""An extension API server behind the aggregation layer; it is a real HTTPS server.
 
 https://kubernetes.io/docs/tasks/extend-kubernetes/configure-aggregation-layer/
 """
@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from apiserver.app import APIServer
+from cluster.addresses import node_address
 from cluster.pki import Pki
 from machinery import errors
 from machinery.api.resources import API_SERVICES, CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, SERVICES
@@ -73,7 +74,7 @@ async def extension(tmp_path: Path, server: APIServer) -> AsyncIterator[tuple[in
 
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    await web.TCPSite(runner, node_address(), 0, ssl_context=context).start()
     try:
         yield runner.addresses[0][1], base64.b64encode(pki.ca_file.read_bytes()).decode()
     finally:
@@ -93,7 +94,7 @@ async def point_to(client: Client, port: int) -> None:
     await client.create(SERVICES, {"metadata": {"name": "api"}, "spec": {"ports": [{"port": 7443}]}}, "wardle")
     endpoints: dict[str, Any] = {
         "metadata": {"name": "api-1", "labels": {"kubernetes.io/service-name": "api"}}, "addressType": "IPv4",
-        "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "", "port": port}],
+        "endpoints": [{"addresses": [node_address()]}], "ports": [{"name": "", "port": port}],
     }  # fmt: skip
     await client.create(ENDPOINT_SLICES, endpoints, "wardle")
 

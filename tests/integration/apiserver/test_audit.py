@@ -21,7 +21,13 @@ from apiserver.audit.policy import AuditPolicy, PolicyError
 from apiserver.audit.sinks import LogFile
 from apiserver.storage.sqlite import SQLiteStore
 from machinery import errors
-from machinery.api.resources import CONFIG_MAPS, PODS, SECRETS
+from machinery.api.resources import (
+    CONFIG_MAPS,
+    PODS,
+    SECRETS,
+    VALIDATING_POLICIES,
+    VALIDATING_POLICY_BINDINGS,
+)
 from machinery.client.rest import Client
 from tests.support.server import client_config, server_config
 
@@ -153,3 +159,33 @@ async def test_a_webhook_gets_events_in_batches(tmp_path: Path) -> None:
 def test_a_policy_without_sense_is_refused(rules: list[dict[str, Any]]) -> None:
     with pytest.raises(PolicyError):
         policy(rules)
+
+
+async def test_policies_tell_the_log_what_they_want_told(tmp_path: Path) -> None:
+    """Though requests are noted by their metadata alone."""
+    rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}
+    spec = {
+        "matchConstraints": {"resourceRules": [rule]}, "variables": [{"name": "size", "expression": "size(object.data)"}],
+        "validations": [{"expression": "true"}, {"expression": "variables.size < 2", "message": "many"}],
+        "auditAnnotations": [
+            {"key": "size", "valueExpression": "'holds ' + string(variables.size)"},
+            {"key": "quiet", "valueExpression": "variables.size > 5 ? 'much' : ''"},
+        ],
+    }  # fmt: skip
+    levels = policy(
+        [{"level": "Metadata", "resources": [{"group": "", "resources": ["configmaps"]}]}],
+        omitStages=["RequestReceived"],
+    )
+    async with audited(tmp_path, policy=levels) as (client, _):
+        await client.create(VALIDATING_POLICIES, {"metadata": {"name": "few"}, "spec": spec})
+        bound = {"policyName": "few", "validationActions": ["Audit"]}
+        await client.create(VALIDATING_POLICY_BINDINGS, {"metadata": {"name": "here"}, "spec": bound})
+        await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"k": "v", "l": "w"}}, "default")
+    (made,) = events(tmp_path)
+    told = {name: value for name, value in made["annotations"].items() if not name.startswith("authorization")}
+    failure = json.loads(told.pop("validation.policy.admission.k8s.io/validation_failure"))
+    assert told == {"few/size": "holds 2"}
+    assert failure == [
+        {"message": "many", "policy": "few", "binding": "here", "expressionIndex": 1, "validationActions": ["Audit"]}
+    ]
+    assert "requestObject" not in made

@@ -7,12 +7,14 @@ import asyncio
 import json
 import os
 import string
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +49,12 @@ ANYTHING = st.recursive(
 )
 
 
+FOLDER = Path(__file__).parent
+SAMPLES: dict[str, dict[str, Any]] = {
+    one["kind"]: one
+    for name in ("samples.yaml", "more_samples.yaml")
+    for one in yaml.safe_load_all((FOLDER / name).read_text())
+}
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "string": st.one_of(st.text(max_size=10), st.sampled_from(["a", "web:1", "TCP", "Always", "1Gi"])),
     "integer": st.one_of(st.integers(0, 100), st.integers(-(2**40), 2**40)),
@@ -87,6 +95,26 @@ class Document:
             return {name: self.body(draw, schema["properties"][name], depth + 1) for name in names}
         return {draw(st.text(max_size=5)): draw(SCALARS) for _ in range(draw(st.integers(0, 2)))}
 
+    def changed(self, draw: Any, value: Any, schema: dict[str, Any]) -> Any:
+        """Return a value with one thing in it changed: replaced, added, taken away or given twice."""
+        if "$ref" in schema:
+            schema = self._definitions[schema["$ref"].removeprefix("#/definitions/")]
+        if isinstance(value, dict) and value and draw(st.integers(0, 3)):
+            properties, free = schema.get("properties", {}), schema.get("additionalProperties", {})
+            name = draw(st.sampled_from(sorted({*value, *properties})))
+            within = properties.get(name, free)
+            if name not in value:
+                return {**value, name: self.body(draw, within, 3)}
+            if draw(st.integers(0, 9)) == 0:
+                return {key: one for key, one in value.items() if key != name}
+            return {**value, name: self.changed(draw, value[name], within)}
+        if isinstance(value, list) and value and draw(st.integers(0, 3)):
+            at = draw(st.integers(0, len(value) - 1))
+            if draw(st.integers(0, 5)) == 0:
+                return [*value, value[at]]
+            return [*value[:at], self.changed(draw, value[at], schema.get("items", {})), *value[at + 1 :]]
+        return self.body(draw, schema, 4) if schema and draw(st.booleans()) else draw(ANYTHING)
+
 
 @st.composite
 def requests(draw: Any, document: Document) -> tuple[str, str, dict[str, str], bytes, dict[str, str]]:
@@ -111,6 +139,12 @@ def requests(draw: Any, document: Document) -> tuple[str, str, dict[str, str], b
         value: Any = [
             {"op": draw(st.sampled_from(["add", "remove", "replace", "test", "move", "copy", "x"])), "path": draw(st.sampled_from(["/metadata/labels", "/spec/x", "/a~1b", "", "x", "/-"])), "value": draw(ANYTHING), "from": "/spec"}
         ]  # fmt: skip
+    elif (sample := SAMPLES.get(schema.get("kind", ""))) and draw(st.integers(0, 3)):
+        value = document.changed(draw, sample, reference or {})
+        if draw(st.booleans()):
+            value = document.changed(draw, value, reference or {})
+        if isinstance(value, dict) and isinstance(value.get("metadata"), dict) and draw(st.booleans()):
+            value = {**value, "metadata": {**value["metadata"], "name": draw(st.sampled_from(["a", "b"]))}}
     else:
         value = document.body(draw, reference or {})
         if isinstance(value, dict) and schema and draw(st.integers(0, 5)):
@@ -168,7 +202,7 @@ def test_no_request_breaks_the_server(loop: Any, target: Any) -> None:
 
     status, text = loop.run_until_complete(ask("get", "/openapi/v2", {}, b"", {}))
     assert status == 200
-    document = Document(json.loads(text))
+    document, seen = Document(json.loads(text)), Counter[int]()
 
     @settings(
         max_examples=REQUESTS, deadline=None, database=None, derandomize="WHERRY_FUZZ_REQUESTS" not in os.environ,
@@ -180,11 +214,14 @@ def test_no_request_breaks_the_server(loop: Any, target: Any) -> None:
             status, body = loop.run_until_complete(ask(*request))
         except (aiohttp.InvalidURL, ValueError):
             return  # no client can send it
+        seen[status] += 1
         assert status < 500 or (status == 504 and b"resource version" in body.lower()), (status, body[:500])
         if status >= 400 and body.startswith(b"{"):
             assert json.loads(body)["kind"] == "Status"
 
     one()
+    print(f"{seen.total()} requests were answered: {sorted(seen.items())}")
+    assert seen[201], "nothing that was made up could be stored"
     # All that was stored can be read back.
     for method, path, _ in document.operations:
         if method == "get" and "{" not in path:

@@ -1,13 +1,24 @@
 """ValidatingAdmissionPolicies: rules in CEL, their bindings and parameters."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apiserver.app import APIServer
 from machinery import errors
-from machinery.api.resources import CONFIG_MAPS, DEPLOYMENTS, VALIDATING_POLICIES, VALIDATING_POLICY_BINDINGS
+from machinery.api.resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    ROLE_BINDINGS,
+    ROLES,
+    VALIDATING_POLICIES,
+    VALIDATING_POLICY_BINDINGS,
+    VALIDATING_WEBHOOKS,
+)
 from machinery.client.rest import Client
 from tests.integration.apiserver.conftest import Kubectl
+from tests.support.server import client_config
 
 RULE = {"operations": ["CREATE", "UPDATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}
 
@@ -81,3 +92,38 @@ async def test_kubectl_prints_the_warning(client: Client, kubectl: Kubectl) -> N
     code, _, problem = await kubectl("create", "deployment", "web", "--image=i", "--replicas=9")
     assert code == 0
     assert problem == "Warning: Validation failed for ValidatingAdmissionPolicy 'few' with binding 'here': too many\n"
+
+
+async def test_a_rule_may_ask_what_its_user_may_do(client: Client, server: APIServer, tmp_path: Path) -> None:
+    """As a webhook's condition may; for the user, for an account, for what the request is about."""
+    pods = "authorizer.group('').resource('pods').namespace('default')"
+    rules = [
+        f"{pods}.check('list').allowed()", f"!{pods}.name('x').subresource('exec').check('create').allowed()",
+        "authorizer.requestResource.check('create').allowed()", "!authorizer.path('/healthz/secret').check('get').allowed()",
+        "!authorizer.serviceAccount('default', 'default').group('apps').resource('deployments').check('delete').allowed()",
+        f"{pods}.check('list').reason() == '' && !{pods}.check('list').errored()",
+    ]  # fmt: skip
+    await policy(client, *({"expression": rule} for rule in rules))
+    await bind(client)
+    verbs = (
+        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    )
+    await client.create(ROLES, {"metadata": {"name": "r"}, "rules": list(verbs)}, "default")
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"}
+    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "bob"}]
+    await client.create(ROLE_BINDINGS, {"metadata": {"name": "b"}, "roleRef": role, "subjects": subjects}, "default")
+    async with Client(client_config(tmp_path, server.config, user="bob", groups=())) as bob:
+        await bob.create(DEPLOYMENTS, deployment(1), "default")
+    with pytest.raises(errors.Invalid, match="failed expression: !authorizer.group"):
+        await client.create(DEPLOYMENTS, {**deployment(1), "metadata": {"name": "other"}}, "default")
+    asks = [{"name": "may", "expression": "authorizer.nothing('x')"}]
+    hook = {
+        "name": "a.b.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "matchConditions": asks,
+    }
+    with pytest.raises(errors.Invalid, match="undeclared reference to 'nothing'"):
+        await client.create(VALIDATING_WEBHOOKS, {"metadata": {"name": "h"}, "webhooks": [hook]})

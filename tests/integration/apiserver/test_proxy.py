@@ -1,4 +1,4 @@
-"""Requests through `proxy` to a pod and to a service; what answers is a real HTTP server on loopback."""
+"""Requests through `proxy` to a pod and to a service; what answers is a real HTTP server."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from cluster.addresses import node_address
 from machinery import errors
 from machinery.api.resources import ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, SERVICES
 from machinery.client.rest import Client
@@ -19,7 +20,7 @@ NAMESPACE = "proxy-1"  # a name that begins as the subresource is called, as ups
 
 @contextlib.asynccontextmanager
 async def answering() -> AsyncIterator[int]:
-    """Serve an echo of method, path, query and body on a port of loopback."""
+    """Serve an echo of method, path, query and body on a port of this machine."""
 
     async def echo(request: web.BaseRequest) -> web.StreamResponse:
         if request.headers.get("Upgrade"):
@@ -34,7 +35,7 @@ async def answering() -> AsyncIterator[int]:
 
     runner = web.ServerRunner(web.Server(echo))
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, node_address(), 0)
     await site.start()
     try:
         yield int(runner.addresses[0][1])
@@ -50,12 +51,12 @@ async def port(client: Client) -> AsyncIterator[int]:
         body = pod("web")
         body["spec"]["containers"][0]["ports"] = [{"name": "http", "containerPort": port}]
         await client.create(PODS, body, NAMESPACE)
-        await client.patch(PODS, "web", {"status": {"podIP": "127.0.0.1"}}, NAMESPACE, subresource="status")
+        await client.patch(PODS, "web", {"status": {"podIP": node_address()}}, NAMESPACE, subresource="status")
         service = {"metadata": {"name": "web"}, "spec": {"ports": [{"name": "main", "port": 80, "targetPort": port}]}}
         await client.create(SERVICES, service, NAMESPACE)
         endpoints: dict[str, Any] = {
             "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
-            "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "main", "port": port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [node_address()]}], "ports": [{"name": "main", "port": port, "protocol": "TCP"}],
         }  # fmt: skip
         await client.create(ENDPOINT_SLICES, endpoints, NAMESPACE)
         yield port
@@ -111,3 +112,10 @@ async def test_websockets_go_through(client: Client, port: int) -> None:
 async def test_kubectl_get_raw_shows_the_answer(kubectl: Kubectl, port: int) -> None:
     code, out, _ = await kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/services/web/proxy/hello")
     assert (code, out) == (0, "GET /hello  nobody")
+
+
+async def test_no_pod_leads_to_what_listens_on_the_servers_own_loopback(client: Client, port: int) -> None:
+    for address in ("127.0.0.1", "::ffff:127.0.0.1", "169.254.169.254"):
+        await client.patch(PODS, "web", {"status": {"podIP": address}}, NAMESPACE, subresource="status")
+        with pytest.raises(errors.BadRequest, match="address not allowed"):
+            await client.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/web:{port}/proxy/")

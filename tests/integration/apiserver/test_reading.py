@@ -253,3 +253,46 @@ async def test_who_uses_a_deprecated_kind_is_told(client: Client, query: dict[st
     async with client.stream("GET", "/api/v1/endpoints", params=query) as response:
         told = response.headers["warning"]
     assert told == '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'
+
+
+async def test_answers_are_indented_for_those_who_read_them(client: Client) -> None:
+    await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, "default")
+    path = "/api/v1/namespaces/default/configmaps/a"
+    plain = await client.request("GET", path)
+    assert b"\n" not in plain
+    for params, headers in (({"pretty": "true"}, {}), ({}, {"User-Agent": "curl/8.0"})):
+        shown = await client.request("GET", path, params=params, headers=headers)
+        assert shown.startswith(b'{\n  "kind": "ConfigMap",\n')
+        assert json.loads(shown) == json.loads(plain)
+    assert await client.request("GET", path, params={"pretty": "0"}, headers={"User-Agent": "curl/8.0"}) == plain
+
+
+AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+
+async def test_documents_are_sent_once_and_named_by_their_hash(client: Client) -> None:
+    """As clients that cache them ask: by ETag, and /openapi/v3 by the hash in its links."""
+    links = json.loads(await client.request("GET", "/openapi/v3"))["paths"]
+    assert {"api/v1", "apis/apps/v1", "apis/batch/v1"} <= set(links)
+    link = links["apis/apps/v1"]["serverRelativeURL"]
+    assert link.startswith("/openapi/v3/apis/apps/v1?hash=")
+    place, _, name = link.partition("?hash=")
+    async with client.stream("GET", place, params={"hash": name}) as response:
+        assert (response.status, response.headers["cache-control"]) == (200, "public, immutable")
+    async with client.stream("GET", place, params={"hash": "OLD"}) as response:
+        assert (response.status, response.headers["location"]) == (301, link)
+    for path, accept in (
+        (place, "application/json"),
+        ("/openapi/v2", "application/json"),
+        ("/apis", AGGREGATED),
+        ("/api", AGGREGATED),
+    ):
+        headers = {"Accept": accept}
+        async with client.stream("GET", path, headers=headers) as response:
+            assert response.status == 200
+            etag, body = response.headers["etag"], await response.read()
+        async with client.stream("GET", path, headers={**headers, "If-None-Match": etag}) as response:
+            assert (response.status, await response.read()) == (304, b"")
+        if accept == AGGREGATED:
+            versions = [one for group in json.loads(body)["items"] for one in group["versions"]]
+            assert {one["freshness"] for one in versions} == {"Current"}

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from apiserver.app import APIServer
+from cluster.addresses import node_address
 from cluster.pki import Pki
 from machinery import errors
 from machinery.api.resources import (
@@ -35,6 +36,8 @@ class Hook:
         self.port, self.ca_bundle = port, ca_bundle
         self.asked: list[dict[str, Any]] = []
         self.answer: Answer = lambda request: {"allowed": True}
+        self.raw: Callable[[str], bytes] | None = None  # what is sent in place of a review
+        self.status = 200
 
     def registration(self, name: str, path: str = "/", **fields: Any) -> dict[str, Any]:
         client = {"url": f"https://127.0.0.1:{self.port}{path}", "caBundle": self.ca_bundle}
@@ -55,12 +58,14 @@ async def hook(tmp_path: Path, server: APIServer) -> AsyncIterator[Hook]:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         review = json.loads(await request.read())
         hook.asked.append(review["request"])
+        if hook.raw is not None:
+            return web.Response(body=hook.raw(review["request"]["uid"]), status=hook.status)
         response = {"uid": review["request"]["uid"], **hook.answer(review["request"])}
         return web.json_response({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response})
 
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    await web.TCPSite(runner, "0.0.0.0", 0, ssl_context=context).start()
     hook = Hook(int(runner.addresses[0][1]), base64.b64encode(pki.ca_file.read_bytes()).decode())
     try:
         yield hook
@@ -112,7 +117,7 @@ async def test_a_service_is_found_and_its_certificate_is_checked(client: Client,
     await client.create(SERVICES, {"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 443}]}}, "default")
     endpoints = {
         "metadata": {"name": "hook-1", "labels": {"kubernetes.io/service-name": "hook"}}, "addressType": "IPv4",
-        "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "", "port": hook.port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [node_address()]}], "ports": [{"name": "", "port": hook.port, "protocol": "TCP"}],
     }  # fmt: skip
     await client.create(ENDPOINT_SLICES, endpoints, "default")
     service = {"service": {"name": "hook", "namespace": "default", "path": "/check"}, "caBundle": hook.ca_bundle}
@@ -184,3 +189,50 @@ async def test_a_webhook_that_hangs_costs_its_timeout(client: Client, hook: Hook
         async with asyncio.timeout(5):
             with pytest.raises(errors.InternalError, match="context deadline exceeded"):
                 await client.create(CONFIG_MAPS, config_map(), "default")
+
+
+def review(**response: Any) -> Callable[[str], bytes]:
+    """Return what answers a request with a review that allows it, but for what is wrong with it."""
+
+    def body(uid: str) -> bytes:
+        full = {"uid": uid, "allowed": True, **response}
+        return json.dumps({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": full}).encode()
+
+    return body
+
+
+MALFORMED: dict[str, Callable[[str], bytes]] = {
+    "empty": lambda _: b"", "no-json": lambda _: b"<html>", "list": lambda _: b"[]", "deep": lambda _: b"[" * 100_000,
+    "utf8": lambda _: b'{"kind":"\xff"}', "other-kind": lambda _: b'{"kind":"Pod","apiVersion":"v1"}',
+    "other-version": lambda uid: review()(uid).replace(b"k8s.io/v1", b"k8s.io/v2"),
+    "no-response": lambda _: b'{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1"}',
+    "endless": review(status={"message": "a" * 4_000_000}), "other-uid": review(uid="x"), "allowed": review(allowed="yes"),
+    "status": review(allowed=False, status="no"), "code": review(allowed=False, status={"code": "x"}), "warnings": review(warnings=[1]),
+    "annotations": review(auditAnnotations=[]), "patch-type": review(patch="W10=", patchType="MergePatch"),
+    "base64": review(patch="???", patchType="JSONPatch"), "patch-json": review(patch="ew==", patchType="JSONPatch"),
+    "patch-object": review(**{**patch({"op": "replace", "path": "", "value": 1}), "allowed": True}),
+    "patch-metadata": review(**{**patch({"op": "replace", "path": "/metadata", "value": []}), "allowed": True}),
+    "patch-field": review(**{**patch({"op": "add", "path": "/data", "value": [1]}), "allowed": True}),
+}  # fmt: skip
+
+
+async def test_a_malformed_answer_is_a_failed_call(client: Client, hook: Hook) -> None:
+    await client.create(MUTATING_WEBHOOKS, hook.registration("one"))
+    for name, raw in MALFORMED.items():
+        hook.raw = raw
+        with pytest.raises(errors.InternalError) as caught:
+            await client.create(CONFIG_MAPS, config_map(), "default")
+        assert 'failed calling webhook "one.hook.example.com"' in str(caught.value), name
+    for status in (500, 404, 302):
+        hook.raw, hook.status = review(), status
+        with pytest.raises(errors.InternalError, match="failed calling webhook"):
+            await client.create(CONFIG_MAPS, config_map(), "default")
+    hook.status = 200
+    assert (await client.list(CONFIG_MAPS, "default"))["items"] == []
+
+
+async def test_a_long_answer_is_read_whole(client: Client, hook: Hook) -> None:
+    text = "a" * 700_000
+    hook.answer = lambda _: patch({"op": "add", "path": "/data/long", "value": text})
+    await client.create(MUTATING_WEBHOOKS, hook.registration("one"))
+    assert (await client.create(CONFIG_MAPS, config_map(), "default"))["data"]["long"] == text

@@ -10,7 +10,16 @@ import pytest
 from apiserver.app import APIServer
 from machinery import errors
 from machinery.api.meta import Resource
-from machinery.api.resources import MUTATING_WEBHOOKS, PODS, VALIDATING_WEBHOOKS
+from machinery.api.resources import (
+    HORIZONTAL_POD_AUTOSCALERS,
+    MUTATING_POLICIES,
+    MUTATING_POLICY_BINDINGS,
+    MUTATING_WEBHOOKS,
+    PODS,
+    VALIDATING_POLICIES,
+    VALIDATING_POLICY_BINDINGS,
+    VALIDATING_WEBHOOKS,
+)
 from machinery.client.rest import Client, PatchType
 from tests.integration.apiserver.conftest import pod
 from tests.integration.apiserver.test_webhooks import Hook, hook, patch
@@ -146,3 +155,72 @@ async def test_configurations_of_webhooks_are_left_alone_by_webhooks(
         assert made["webhooks"][0]["name"] == "other.hook.example.com"
         await client.delete(resource, "other")
     assert hook.asked == []
+
+
+async def test_a_webhook_for_one_version_sees_requests_in_every_version(client: Client, hook: Hook) -> None:
+    """Converted to its own, unless it insists on exact matches; what it changes is converted back."""
+    await define(client, definition("v1", "v2"))
+    newer, own = Resource(GROUP, "v2", "things", "Thing"), [{**rule(GROUP, "things")[0], "apiVersions": ["v1"]}]
+    hook.answer = stages
+    await client.create(MUTATING_WEBHOOKS, hook.registration("one", rules=own))
+    exact = {"rules": own, "matchPolicy": "Exact", "failurePolicy": "Fail"}
+    await client.create(VALIDATING_WEBHOOKS, hook.registration("two", path="/exact", **exact))
+    body = {
+        "apiVersion": newer.api_version,
+        "kind": "Thing",
+        "metadata": {"name": "a"},
+        "data": {"mutation-start": "yes"},
+    }
+    made = await client.create(newer, body, "default")
+    assert (made["apiVersion"], made["data"]["mutation-stage-1"]) == (newer.api_version, "yes")
+    (asked,) = hook.asked
+    assert (asked["kind"]["version"], asked["requestKind"]["version"]) == ("v1", "v2")
+    assert (asked["resource"]["version"], asked["requestResource"]["version"]) == ("v1", "v2")
+    assert asked["object"]["apiVersion"] == THINGS.api_version
+
+
+async def test_a_webhook_for_an_older_autoscaler_sees_newer_ones(client: Client, hook: Hook) -> None:
+    only = {
+        "operations": ["CREATE"],
+        "apiGroups": ["autoscaling"],
+        "apiVersions": ["v1"],
+        "resources": ["horizontalpodautoscalers"],
+    }
+    await client.create(VALIDATING_WEBHOOKS, hook.registration("one", rules=[only]))
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}
+    body = {"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target}}
+    await client.create(HORIZONTAL_POD_AUTOSCALERS, body, "default")
+    assert hook.asked[0]["object"]["apiVersion"] == "autoscaling/v1"
+    assert hook.asked[0]["object"]["spec"]["targetCPUUtilizationPercentage"] == 80
+
+
+async def test_policies_for_one_version_see_requests_in_every_version(client: Client) -> None:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}
+    older = {
+        "operations": ["CREATE"],
+        "apiGroups": ["autoscaling"],
+        "apiVersions": ["v1"],
+        "resources": ["horizontalpodautoscalers"],
+    }
+    match = {"resourceRules": [older]}
+    change = {"expression": "Object{spec: Object.spec{targetCPUUtilizationPercentage: 33}}"}
+    mutations = [{"patchType": "ApplyConfiguration", "applyConfiguration": change}]
+    spec = {"matchConstraints": match, "mutations": mutations, "reinvocationPolicy": "Never"}
+    await client.create(MUTATING_POLICIES, {"metadata": {"name": "few"}, "spec": spec})
+    await client.create(MUTATING_POLICY_BINDINGS, {"metadata": {"name": "few"}, "spec": {"policyName": "few"}})
+    rules = [{"expression": "object.apiVersion == 'autoscaling/v1' && object.spec.targetCPUUtilizationPercentage == 33"},
+             {"expression": "object.spec.maxReplicas < 5", "message": "too many"}]  # fmt: skip
+    await client.create(
+        VALIDATING_POLICIES, {"metadata": {"name": "few"}, "spec": {"matchConstraints": match, "validations": rules}}
+    )
+    bound = {"policyName": "few", "validationActions": ["Deny"]}
+    await client.create(VALIDATING_POLICY_BINDINGS, {"metadata": {"name": "few"}, "spec": bound})
+    body = {"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target}}
+    made = await client.create(HORIZONTAL_POD_AUTOSCALERS, body, "default")
+    assert made["spec"]["metrics"][0]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 33}
+    with pytest.raises(errors.Invalid, match="too many"):
+        await client.create(
+            HORIZONTAL_POD_AUTOSCALERS,
+            {**body, "metadata": {"name": "b"}, "spec": {**body["spec"], "maxReplicas": 9}},
+            "default",
+        )

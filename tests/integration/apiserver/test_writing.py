@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from apiserver.app import APIServer
 from machinery import errors
 from machinery.api.meta import Resource
 from machinery.api.resources import (
@@ -16,11 +17,13 @@ from machinery.api.resources import (
     CRON_JOBS,
     DEPLOYMENTS,
     DEVICE_CLASSES,
+    EVENTS,
     LEASES,
     LIMIT_RANGES,
     NAMESPACES,
     NODES,
     POD_DISRUPTION_BUDGETS,
+    POD_TEMPLATES,
     PODS,
     ROLE_BINDINGS,
     ROLES,
@@ -302,3 +305,39 @@ async def test_roles_of_namespaces_give_no_paths(client: Client) -> None:
     with pytest.raises(errors.Invalid, match=why):
         await client.create(ROLES, {"metadata": {"name": "a"}, "rules": [rule]}, "default")
     await client.create(CLUSTER_ROLES, {"metadata": {"name": "a"}, "rules": [rule]})
+
+
+async def test_an_event_ends_with_its_lease_though_it_was_written_again(client: Client, server: APIServer) -> None:
+    about = {"kind": "Pod", "namespace": "default", "name": "a"}
+    await client.create(EVENTS, {"metadata": {"name": "e"}, "involvedObject": about, "reason": "R"}, "default")
+    await client.patch(EVENTS, "e", {"count": 2}, "default")
+    (lease,) = server.rest._leases.values()
+    await server.cache.store.revoke_lease(lease)
+    with pytest.raises(errors.NotFound):
+        while True:
+            await client.get(EVENTS, "e", "default")
+
+
+async def test_strategic_patches_take_their_directives(client: Client) -> None:
+    spec = {
+        "containers": [{"name": name, "image": "i"} for name in "abc"],
+        "template": None, "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [],
+    }  # fmt: skip
+    body = {"metadata": {"name": "p", "finalizers": ["x/a", "x/b"]}, "template": {"spec": spec}}
+    await client.create(POD_TEMPLATES, body, "default")
+    patch = {
+        "metadata": {"$deleteFromPrimitiveList/finalizers": ["x/a"]},
+        "template": {"spec": {
+            "$setElementOrder/containers": [{"name": "d"}, {"name": "c"}, {"name": "a"}],
+            "containers": [{"name": "b", "$patch": "delete"}, {"name": "d", "image": "n"}],
+            "volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}],
+        }},
+    }  # fmt: skip
+    made = await client.patch(POD_TEMPLATES, "p", patch, "default", type=PatchType.STRATEGIC)
+    found = made["template"]["spec"]
+    assert made["metadata"]["finalizers"] == ["x/b"]
+    assert [one["name"] for one in found["containers"]] == ["d", "c", "a"]
+    assert found["volumes"] == [{"name": "v", "hostPath": {"path": "/x", "type": ""}}]
+    replaced = {"template": {"spec": {"containers": [{"$patch": "replace"}, {"name": "z", "image": "i"}]}}}
+    made = await client.patch(POD_TEMPLATES, "p", replaced, "default", type=PatchType.STRATEGIC)
+    assert [one["name"] for one in made["template"]["spec"]["containers"]] == ["z"]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from apiserver.registry import names
+from apiserver.registry.pod_update_rules import pod_update_causes
 from apiserver.registry.pods import default_pod, validate_pod
 
 CLAIM = {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}
@@ -43,6 +45,7 @@ def env(**source: Any) -> dict[str, Any]:
     return container(env=[{"name": "A", "valueFrom": source}])
 
 
+NAME_PART = names._QUALIFIED_RULE
 TERMS = f"affinity.nodeAffinity.{NODE[1]}.nodeSelectorTerms[0].matchExpressions[0]"
 ENV = "containers[0].env[0].valueFrom"
 
@@ -217,6 +220,25 @@ SECCOMP, APPARMOR = "seccompProfile", "appArmorProfile"
             "affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 0: "
             "must be in the range 1-100",
         ),
+        ({"os": {"name": "plan9"}}, 'os.name: Unsupported value: "plan9": supported values: "linux", "windows"'),
+        ({"readinessGates": [{"conditionType": "a b"}]}, 'readinessGates[0].conditionType: Invalid value: "a b": ' + NAME_PART),
+        ({"schedulingGates": [{"name": "x"}, {"name": "x"}]}, 'schedulingGates[1].name: Duplicate value: "x"'),
+        (
+            {"shareProcessNamespace": True, "hostPID": True},
+            "shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled",
+        ),
+        (
+            {"hostNetwork": True, **container(ports=[{"containerPort": 80, "hostPort": 81}])},
+            "containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true",
+        ),
+        (
+            container(ports=[{"containerPort": 1, "hostPort": 9}, {"containerPort": 2, "hostPort": 9}]),
+            'containers[0].ports[1].hostPort: Duplicate value: "TCP//9"',
+        ),
+        (
+            container(terminationMessagePolicy="x"),
+            'containers[0].terminationMessagePolicy: Unsupported value: "x": supported values: "FallbackToLogsOnError", "File"',
+        ),
         (
             {"dnsConfig": {"nameservers": ["here"]}},
             'dnsConfig.nameservers[0]: Invalid value: "here": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)',
@@ -251,3 +273,40 @@ def test_a_good_pod_is_let_be(spec: dict[str, Any]) -> None:
     pod = {"metadata": {"name": "p"}, "spec": {**container(), **spec}}
     default_pod(pod)
     assert validate_pod(pod) == []
+
+
+TOLERATION = {"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+GATED = {"schedulingGates": [{"name": "g"}]}
+FIXED = "spec: Forbidden: pod updates may not change fields other than"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({}, container(image="other"), ""),
+        ({}, container(name="d"), FIXED),
+        ({}, {"containers": []}, "spec.containers: Forbidden: pod updates may not add or remove containers"),
+        ({}, {"activeDeadlineSeconds": 5}, ""),
+        ({"activeDeadlineSeconds": 5}, {"activeDeadlineSeconds": 4}, ""),
+        ({"activeDeadlineSeconds": 5}, {"activeDeadlineSeconds": 6},
+         "spec.activeDeadlineSeconds: Invalid value: 6: must be less than or equal to previous value"),
+        ({"activeDeadlineSeconds": 5}, {}, "spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer"),
+        ({}, {"tolerations": [TOLERATION]}, ""),
+        ({"tolerations": [TOLERATION]}, {"tolerations": [{**TOLERATION, "tolerationSeconds": 9}]}, ""),
+        ({"tolerations": [TOLERATION]}, {}, "spec.tolerations: Forbidden: existing toleration can not be modified"),
+        (GATED, {}, ""),
+        ({}, GATED, "spec.schedulingGates: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"),
+        (GATED, {**GATED, "nodeSelector": {"a": "b"}}, ""),
+        ({}, {"nodeSelector": {"a": "b"}}, FIXED),
+        ({**GATED, "nodeSelector": {"a": "b"}}, {**GATED, "nodeSelector": {}}, FIXED),
+        (GATED, {**GATED, **term(operator="Exists")}, ""),
+        ({**GATED, **term(operator="Exists")}, {**GATED, **term(operator="DoesNotExist")}, FIXED),
+        ({"terminationGracePeriodSeconds": 30}, {"terminationGracePeriodSeconds": 1}, FIXED),
+        ({"terminationGracePeriodSeconds": -1}, {"terminationGracePeriodSeconds": 1}, ""),
+    ],
+)  # fmt: skip
+def test_what_of_a_pod_may_change(before: dict[str, Any], after: dict[str, Any], told: str) -> None:
+    new, old = ({"spec": {**container(), **spec}} for spec in (after, before))
+    found = [f"{cause.field}: {cause.message}" for cause in pod_update_causes(new, old)]
+    assert len(found) == bool(told), found
+    assert not told or found[0].startswith(told)

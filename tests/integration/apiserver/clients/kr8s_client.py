@@ -21,6 +21,11 @@ async def main(kubeconfig: str) -> None:
     await found.label(app="boat")
     listed = [one.name async for one in api.get("configmaps", namespace="default", label_selector=LABELS)]
     assert listed == ["m"]
+    async for kind, one in api.watch("configmaps", namespace="default"):
+        assert (kind, one.name, one.labels) == ("ADDED", "m", LABELS)
+        break
+    await found.patch([{"op": "replace", "path": "/data/k", "value": "w"}], type="json")
+    assert found.data.to_dict() == {"k": "w"}
     await found.delete()
     assert not await found.exists()
     assert (await api.version())["minor"] == "36"

@@ -23,7 +23,14 @@ async def main(kubeconfig: str) -> None:
         await api.patch(Deployment.Scale, "boat", {"spec": {"replicas": 2}}, namespace="default")
         assert (await api.get(Deployment, "boat", namespace="default")).spec.replicas == 2
         assert [one.metadata.name async for one in api.list(Deployment, namespace="*", labels=LABELS)] == ["boat"]
-        await api.delete(ConfigMap, "m", namespace="default")
+        seen = []
+        async for kind, one in api.watch(ConfigMap, namespace="default", server_timeout=5):
+            seen.append((kind, one.metadata.name))
+            if len(seen) == 1:
+                await api.delete(ConfigMap, "m", namespace="default")
+            else:
+                break
+        assert seen == [("ADDED", "m"), ("DELETED", "m")]
         with pytest.raises(lightkube.ApiError, match='configmaps "m" not found'):
             await api.get(ConfigMap, "m", namespace="default")
     finally:

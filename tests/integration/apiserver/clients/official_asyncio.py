@@ -4,6 +4,8 @@ import asyncio
 import sys
 
 import kubernetes_asyncio as kubernetes
+import kubernetes_asyncio.dynamic
+import pytest
 
 from tests.integration.apiserver.clients.fixtures import LABELS
 
@@ -26,7 +28,15 @@ async def main(kubeconfig: str) -> None:
                 seen.append((event["type"], event["object"].data))
                 break
         assert seen == [("MODIFIED", {"k": "v"})]
+        dynamic = await kubernetes.dynamic.DynamicClient(api)
+        maps = await dynamic.resources.get(api_version="v1", kind="ConfigMap")
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"l": "w"}}
+        applied = await maps.server_side_apply(namespace="default", field_manager="test", body=body)
+        assert applied.data.to_dict() == {"k": "v", "l": "w"}
         await core.delete_namespaced_config_map("m", "default")
+        with pytest.raises(kubernetes.client.ApiException) as caught:
+            await core.read_namespaced_config_map("m", "default")
+        assert caught.value.status == 404
 
 
 asyncio.run(main(sys.argv[1]))
