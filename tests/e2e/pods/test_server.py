@@ -21,9 +21,11 @@ pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
 
 
 async def test_statistics_tell_what_pods_use(pods: Pods) -> None:
-    work = "dd if=/dev/zero of=/e/x bs=1M count=1; dd if=/dev/zero of=/tmp/x bs=1M count=3; while true; do sleep 0.01; done"
+    write = "dd if=/dev/zero of=/e/x bs=1M count=1; dd if=/dev/zero of=/tmp/x bs=1M count=3; touch /tmp/done"
     mounts = [{"name": "e", "mountPath": "/e"}]
-    pod = await pods.create(shell(work, volumeMounts=mounts), volumes=[{"name": "e", "emptyDir": {}}])
+    is_done = {"exec": {"command": ["test", "-e", "/tmp/done"]}, "periodSeconds": 1}
+    main = shell(f"{write}; while true; do sleep 0.01; done", volumeMounts=mounts, readinessProbe=is_done)
+    pod = await pods.create(main, volumes=[{"name": "e", "emptyDir": {}}])
     await pods.running(pod)
     name = pod["metadata"]["name"]
     summary = json.loads(await ask(pods, "/stats/summary"))
