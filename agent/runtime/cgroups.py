@@ -50,6 +50,15 @@ def processes(path: str) -> set[int]:
     return found
 
 
+def killed_for_memory(path: str) -> bool:
+    """Whether the kernel killed a process of the cgroup for want of memory, as its own counter tells."""
+    memory = folder("memory", path)
+    with contextlib.suppress(OSError):
+        rows = (memory / ("memory.events" if is_v2() else "memory.oom_control")).read_text().splitlines()
+        return any(row.startswith("oom_kill ") and row != "oom_kill 0" for row in rows)
+    return False
+
+
 def join(path: str, pid: int) -> None:
     """Put a process into the cgroup, making it where there is none; hierarchies that refuse are left out."""
     for hierarchy in hierarchies():

@@ -241,16 +241,18 @@ class ContainerManager:
             self._watch(record)
             return
         record.state = "exited"
+        # The monitor may see the end before it hears of the kill (cgroup v1), the counter tells it at once.
+        starved = was_oom_killed(self.folder(record.id)) or cgroups.killed_for_memory(record.cgroup)
         if ended:
             # It may have ended before its start was noted.
             record.exit_code, record.finished_at = ended.code, max(ended.at, record.started_at)
-            record.reason = "OOMKilled" if ended.oom else "Completed" if ended.code == 0 else "Error"
+            record.reason = "Completed" if ended.code == 0 else "Error"
         else:
             processes.reap(record.pid)  # orphaned with its monitor, it fell to us
             record.exit_code, record.finished_at, record.reason = UNKNOWN_CODE, time.time_ns(), "Unknown"
             record.message = "the container's monitor was killed, so its exit code is lost"
-            if was_oom_killed(self.folder(record.id)):
-                record.reason = "OOMKilled"
+        if starved:
+            record.reason = "OOMKilled"
         record.pid = 0
         try:
             self._records.save(record)

@@ -42,7 +42,6 @@ class Exit:
 
     code: int
     at: int
-    oom: bool
 
 
 class Monitor:
@@ -116,7 +115,7 @@ class Monitor:
         """How the container ended; None while it runs, or if conmon was killed."""
         path = folder / "exits" / container_id
         try:
-            return Exit(int(path.read_text()), path.stat().st_mtime_ns, was_oom_killed(folder))
+            return Exit(int(path.read_text()), path.stat().st_mtime_ns)
         except (OSError, ValueError):
             return None
 

@@ -22,7 +22,7 @@ from apiserver.registry.kind import (
     required,
     unsupported,
 )  # fmt: skip
-from apiserver.registry.node_rules import node_causes
+from apiserver.registry.node_rules import default_node, node_causes
 from apiserver.registry.pod_parts import EPHEMERAL_CONTAINERS, RESIZE
 from apiserver.registry.pod_update_rules import pod_update_causes
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod
@@ -311,7 +311,7 @@ KINDS = (
             Column("Container-Runtime", _node_info("containerRuntimeVersion"), priority=1),
         ),
         selectable={"spec.unschedulable": _unschedulable}, validate=lambda obj: list(node_causes(obj)),
-        validate_update=_validate_node_update,
+        validate_update=_validate_node_update, default=default_node, begins_with_status=True,
     ),
     Kind(
         resources.PODS, CORE + "Pod", "pod", ("po",), ("all",),

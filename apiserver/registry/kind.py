@@ -151,6 +151,7 @@ class Kind:
     creates_on_update: bool = False
     unconditional_update: bool = True
     returns_deleted: bool = False
+    begins_with_status: bool = False  # a new object keeps the status it comes with
     optional_required: frozenset[str] = frozenset()
     ends: bool = False  # of itself, some time after it was last written
     prepare_delete: Callable[[Object], None] = _nothing

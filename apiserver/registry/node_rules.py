@@ -1,4 +1,4 @@
-"""Rules of a node's spec: its taints and its ranges of addresses for pods.
+"""Rules and defaults of a node: its taints, its ranges of addresses for pods, what of its resources pods may take.
 
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/
 """
@@ -11,6 +11,13 @@ from apiserver.registry.kind import Object, duplicate, invalid, required, unsupp
 from machinery.errors import Cause
 
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+def default_node(node: Object) -> None:
+    """All of a node's capacity may be allocated, where nobody says how much."""
+    status = node.get("status") or {}
+    if status.get("capacity") and status.get("allocatable") is None:
+        status["allocatable"] = dict(status["capacity"])
 
 
 def node_causes(node: Object) -> Iterator[Cause]:

@@ -109,7 +109,9 @@ class Rest:
                 metadata["name"] = names.generate(metadata["generateName"])
             if attempt == 0:
                 complete(kind, obj)
-                if kind.has_status:
+                if kind.begins_with_status:
+                    obj["status"] = obj.get("status") or {}
+                elif kind.has_status:
                     obj.pop("status", None)
                     obj |= {} if kind.user_defined else {"status": {}}
                 kind.prepare_create(obj)

@@ -228,6 +228,17 @@ async def test_nodes_have_no_namespace(client: Client) -> None:
     assert "namespace" not in made["metadata"]
 
 
+async def test_a_node_begins_with_the_status_it_comes_with_and_may_give_all_it_has(client: Client) -> None:
+    status = {"capacity": {"cpu": "4"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    made = await client.create(NODES, {"metadata": {"name": "n1"}, "status": status})
+    assert made["status"]["conditions"][0]["type"] == "Ready"
+    assert made["status"]["allocatable"] == {"cpu": "4"}
+    pod = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "web"}]}}
+    assert (await client.create(PODS, pod | {"status": {"phase": "Running"}}, "default"))["status"][
+        "phase"
+    ] == "Pending"
+
+
 def deployment(name: str) -> dict[str, Any]:
     labels = {"app": name}
     container = {"name": "c", "image": "web:1", "env": [{"name": "A", "value": "1"}]}
