@@ -4,19 +4,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Gauge
-
+from agent.certificates import CertificateRotation, pairs_of, settle
 from agent.config import AgentConfig
 from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
+from agent.csi.growth import VolumeGrowth
 from agent.csi.storage import Storage
 from agent.deviceplugin.manager import DevicePlugins
 from agent.dra.claims import ResourceClaims
 from agent.eviction import Evictor, ImageCollector
 from agent.id_ranges import IdRanges
-from agent.images import ImagePuller
+from agent.images import ImagePuller, pulled
+from agent.log_rotation import LogRotator
+from agent.metrics import Metrics
 from agent.network import app as network
 from agent.node import NodeReporter
 from agent.node_services import NodeServices
@@ -30,10 +32,13 @@ from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
 from machinery.api.quantity import to_bytes
-from machinery.api.resources import NODES, PODS, SERVICES
+from machinery.api.resources import NODES, PODS, SERVICE_ACCOUNTS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
 from machinery.client.rest import Client
+
+if TYPE_CHECKING:
+    from agent.credential_providers import CredentialProviders
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +49,13 @@ async def run(config: AgentConfig) -> None:
     """Run a node until cancelled; its containers go on when this ends."""
     for folder in (config.pods_dir, config.logs_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if config.rotate_certificates:
+        for pair in pairs_of(config):
+            settle(pair)
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(config.client, user_agent="wherry-agent"))
-        runtime = Runtime(config.runtime_socket)
+        runtime, metrics = Runtime(config.runtime_socket), Metrics()
+        _observe(client, runtime, metrics)
         stack.push_async_callback(runtime.close)
         version = await runtime.wait_until_up()
         reporter = NodeReporter(config, client, runtime, version)
@@ -54,18 +63,24 @@ async def run(config: AgentConfig) -> None:
         objects = ObjectSource(client, lambda uid: pods.objects_changed(uid))  # noqa: PLW0108 - made below
         stack.push_async_callback(objects.close)
         tokens = TokenSource(client)
-        storage = Storage(config, client, tokens)
+        storage = Storage(config, client, tokens, metrics)
         node = NodeServices(
             config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
-            volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes),
-            puller=ImagePuller(runtime), objects=objects,
+            volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes, metrics),
+            puller=ImagePuller(
+                runtime, lambda seconds, size: pulled(metrics, seconds, size), state=config.data_dir / "pulled-images",
+                providers=_providers(config, client, tokens),
+            ), objects=objects,
             tokens=tokens, services=services.list, admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
+            metrics=metrics,
         )  # fmt: skip
-        node.claims = claims = ResourceClaims(client, config.data_dir)
+        node.claims = claims = ResourceClaims(client, config.data_dir, config.node_name)
         node.devices = devices = DevicePlugins(
-            config.device_plugin_dir, lambda: reporter.set_devices(devices.capacity(), devices.allocatable())
+            config.device_plugin_dir,
+            lambda: reporter.set_devices(devices.capacity(), devices.allocatable()),
+            metrics,
         )
         await devices.start()
         stack.push_async_callback(devices.close)
@@ -73,7 +88,7 @@ async def run(config: AgentConfig) -> None:
         if config.cpu_manager_policy == "static":
             node.cpus = CpuManager(config.data_dir, -(-config.reserved_cpu_millis // 1000), pods.wake_all)
         stack.push_async_callback(pods.close)
-        server = AgentServer(node, pods, _metrics(pods))
+        server = AgentServer(node, pods)
         await server.start()
         stack.push_async_callback(server.close)
         plugins = PluginWatcher(config.plugins_registry, {"CSIPlugin": storage, "DRAPlugin": claims})
@@ -99,9 +114,15 @@ async def _work(
         group.create_task(itself.run())
         group.create_task(pods.follow_runtime())
         group.create_task(plugins.run())
+        group.create_task(VolumeGrowth(node, pods).run())
+        group.create_task(LogRotator(pods.growing_logs, node.runtime.reopen_log).run())
+        if node.claims is not None:
+            group.create_task(node.claims.run())
         group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())
+        if config.rotate_certificates:
+            group.create_task(CertificateRotation(config, client, node.metrics).run())
         if config.proxy:
             group.create_task(network.run(node, services, pods))
         if config.static_pod_dir is not None:
@@ -113,15 +134,32 @@ async def _work(
         await pods.end_orphans()
 
 
-def _metrics(pods: PodManager) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    running = Gauge("kubelet_running_pods", "Pods this node looks after.", registry=registry)
-    running.set_function(lambda: sum(1 for _ in pods.pods()))
-    containers = Gauge("kubelet_running_containers", "Containers that run.", registry=registry)
-    containers.set_function(lambda: sum(_running(one) for one in pods.pods()))
-    return registry
+def _providers(config: AgentConfig, client: Client, tokens: TokenSource) -> "CredentialProviders | None":
+    """Return the node's programs that know credentials for images; None for none. Raises: ProviderError."""
+    if config.credential_providers is None:
+        return None
+    from agent.credential_providers import CredentialProviders, read_config
+
+    async def account_token(pod: Mapping[str, Any], audience: str) -> tuple[str, Mapping[str, Any]]:
+        name = pod["spec"].get("serviceAccountName") or "default"
+        account = await client.get(SERVICE_ACCOUNTS, name, pod["metadata"]["namespace"])
+        return await tokens.get(pod, {"audience": audience}), account
+
+    path, folder = config.credential_providers
+    return CredentialProviders(read_config(path), folder, account_token)
 
 
-def _running(pod: Mapping[str, Any]) -> int:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return sum("running" in (one.get("state") or {}) for one in statuses)
+def _observe(client: Client, runtime: Runtime, metrics: Metrics) -> None:
+    """Have requests to the API server and calls of the runtime counted and timed."""
+
+    def of_runtime(operation: str, seconds: float, failed: bool) -> None:
+        metrics.add("kubelet_runtime_operations_total", operation)
+        metrics.observe("kubelet_runtime_operations_duration_seconds", seconds, operation)
+        if failed:
+            metrics.add("kubelet_runtime_operations_errors_total", operation)
+
+    def of_api(method: str, code: str, host: str, seconds: float) -> None:
+        metrics.add("rest_client_requests_total", code, method, host)
+        metrics.observe("rest_client_request_duration_seconds", seconds, method, host)
+
+    runtime.observe, client.observe = of_runtime, of_api

@@ -20,6 +20,8 @@ class AgentConfig:
         proxy: whether this agent routes services on this node.
         shutdown_seconds: how long pods have to end when the machine is about to stop; 0 for no such care.
         shutdown_critical_seconds: the part of it that is kept for critical pods, which end last.
+        credential_providers: a CredentialProviderConfig, and the folder of the programs it names.
+        rotate_certificates: whether the agent asks for new certificates before its own run out.
         cpu_manager_policy: static gives whole CPUs to those who ask for them; none does not.
     """
 
@@ -49,6 +51,8 @@ class AgentConfig:
     reserved_memory_bytes: int = 0
     proxy: bool = True
     cpu_manager_policy: str = "none"
+    rotate_certificates: bool = False
+    credential_providers: tuple[Path, Path] | None = None
     shutdown_seconds: int = 30
     shutdown_critical_seconds: int = 10
 

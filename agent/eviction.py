@@ -6,6 +6,7 @@ https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#l
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,21 +22,33 @@ from machinery.api.quantity import to_bytes
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0
+_SIGNALS = {
+    "memory": "memory.available", "ephemeral-storage": "nodefs.available", "inodes": "nodefs.inodesFree",
+    "pids": "pid.available",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one pod uses, in bytes: memory, and disk beside that of its claims."""
+    """What one pod uses: memory and disk (beside that of its claims) in bytes; files; processes."""
 
     pod: Pod
     memory: int = 0
     disk: int = 0
+    files: int = 0
+    processes: int = 0
 
 
 def rank(usages: Sequence[Usage], resource: str) -> list[Usage]:
-    """Return pods as they are to go: those over their requests first, then by priority, then by how far over."""
+    """Return pods as they are to go: those over their requests first, then by priority, then by how far over.
+
+    Nobody requests files or processes: there priority and number alone count.
+    """
 
     def key(one: Usage) -> tuple[bool, int, int]:
+        if resource in ("inodes", "pids"):
+            number = one.files if resource == "inodes" else one.processes
+            return False, int(one.pod["spec"].get("priority") or 0), -number
         asked = requested(one.pod, "memory" if resource == "memory" else "ephemeral-storage")
         over = (one.memory if resource == "memory" else one.disk) - asked
         return over <= 0, int(one.pod["spec"].get("priority") or 0), -over
@@ -102,6 +115,7 @@ class Evictor:
         if not self._pressures() and not any(has_storage_limits(pod) for pod in self._pods.pods()):
             return  # looking costs, and nothing could follow from it
         layers = await self._layers()
+        processes = await self._processes() if "pids" in self._pressures() else {}
         usages = []
         for runtime in list(self._pods.runtimes()):
             pod = runtime.pod
@@ -112,10 +126,12 @@ class Evictor:
             logs, volumes = await asyncio.to_thread(self._files, pod)
             if excess := storage_excess(pod, own, logs, volumes):
                 runtime.evict("Evicted", excess)
+                self._services.metrics.add("kubelet_evictions", _signal_of(excess))
                 continue
             memory = sum(used for (owner, _), (used, _) in layers.items() if owner == uid)
             disk = sum(own.values()) + sum(logs.values()) + sum(volumes.values())
-            usages.append(Usage(pod, memory, disk))
+            files = await asyncio.to_thread(self._count_files, pod) if "inodes" in self._pressures() else 0
+            usages.append(Usage(pod, memory, disk, files, processes.get(uid, 0)))
         for resource, text in self._pressures().items():
             for one in rank(usages, resource)[:1]:
                 self._evict(one, resource, text)
@@ -125,6 +141,7 @@ class Evictor:
         found = self._pods.find(one.pod["metadata"]["namespace"], one.pod["metadata"]["name"])
         if found is not None:
             found.evict("Evicted", f"The node was low on resource: {resource}. {text}")
+            self._services.metrics.add("kubelet_evictions", _SIGNALS[resource])
 
     async def _layers(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Return memory and layer size of each container, by the uid of its pod and its name."""
@@ -134,6 +151,19 @@ class Evictor:
             key = (labels.get(POD_UID, ""), labels.get(CONTAINER_NAME, ""))
             found[key] = (one.memory.working_set_bytes.value, one.writable_layer.used_bytes.value)
         return found
+
+    async def _processes(self) -> dict[str, int]:
+        """Return how many processes each pod has, by its uid."""
+        stats = await self._services.runtime.sandbox_stats()
+        return {one.attributes.labels.get(POD_UID, ""): one.linux.process.process_count.value for one in stats}
+
+    def _count_files(self, pod: Pod) -> int:
+        """Return how many files and folders a pod has in its volumes and logs. Blocks."""
+        folders = (
+            self._services.volumes.folder(pod["metadata"]["uid"]),
+            log_folder(self._services.config.logs_dir, pod),
+        )
+        return sum(len(names) + len(files) for folder in folders for _, names, files in os.walk(folder))
 
     def _files(self, pod: Pod) -> tuple[dict[str, int], dict[str, int]]:
         """Return the sizes of containers' logs and of emptyDirs. Blocks."""
@@ -147,6 +177,13 @@ class Evictor:
         # A container may write to its /etc/hosts as well (CVE-2020-8557).
         volumes["/etc/hosts"] = disk_usage(self._services.volumes.folder(pod["metadata"]["uid"]), below=False)
         return logs, volumes
+
+
+def _signal_of(excess: str) -> str:
+    """Return the name of a limit that was passed, as kubelets' metrics have it."""
+    if excess.startswith("Usage of EmptyDir"):
+        return "emptydirfs.limit"
+    return "ephemeralcontainerfs.limit" if excess.startswith("Container") else "ephemeralpodfs.limit"
 
 
 class ImageCollector:
@@ -182,6 +219,7 @@ class ImageCollector:
             if in_use & {image.id, *image.repo_tags, *image.repo_digests}:
                 self._used_at[image.id] = now
             self._used_at.setdefault(image.id, now)
+        await asyncio.to_thread(self._services.puller.keep, {image.id for image in images})
         removed: list[str] = []
         if self._disk_percent() <= self._high:
             return removed
@@ -192,4 +230,5 @@ class ImageCollector:
                 continue
             await runtime.remove_image(image.id)
             removed.append(image.id)
+            self._services.metrics.add("kubelet_image_garbage_collected_total", "space")
         return removed

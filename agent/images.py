@@ -4,19 +4,31 @@ Source: https://kubernetes.io/docs/concepts/containers/images/
 """
 
 import asyncio
-import base64
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
-import orjson
 
+from agent import credentials
+from agent.credentials import Credential, PulledImages
 from agent.cri.client import Runtime, RuntimeFailure
 from agent.environment import Fetch
+from agent.metrics import Metrics
 from machinery.errors import NotFound
 
+if TYPE_CHECKING:
+    from agent.credential_providers import CredentialProviders
+
 Tell = Callable[[str, str, str], Awaitable[None]]
+_GIB, _MIB = 1024**3, 1024**2
+_SIZES = (
+    ("GT100GB", 100 * _GIB), ("60GB-100GB", 60 * _GIB), ("40GB-60GB", 40 * _GIB), ("20GB-40GB", 20 * _GIB),
+    ("10GB-20GB", 10 * _GIB), ("5GB-10GB", 5 * _GIB), ("1GB-5GB", _GIB), ("500MB-1GB", 500 * _MIB),
+    ("100MB-500MB", 100 * _MIB), ("50MB-100MB", 50 * _MIB), ("10MB-50MB", 10 * _MIB), ("0-10MB", 1),
+)  # fmt: skip
 _FIRST_SECONDS, _MAX_SECONDS = 10.0, 300.0
 
 
@@ -33,8 +45,26 @@ class PullError(Exception):
 class ImagePuller:
     """Pulls images, each at most once at a time, and waits longer after each failure."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        observe: Callable[[float, int], None] = lambda *_: None,
+        *,
+        state: Path | None = None,
+        providers: "CredentialProviders | None" = None,
+    ) -> None:
+        """Make one.
+
+        Args:
+            runtime: what pulls.
+            observe: told how many seconds a pull took, and the image's size in bytes.
+            state: the file that tells who pulled what.
+            providers: programs of the node that know credentials.
+        """
+        self._pulled = PulledImages(state)
+        self._providers = providers
         self._runtime = runtime
+        self._observe = observe
         self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # (uid, image): count, not before, why
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -54,10 +84,14 @@ class ImagePuller:
             raise PullError("InvalidImageName", text, _FIRST_SECONDS) from error
         if policy == "Always":
             present = None
-        if present is not None:
-            return present.id, f'Container image "{name}" already present on machine'
+        may_use = present is not None and await self._may_use(pod, name, present.id, fetch)
+        if present is not None and may_use:
+            return present.id, f'Container image "{name}" already present on machine and can be accessed by the pod'
         if policy == "Never":
             text = f'Container image "{name}" is not present with pull policy of Never'
+            if present is not None:
+                what = "does not have the proper credentials to access the image"
+                text = f'Container image "{name}" is present with pull policy of Never but {what}'
             await tell("Warning", "ErrImageNeverPull", text)
             raise PullError("ErrImageNeverPull", text, _FIRST_SECONDS)
         await self._check_backoff(key, name, tell)
@@ -78,7 +112,7 @@ class ImagePuller:
         try:
             async with self._locks.setdefault(name, asyncio.Lock()):
                 started = time.monotonic()
-                reference = await self._runtime.pull(name, await _credentials(pod, name, fetch), sandbox_config)
+                reference = await self._fetch(name, await self._credentials(pod, name, fetch), sandbox_config)
         except RuntimeFailure as error:
             if error.is_away and not str(error).startswith("failed to pull"):  # else the registry is away
                 raise
@@ -93,10 +127,46 @@ class ImagePuller:
         self._failures.pop(key, None)
         now = time.monotonic()
         image = await self._runtime.image(name)
+        self._observe(now - started, image.size if image is not None else 0)
         text = (
             f'Successfully pulled image "{name}" in {_shown(now - started)} ({_shown(now - asked)} including waiting).'
         )
         return image.id if image is not None else reference, f"{text} Image size: {image.size if image else 0} bytes."
+
+    async def _fetch(self, name: str, by: Sequence[Credential], sandbox_config: Any) -> str:
+        """Pull by one credential after the other, or by none where there is none. Raises: RuntimeFailure."""
+        await asyncio.to_thread(self._pulled.begins, name)
+        failure: RuntimeFailure | None = None
+        for credential in by or (None,):
+            try:
+                reference = await self._runtime.pull(name, credential.auth if credential else None, sandbox_config)
+                found = await self._runtime.image(name)
+            except RuntimeFailure as error:
+                failure = error
+            else:
+                image_id = found.id if found is not None else reference
+                await asyncio.to_thread(self._pulled.pulled, name, image_id, credential)
+                return reference
+        await asyncio.to_thread(self._pulled.failed, name)
+        raise failure or RuntimeFailure(grpc.StatusCode.UNKNOWN, "there was nothing to pull by")
+
+    async def _may_use(self, pod: Mapping[str, Any], name: str, image_id: str, fetch: Fetch) -> bool:
+        """Whether a pod may use an image that is there: it may have been pulled by another's credentials."""
+        if self._pulled.may_use(name, image_id, ()):
+            return True
+        return self._pulled.may_use(name, image_id, await self._credentials(pod, name, fetch))
+
+    async def _credentials(self, pod: Mapping[str, Any], image: str, fetch: Fetch) -> list[Credential]:
+        """Return the credentials for an image: of the pod's imagePullSecrets, and of the node's providers."""
+        found: list[Credential] = []
+        for reference in pod["spec"].get("imagePullSecrets") or ():
+            with contextlib.suppress(NotFound):
+                found += credentials.of_secret(await fetch("secrets", reference.get("name", "")), image)
+        return found + (await self._providers.credentials(pod, image) if self._providers is not None else [])
+
+    def keep(self, image_ids: set[str]) -> None:
+        """Forget who pulled images that are gone. Blocks."""
+        self._pulled.keep(image_ids)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod."""
@@ -104,32 +174,11 @@ class ImagePuller:
             del self._failures[key]
 
 
+def pulled(metrics: Metrics, seconds: float, size: int) -> None:
+    """Time a pull; `size` is the image's, in bytes."""
+    shown = next((name for name, least in _SIZES if size >= least), "N/A")
+    metrics.observe("kubelet_image_pull_duration_seconds", seconds, shown)
+
+
 def _shown(seconds: float) -> str:
     return f"{round(seconds * 1000)}ms" if seconds < 1 else f"{seconds:.3f}s"
-
-
-async def _credentials(pod: Mapping[str, Any], image: str, fetch: Fetch) -> dict[str, str] | None:
-    """Return the first credentials of the pod's imagePullSecrets that are for the image's registry."""
-    for reference in pod["spec"].get("imagePullSecrets") or ():
-        try:
-            secret = await fetch("secrets", reference["name"])
-        except NotFound:
-            continue
-        data = secret.get("data") or {}
-        if ".dockerconfigjson" in data:
-            registries = orjson.loads(base64.b64decode(data[".dockerconfigjson"])).get("auths") or {}
-        elif ".dockercfg" in data:
-            registries = orjson.loads(base64.b64decode(data[".dockercfg"]))
-        else:
-            continue
-        for registry, entry in registries.items():
-            if image.startswith(registry.removeprefix("https://").rstrip("/") + "/"):
-                return _auth(entry)
-    return None
-
-
-def _auth(entry: Mapping[str, str]) -> dict[str, str]:
-    if "auth" in entry and "username" not in entry:
-        user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
-        return {"username": user, "password": password}
-    return {"username": entry.get("username", ""), "password": entry.get("password", "")}

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
+from agent.volumes.subpath import open_plainly
 from machinery.api.meta import parse_time
 
 _PAUSE_SECONDS = 0.1
@@ -36,9 +38,14 @@ class LogOptions:
         return None
 
 
-def _start_of_tail(path: Path, lines: int) -> int:
+def open_log(root: Path, path: Path) -> BinaryIO:
+    """Open a log below `root`: a link that a pod left in its place is none. Blocks. Raises: OSError."""
+    return os.fdopen(open_plainly(root, path), "rb")
+
+
+def _start_of_tail(root: Path, path: Path, lines: int) -> int:
     """Return where the last `lines` whole lines begin; parts of a line count as one with its end."""
-    with path.open("rb") as file:
+    with open_log(root, path) as file:
         end = file.seek(0, os.SEEK_END)
         if lines <= 0:
             return end
@@ -86,13 +93,13 @@ def _time_of(text: bytes) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
 
 
-async def read_log(path: Path, options: LogOptions, is_running: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """Yield a log in pieces. Raises: FileNotFoundError when there is none."""
+async def read_log(root: Path, path: Path, options: LogOptions, is_running: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """Yield a log below `root` in pieces. Raises: OSError when there is none, or a link in its place."""
     since, left = options.since(), options.limit_bytes
     start = 0
     if options.tail_lines is not None:
-        start = await asyncio.to_thread(_start_of_tail, path, options.tail_lines)
-    file = await asyncio.to_thread(path.open, "rb")
+        start = await asyncio.to_thread(_start_of_tail, root, path, options.tail_lines)
+    file = await asyncio.to_thread(open_log, root, path)
     try:
         file.seek(start)
         rest = b""
@@ -104,7 +111,7 @@ async def read_log(path: Path, options: LogOptions, is_running: Callable[[], boo
                     return
                 if _was_rotated(path, file.fileno()):
                     file.close()
-                    file = await asyncio.to_thread(path.open, "rb")
+                    file = await asyncio.to_thread(open_log, root, path)
                     continue
                 if ended:
                     return

@@ -27,7 +27,8 @@ STATUS_SECONDS, REPORT_SECONDS = 10.0, 300.0
 VERSION = "v1.36.0"
 _RETRY_SECONDS = 0.5
 _MAX_IMAGES = 50
-_EVICTION_MEMORY, _EVICTION_DISK = 100 * 1024**2, 0.05
+_EVICTION_MEMORY, _EVICTION_DISK, _EVICTION_INODES = 100 * 1024**2, 0.05, 0.05
+_MAX_PIDS = 0.9  # of all process ids there may be
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -145,7 +146,9 @@ class NodeReporter:
         available = _meminfo().get("MemAvailable", 0)
         disk = await asyncio.to_thread(shutil.disk_usage, self._config.data_dir)
         short_memory, short_disk = available < _EVICTION_MEMORY, disk.free < disk.total * _EVICTION_DISK
-        pids = _is_short_of_pids()
+        short_disk |= await asyncio.to_thread(_inodes_left, self._config.data_dir) < _EVICTION_INODES
+        taken, most = _pids()
+        pids = taken > _MAX_PIDS * most
         ready, why, text = await self._readiness()
         self._set("MemoryPressure", short_memory, "KubeletHas", "InsufficientMemory", "SufficientMemory", "memory")
         self._set("DiskPressure", short_disk, "KubeletHas", "DiskPressure", "NoDiskPressure", "disk")
@@ -156,12 +159,21 @@ class NodeReporter:
     def pressures(self) -> dict[str, str]:
         """Return what the node is short of, and in which words that is told."""
         found = {}
-        for kind, resource in (("MemoryPressure", "memory"), ("DiskPressure", "ephemeral-storage")):
-            if self._conditions.get(kind, {}).get("status") == "True":
-                available = _meminfo().get("MemAvailable", 0) if resource == "memory" else self.disk_free()
-                threshold = "100Mi" if resource == "memory" else "5%"
-                found[resource] = f"Threshold quantity: {threshold}, available: {available // 1024}Ki. "
+        if self._is_set("MemoryPressure"):
+            available = _meminfo().get("MemAvailable", 0)
+            found["memory"] = f"Threshold quantity: 100Mi, available: {available // 1024}Ki. "
+        if self._is_set("DiskPressure"):
+            if _inodes_left(self._config.data_dir) < _EVICTION_INODES:
+                found["inodes"] = f"Threshold quantity: {_EVICTION_INODES:.0%} of all, available: less. "
+            else:
+                found["ephemeral-storage"] = f"Threshold quantity: 5%, available: {self.disk_free() // 1024}Ki. "
+        if self._is_set("PIDPressure"):
+            taken, most = _pids()
+            found["pids"] = f"Threshold quantity: {int(most * (1 - _MAX_PIDS))}, available: {most - taken}. "
         return found
+
+    def _is_set(self, kind: str) -> bool:
+        return self._conditions.get(kind, {}).get("status") == "True"
 
     def disk_free(self) -> int:
         """Return the free bytes of the disk that holds this node's pods."""
@@ -240,10 +252,16 @@ class NodeReporter:
             await self._client.create(LEASES, lease, LEASE_NAMESPACE)
 
 
-def _is_short_of_pids() -> bool:
-    """Whether nine in ten process ids are taken."""
+def _pids() -> tuple[int, int]:
+    """Return how many process ids are taken, and how many there may be."""
     taken = sum(name.isdigit() for name in os.listdir("/proc"))
-    return taken > 0.9 * int(Path("/proc/sys/kernel/pid_max").read_text())
+    return taken, int(Path("/proc/sys/kernel/pid_max").read_text())
+
+
+def _inodes_left(folder: Path) -> float:
+    """Return the part of a file system's inodes that is free; all of them where it does not count any. Blocks."""
+    found = os.statvfs(folder)
+    return found.f_favail / found.f_files if found.f_files else 1.0
 
 
 def _without_heartbeats(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +18,8 @@ from agent.deviceplugin.manager import DevicePlugins
 from agent.dra.claims import ResourceClaims
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
+from agent.logs import open_log
+from agent.metrics import Metrics
 from agent.objects import ObjectSource, TokenSource
 from agent.resizes import Resizes
 from agent.volumes.manager import VolumeManager
@@ -57,6 +61,8 @@ class NodeServices:
     allocatable: dict[str, str] = field(default_factory=dict)
     memory_bytes: int = 0  # what the machine has
     container_scheme: str = "wherry://"
+    metrics: Metrics = field(default_factory=Metrics)
+    began_at: float = field(default_factory=time.time)  # when this agent did
 
     async def runtime_handler(self, pod: Pod) -> str:
         """Return the OCI runtime a pod's RuntimeClass names, "" for the usual one. Raises: RuntimeFailure."""
@@ -94,17 +100,17 @@ class NodeServices:
     def termination_message(self, pod: Pod, container: Mapping[str, Any], attempt: int, *, failed: bool) -> str:
         """Return what a container left as its last words: its file, or the end of its log where it asked for that."""
         path = self.volumes.folder(pod["metadata"]["uid"]) / "termination" / f"{container['name']}-{attempt}"
-        text = _tail(path, _MAX_MESSAGE_BYTES)
+        text = _tail(self.config.pods_dir, path, _MAX_MESSAGE_BYTES)
         if text or not failed or container.get("terminationMessagePolicy") != "FallbackToLogsOnError":
             return text
         log = log_folder(self.config.logs_dir, pod) / container["name"] / f"{attempt}.log"
-        lines = _tail(log, 4 * _FALLBACK_BYTES).splitlines()[-_FALLBACK_LINES:]
+        lines = _tail(self.config.logs_dir, log, 4 * _FALLBACK_BYTES).splitlines()[-_FALLBACK_LINES:]
         return "\n".join(line.split(" ", 3)[-1] for line in lines)[-_FALLBACK_BYTES:]
 
 
-def _tail(path: Any, size: int) -> str:
+def _tail(root: Path, path: Path, size: int) -> str:
     try:
-        with path.open("rb") as file:
+        with open_log(root, path) as file:
             file.seek(0, 2)
             file.seek(max(file.tell() - size, 0))
             return str(file.read().decode(errors="replace"))

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from agent import admission
+from agent.container_config import log_folder
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
@@ -24,6 +25,9 @@ Pod = Mapping[str, Any]
 _RECONNECT_SECONDS = 0.2
 _LEFT_SECONDS, _MAX_LEFT_SECONDS = 1.0, 120.0
 _RELIST_SECONDS = 1.0  # as often as the generic PLEG of kubelets
+_CONDITIONS = {
+    "memory": "MemoryPressure", "ephemeral-storage": "DiskPressure", "inodes": "DiskPressure", "pids": "PIDPressure",
+}  # fmt: skip
 APPARMOR = Path("/sys/kernel/security/apparmor")
 
 
@@ -95,6 +99,14 @@ class PodManager:
         """Yield what runs the pods of this node."""
         yield from self._running.values()
 
+    def growing_logs(self) -> Iterator[tuple[str, Path]]:
+        """Yield the ids of containers that run, and where their logs are."""
+        for one in self._running.values():
+            folder = log_folder(self._services.config.logs_dir, one.pod)
+            for name, attempts in one.seen.containers.items():
+                if attempts and attempts[0].state == "running":
+                    yield attempts[0].id, folder / name / f"{attempts[0].attempt}.log"
+
     def pods(self) -> Iterator[Pod]:
         """Yield the pods of this node."""
         yield from (one.pod for one in self._running.values())
@@ -104,6 +116,7 @@ class PodManager:
         for sandbox in await self._services.runtime.sandboxes():
             uid = sandbox.labels.get(POD_UID, "")
             if uid and uid not in self._running:
+                self._services.metrics.add("kubelet_orphaned_runtime_pods_total")
                 metadata = {"name": sandbox.labels[POD_NAME], "namespace": sandbox.labels[POD_NAMESPACE], "uid": uid}
                 ghost = PodRuntime(self._services, {"metadata": metadata, "spec": {}}, self._network_changed)
                 ghost.vanish()
@@ -166,9 +179,9 @@ class PodManager:
             return "NodeShutdown", "Pod was rejected as the node is shutting down."
         if (short := self._pressures()) and not is_critical(pod):
             quality = (pod.get("status") or {}).get("qosClass")
-            if "ephemeral-storage" in short or quality == "BestEffort":
-                names = {"memory": "MemoryPressure", "ephemeral-storage": "DiskPressure"}
-                return "Evicted", f"The node had condition: [{', '.join(names[one] for one in short)}]. "
+            if set(short) != {"memory"} or quality == "BestEffort":
+                told = ", ".join(dict.fromkeys(_CONDITIONS[one] for one in short))
+                return "Evicted", f"The node had condition: [{told}]. "
         return admission.refusal(
             pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
         )

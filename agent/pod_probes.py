@@ -32,7 +32,11 @@ class PodProbes:
             if container_id not in self._probers and self._context.host:
                 target = Target(self._context.pod, spec, container_id, self._context.host)
                 self._probers[container_id] = Prober(
-                    self._context.node.runtime, target, self._hear(container_id, spec), self._warn(spec)
+                    self._context.node.runtime,
+                    target,
+                    self._hear(container_id, spec),
+                    self._warn(spec),
+                    self._observe(spec),
                 )
 
     def _hear(self, container_id: str, spec: Spec) -> Callable[[Verdict], None]:
@@ -53,7 +57,20 @@ class PodProbes:
     def _warn(self, spec: Spec) -> Callable[[str, str], None]:
         return lambda reason, text: self._context.event_on(spec, "Warning", reason, text)
 
+    def _observe(self, spec: Spec) -> Callable[[str, bool, float], None]:
+        metrics, metadata, name = self._context.node.metrics, self._context.pod["metadata"], spec["name"]
+        whose = (name, metadata["name"], metadata["namespace"])
+
+        def observe(kind: str, healthy: bool, seconds: float) -> None:
+            result = "successful" if healthy else "failed"
+            metrics.add("prober_probe_total", kind, result, *whose, metadata["uid"])
+            metrics.observe("prober_probe_duration_seconds", seconds, kind, *whose)
+
+        return observe
+
     async def close(self) -> None:
         """Stop probing."""
         await asyncio.gather(*(prober.close() for prober in self._probers.values()), return_exceptions=True)
         self._probers.clear()
+        metadata = self._context.pod["metadata"]
+        self._context.node.metrics.forget("prober_", pod=metadata["name"], namespace=metadata["namespace"])

@@ -90,6 +90,7 @@ class PodReporter:
             return
         metadata = self._context.pod["metadata"]
         patch = {"metadata": {"uid": self._context.uid}, "status": _as_patch(status)}
+        began = time.perf_counter()
         try:
             await self._context.node.client.patch(
                 PODS, metadata["name"], patch, metadata["namespace"], type=PatchType.STRATEGIC, subresource="status"
@@ -97,6 +98,8 @@ class PodReporter:
         except (NotFound, Conflict) as error:
             log.debug("status of %s was not written: %s", self._context.name, error)
             return
+        seconds = time.perf_counter() - began
+        self._context.node.metrics.observe("kubelet_pod_status_sync_duration_seconds", seconds)
         self._written = status
 
 

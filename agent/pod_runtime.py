@@ -11,6 +11,7 @@ from agent import cgroups, container_config, pod_worker
 from agent.cri import api_pb2 as cri
 from agent.cri.client import CONTAINER_NAME, RuntimeFailure
 from agent.dra.claims import ClaimError
+from agent.environment import ConfigError
 from agent.node_services import NodeServices
 from agent.pod_context import PodContext
 from agent.pod_end import ContainerEnder
@@ -20,6 +21,7 @@ from agent.pod_report import PodReporter
 from agent.pod_resize import PodResizer
 from agent.pod_start import ContainerStarter
 from agent.pod_state import ContainerSeen, Pod, Seen, all_specs, begin_anew_at, is_over
+from agent.pod_timing import PodTiming
 from agent.pod_worker import EndSidecars, KillContainer, MakeSandbox, StartContainer, StopSandbox
 from agent.volumes.manager import VolumeError, has_files
 from machinery.api.meta import parse_time
@@ -60,6 +62,7 @@ class PodRuntime:
         self._resizer = PodResizer(self._context)
         self.deleted = False  # gone from the API
         self._dead: dict[str, ContainerSeen] = {}
+        self._timing = PodTiming(services.metrics, pod)
         self._refreshed_at = 0.0
         self._is_stale = False  # an object behind the pod's files changed
         self._end: Mapping[str, str] | None = None  # why the node ended the pod
@@ -128,11 +131,14 @@ class PodRuntime:
                 self._context.changed.clear()
                 try:
                     if self._is_ending:
-                        if await self._terminate():
+                        with self._timing.round("terminate"):
+                            is_gone = await self._terminate()
+                        if is_gone:
                             return
                         pause: float | None = _RETRY_SECONDS
                     else:
-                        pause = await self._sync_until_ending()
+                        with self._timing.round("sync"):
+                            pause = await self._sync_until_ending()
                 except (RuntimeFailure, APIError, ClaimError, ConnectionFailed, OSError) as error:
                     log.warning("pod %s: %s", self._context.name, error)
                     pause = _RETRY_SECONDS
@@ -147,6 +153,10 @@ class PodRuntime:
     # ---- looking
 
     async def _look(self) -> Seen:
+        with self._timing.look():
+            return await self._look_now()
+
+    async def _look_now(self) -> Seen:
         runtime, uid = self._node.runtime, self._context.uid
         sandboxes = sorted(await runtime.sandboxes(uid), key=lambda one: one.created_at, reverse=True)
         found: dict[str, list[ContainerSeen]] = {}
@@ -202,6 +212,8 @@ class PodRuntime:
         )  # fmt: skip
         if seen.state == "exited":
             self._dead[one.id] = seen
+            if seen.finished_at >= self._node.began_at:  # else an agent before this one has counted it
+                self._timing.container_ended(seen)
         return seen
 
     # ---- towards running
@@ -254,6 +266,7 @@ class PodRuntime:
             decision = pod_worker.decide(self.pod, seen, self._context.memory, time.time(), hashes)
             if not decision.actions or not await self._act(decision.actions):
                 break
+        self._timing.seen(seen)
         await self._reporter.report()
         await self._tidy(seen)
         return await self._until(decision)
@@ -311,14 +324,22 @@ class PodRuntime:
                 case EndSidecars():
                     await self._ender.stop_all(only=action.names)
         starts = [one for one in actions if isinstance(one, StartContainer)]
+        if starts and not self._node.volumes.is_prepared(self.uid) and not await self._find_volumes():
+            return False
         return await self._starter.start_all(starts) if starts else True
 
-    async def _make_sandbox(self, attempt: int) -> bool:
+    async def _find_volumes(self) -> bool:
+        """Make the pod's volumes, or find out where those are that are there already; returns whether all are."""
         try:
             await self._node.volumes.prepare(self.pod, self._context.sources())
         except VolumeError as error:
             text = f'MountVolume.SetUp failed for volume "{error.volume}" : {error}'
             self._context.event("Warning", "FailedMount", text)
+            return False
+        return True
+
+    async def _make_sandbox(self, attempt: int) -> bool:
+        if not await self._find_volumes():
             return False
         try:
             if self._node.claims is not None:
@@ -329,15 +350,17 @@ class PodRuntime:
             return False
         self._refreshed_at, self._is_stale = time.monotonic(), False
         if not self._node.runtime.is_simulated:
-            await asyncio.to_thread(cgroups.make_pod, self.pod)
+            with self._node.metrics.timed("kubelet_cgroup_manager_duration_seconds", "create"):
+                await asyncio.to_thread(cgroups.make_pod, self.pod)
         try:
             config = self._context.sandbox_config(attempt)
-        except NameTooLong as error:
+        except (NameTooLong, ConfigError) as error:
             self._context.event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             return False
         try:
             handler = await self._node.runtime_handler(self.pod)
-            await self._node.runtime.run_sandbox(config, handler)
+            with self._timing.sandbox(handler):
+                await self._node.runtime.run_sandbox(config, handler)
         except RuntimeFailure as error:
             if not error.is_away:
                 text = f"Failed to create pod sandbox: {error}"
@@ -364,7 +387,8 @@ class PodRuntime:
         if await self._node.runtime.sandboxes(self._context.uid):
             return False
         if not self._node.runtime.is_simulated:
-            await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
+            with self._node.metrics.timed("kubelet_cgroup_manager_duration_seconds", "destroy"):
+                await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
         await self._release_claims()
         await self._node.volumes.remove(self._context.uid)
         await self._node.remove_logs(self.pod)
@@ -415,6 +439,7 @@ class PodRuntime:
 
     async def _reject(self, reason: str, message: str) -> None:
         self._context.event("Warning", reason, message)
+        self._node.metrics.add("kubelet_admission_rejections_total", reason)
         status: dict[str, Any] = {"phase": "Failed", "reason": reason, "message": f"Pod was rejected: {message}"}
         generation = self.pod["metadata"].get("generation")
         status |= {"observedGeneration": generation} if generation else {}

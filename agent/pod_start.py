@@ -14,7 +14,8 @@ from agent.hooks import run_hook
 from agent.images import PullError
 from agent.pod_context import PodContext
 from agent.pod_files import write_hosts
-from agent.pod_state import Spec, crashes_before, was_steady
+from agent.pod_state import Spec, all_specs, crashes_before, was_steady
+from agent.pod_timing import CONTAINER_TYPES
 from agent.pod_worker import StartContainer
 from agent.security import verify_user
 
@@ -47,11 +48,13 @@ class ContainerStarter:
             return self._put_off(spec, error.reason, error.message, seconds=error.retry_seconds)
         except ConfigError as error:
             self._context.event_on(spec, "Warning", "Failed", f"Error: {error}")
+            self._failed(spec, "CreateContainerConfigError")
             return self._put_off(spec, "CreateContainerConfigError", str(error))
         except RuntimeFailure as error:
             if error.is_away:
                 raise
             self._context.event_on(spec, "Warning", "Failed", f"Error: {error}")
+            self._failed(spec, "CreateContainerError")
             return self._put_off(spec, "CreateContainerError", str(error))
         self._context.event_on(spec, "Normal", "Created", "Container created")
         self._count(action)
@@ -77,11 +80,22 @@ class ContainerStarter:
             if error.is_away:
                 raise
             self._context.event_on(spec, "Warning", "Failed", f"Error: {error}")
+            self._failed(spec, "RunContainerError")
             return True  # its status tells of it, and back-off goes by that
         self._context.event_on(spec, "Normal", "Started", "Container started")
+        self._context.node.metrics.add("kubelet_started_containers_total", self._kind(spec))
         if hook:  # what comes after this container waits for it: pod_worker.py
             self._context.spawn(self._post_start(spec, hook, container_id))
         return True
+
+    def _kind(self, spec: Spec) -> str:
+        groups = (group for group, one in all_specs(self._context.pod) if one["name"] == spec["name"])
+        return CONTAINER_TYPES[next(groups)]
+
+    def _failed(self, spec: Spec, code: str) -> None:
+        metrics, kind = self._context.node.metrics, self._kind(spec)
+        metrics.add("kubelet_started_containers_total", kind)
+        metrics.add("kubelet_started_containers_errors_total", kind, code)
 
     async def _post_start(self, spec: Spec, hook: Any, container_id: str) -> None:
         context = self._context

@@ -6,6 +6,7 @@ Source: https://kubernetes.io/docs/concepts/configuration/liveness-readiness-sta
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,10 +46,24 @@ class Prober:
     """Runs the probes of one container until closed."""
 
     def __init__(
-        self, runtime: Runtime, target: Target, tell: Callable[[Verdict], None], warn: Callable[[str, str], None]
+        self,
+        runtime: Runtime,
+        target: Target,
+        tell: Callable[[Verdict], None],
+        warn: Callable[[str, str], None],
+        observe: Callable[[str, bool, float], None] = lambda *_: None,
     ) -> None:
-        """Args: `tell` is called when a verdict changes; `warn` with the reason and text of what is worth an event."""
+        """Make one; it begins at once.
+
+        Args:
+            runtime: runs what is an exec probe.
+            target: what is probed.
+            tell: called when a verdict changes.
+            warn: called with the reason and text of what is worth an event.
+            observe: told of each probe: its kind (Liveness, …), whether it was good, and its seconds.
+        """
         self._runtime = runtime
+        self._observe = observe
         self._target = target
         self._tell = tell
         self._warn = warn
@@ -79,7 +94,9 @@ class Prober:
         told: bool | None = None
         good = bad = 0
         while True:
+            began = time.perf_counter()
             healthy, message = await self._once(probe)
+            self._observe(_NAMES[kind], healthy, time.perf_counter() - began)
             good, bad = (good + 1, 0) if healthy else (0, bad + 1)
             self._tell_of(kind, message, healthy=healthy)
             verdict: bool | None = None

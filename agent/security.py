@@ -99,12 +99,17 @@ def namespaces(pod: Pod, id_base: int, target_id: str = "") -> Any:
 
 
 def seccomp(profile: Mapping[str, Any] | None, root: Path) -> Any:
-    """The runtime's own profile unless the pod asks for another, or for none."""
+    """The runtime's own profile unless the pod asks for another, or for none. Raises: ConfigError."""
     kind = (profile or {}).get("type", "RuntimeDefault")
     if kind == "Unconfined":
         return cri.SecurityProfile(profile_type=cri.SecurityProfile.Unconfined)
     if kind == "Localhost":
-        path = root / (profile or {}).get("localhostProfile", "")
+        name = (profile or {}).get("localhostProfile") or ""
+        if not name:  # CVE-2023-2431: no profile must not mean no filter
+            raise ConfigError("localhostProfile must be set if seccompProfile type is Localhost.")
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise ConfigError(f"localhostProfile {name!r} must be a relative path below the node's folder of profiles")
+        path = root / name
         return cri.SecurityProfile(profile_type=cri.SecurityProfile.Localhost, localhost_ref=str(path))
     return cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault)
 

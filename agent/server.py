@@ -12,12 +12,11 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from agent.container_config import log_folder
 from agent.cri import api_pb2 as cri
 from agent.cri.client import Runtime, RuntimeFailure
-from agent.logs import LogOptions, read_log
+from agent.logs import LogOptions, open_log, read_log
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
 from agent.pod_state import ContainerSeen
@@ -27,15 +26,16 @@ from agent.server_reports import Reports
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
 _MAX_MESSAGE = 16 * 1024 * 1024
 _RELOAD_SECONDS = 30.0
+_LONG = ("exec", "attach", "portForward")
 
 
 class AgentServer:
     """The agent's own server."""
 
-    def __init__(self, services: NodeServices, pods: PodManager, registry: CollectorRegistry) -> None:
+    def __init__(self, services: NodeServices, pods: PodManager) -> None:
         self._services = services
         self._pods = pods
-        self._reports = Reports(services, pods, registry)
+        self._reports = Reports(services, pods)
         self._runtime: Runtime = services.runtime
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
@@ -44,7 +44,7 @@ class AgentServer:
     async def start(self) -> None:
         """Begin to serve."""
         config = self._services.config
-        app = web.Application(middlewares=[Access(self._services.client, config.node_name).check])
+        app = web.Application(middlewares=[self._count, Access(self._services.client, config.node_name).check])
         app.add_routes(
             [
                 *self._reports.routes(),
@@ -73,6 +73,18 @@ class AgentServer:
             await self._runner.cleanup()
         if self._session is not None:
             await self._session.close()
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Count and time a request."""
+        first = request.path.split("/")[1] or "/"
+        is_long = str(first in _LONG or request.query.get("follow") in ("true", "1")).lower()
+        labels = (request.method, first if request.match_info.http_exception is None else "other", "readwrite", is_long)
+        metrics = self._services.metrics
+        metrics.add("kubelet_http_requests_total", *labels)
+        with metrics.timed("kubelet_http_requests_duration_seconds", *labels):
+            response: web.StreamResponse = await handler(request)
+        return response
 
     def _container(self, request: web.Request, *, previous: bool = False) -> tuple[Mapping[str, Any], ContainerSeen]:
         """Return pod and container. Raises: HTTPNotFound, HTTPBadRequest in the words kubectl shows."""
@@ -109,9 +121,12 @@ class AgentServer:
             timestamps=query.get("timestamps") in ("true", "1"), limit_bytes=_number(query, "limitBytes"),
         )  # fmt: skip
         pod, seen = self._container(request, previous=query.get("previous") in ("true", "1"))
-        path = log_folder(self._services.config.logs_dir, pod) / seen.name / f"{seen.attempt}.log"
-        if not path.exists():
-            raise web.HTTPNotFound(text=f"the log of {seen.name} is gone")
+        root = self._services.config.logs_dir
+        path = log_folder(root, pod) / seen.name / f"{seen.attempt}.log"
+        try:
+            (await asyncio.to_thread(open_log, root, path)).close()
+        except OSError as error:
+            raise web.HTTPNotFound(text=f"the log of {seen.name} is gone") from error
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -122,8 +137,8 @@ class AgentServer:
             attempts = found.seen.containers.get(seen.name) if found is not None else None
             return any(one.id == seen.id and one.state in ("running", "created") for one in attempts or ())
 
-        with contextlib.suppress(ConnectionResetError):
-            async for piece in read_log(path, options, is_running):
+        with contextlib.suppress(ConnectionResetError, OSError):  # it may go meanwhile
+            async for piece in read_log(root, path, options, is_running):
                 await response.write(piece)
             await response.write_eof()
         return response

@@ -19,6 +19,7 @@ _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH
 _FIRST = {
     "stats": ("stats",), "metrics": ("metrics",), "logs": ("log",), "healthz": ("healthz", "proxy"),
     "pods": ("pods", "proxy"), "runningpods": ("pods", "proxy"), "configz": ("configz", "proxy"),
+    "checkpoint": ("checkpoint", "proxy"),
 }  # fmt: skip
 _KEEP_SECONDS = 30.0
 _MAX_KEPT = 256

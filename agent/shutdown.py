@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import signal
+import time
 from collections.abc import Callable
 
 from agent.node_services import NodeServices
@@ -55,6 +56,7 @@ class NodeShutdown:
         config = self._services.config
         log.info("the machine is about to stop")
         state = {"startTime": now()}
+        self._services.metrics.set("kubelet_graceful_shutdown_start_time_seconds", time.time())
         await asyncio.to_thread(self._write, state)
         self._pods.is_shutting_down = True
         self._tell_node()
@@ -66,6 +68,7 @@ class NodeShutdown:
         await self._end(is_critical=False, seconds=config.shutdown_seconds - critical_seconds)
         await self._end(is_critical=True, seconds=critical_seconds)
         await asyncio.to_thread(self._write, {**state, "endTime": now()})
+        self._services.metrics.set("kubelet_graceful_shutdown_end_time_seconds", time.time())
         log.info("the pods of this node have ended")
 
     def _write(self, state: dict[str, str]) -> None:

@@ -5,8 +5,11 @@ https://kubernetes.io/docs/reference/instrumentation/metrics/ (metrics/resource,
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
+import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,8 +18,11 @@ from typing import Any
 
 from agent.container_config import log_folder
 from agent.cri.client import CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID
+from agent.metrics import Row, metric
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
+from agent.pod_runtime import PodRuntime
+from agent.volumes.statistics import VolumeStatistics
 
 Stats = dict[str, Any]
 _NANOSECONDS = 1e9
@@ -35,12 +41,37 @@ class NodeStatistics:
     def __init__(self, services: NodeServices, pods: PodManager) -> None:
         self._services = services
         self._pods = pods
+        self._volumes = VolumeStatistics(services.volumes)
         self._cpu: tuple[int, int, int] = (0, 0, _NO_RATE)  # when, CPU time, rate
 
     async def summary(self) -> Stats:
         """Return the Summary API's answer (v1alpha1)."""
         pods = [await self._pod(one) for one in await self._services.runtime.sandbox_stats()]
-        return {"node": await asyncio.to_thread(self._node), "pods": pods}
+        node = await asyncio.to_thread(self._node)
+        node["systemContainers"] = await asyncio.to_thread(self._system_containers, pods)
+        return {"node": node, "pods": pods}
+
+    async def claimed_volumes(self) -> list[Stats]:
+        """Return the statistics of the volumes that are claims', each claim once."""
+        found: dict[tuple[str, str], Stats] = {}
+        for one in list(self._pods.runtimes()):
+            if one.seen.sandbox_ready:
+                told = [each for each in await self._volumes.of_pod(one.pod) if "pvcRef" in each]
+                found |= {(each["pvcRef"]["namespace"], each["pvcRef"]["name"]): each for each in told}
+        return list(found.values())
+
+    def _system_containers(self, pods: list[Stats]) -> list[Stats]:
+        """What the agent, the runtime and all pods together use."""
+        stamp = _when(time.time_ns())
+        cpu = {"time": stamp, "usageCoreNanoSeconds": sum(one["cpu"]["usageCoreNanoSeconds"] for one in pods)}
+        cpu["usageNanoCores"] = sum(one["cpu"].get("usageNanoCores", 0) for one in pods)
+        sizes = ("workingSetBytes", "usageBytes", "rssBytes")
+        memory = {"time": stamp, **{size: sum(one["memory"].get(size, 0) for one in pods) for size in sizes}}
+        found = [{"name": "pods", "startTime": _boot_time(), "cpu": cpu, "memory": memory}]
+        for name, pid in (("kubelet", os.getpid()), ("runtime", _served_by(self._services.config.runtime_socket))):
+            with contextlib.suppress(OSError):  # it may just have ended
+                found.append({"name": name, **_process(pid)})
+        return found
 
     def _node(self) -> Stats:
         now = time.time_ns()
@@ -53,7 +84,8 @@ class NodeStatistics:
         }  # fmt: skip
         return {
             "nodeName": self._services.config.node_name, "startTime": _boot_time(), "cpu": self._node_cpu(now),
-            "memory": _node_memory(stamp), "network": _node_network(stamp), "fs": file_system,
+            "memory": _node_memory(stamp), "swap": _node_swap(stamp),
+            "network": _node_network(stamp), "fs": file_system,
             "runtime": {"imageFs": file_system, "containerFs": file_system},
             "rlimit": {"time": stamp, "maxpid": _number("/proc/sys/kernel/pid_max"), "curproc": _process_count()},
         }  # fmt: skip
@@ -74,19 +106,25 @@ class NodeStatistics:
         name, namespace = labels.get(POD_NAME, ""), labels.get(POD_NAMESPACE, "")
         found: Stats = {
             "podRef": {"name": name, "namespace": namespace, "uid": labels.get(POD_UID, "")},
-            "containers": [self._container(each) for each in one.linux.containers],
+            "containers": [],
             "cpu": _cpu(one.linux.cpu), "memory": _memory(one.linux.memory),
         }  # fmt: skip
         if one.linux.HasField("network"):
             found["network"] = _network(one.linux.network)
         if one.linux.HasField("process"):
             found["process_stats"] = {"process_count": one.linux.process.process_count.value}
+        if one.linux.memory.HasField("working_set_bytes"):
+            found["swap"] = {"time": found["memory"]["time"], "swapUsageBytes": 0}
         pod = self._pods.find(namespace, name)
+        found["containers"] = await asyncio.to_thread(self._containers, one.linux.containers, pod)
         if pod is not None:
             found["startTime"] = (pod.pod.get("status") or {}).get("startTime")
             used = await asyncio.to_thread(self._written, pod.pod)
             layers = sum(each["rootfs"]["usedBytes"] for each in found["containers"])
-            found["ephemeral-storage"] = {"time": _when(time.time_ns()), "usedBytes": used + layers}
+            disk = self._file_system(time.time_ns())
+            files = sum(each["rootfs"]["inodesUsed"] for each in found["containers"])
+            found["ephemeral-storage"] = {**disk, "usedBytes": used + layers, "inodesUsed": files}
+            found["volume"] = await self._volumes.of_pod(pod.pod)
         return found
 
     def _written(self, pod: Mapping[str, Any]) -> int:
@@ -97,30 +135,52 @@ class NodeStatistics:
         folders += [self._services.volumes.path(pod, one) for one in on_disk]
         return sum(disk_usage(folder) for folder in folders)
 
-    @staticmethod
-    def _container(one: Any) -> Stats:
-        layer = one.writable_layer
+    def _containers(self, stats: Any, pod: PodRuntime | None) -> list[Stats]:
+        return [self._container(one, pod) for one in stats]
+
+    def _container(self, one: Any, pod: PodRuntime | None) -> Stats:
+        layer, now = one.writable_layer, time.time_ns()
+        name = one.attributes.labels.get(CONTAINER_NAME, one.attributes.metadata.name)
+        disk = self._file_system(now)
+        used = {"usedBytes": layer.used_bytes.value, "inodesUsed": layer.inodes_used.value}
+        found: Stats = {
+            "name": name, "cpu": _cpu(one.cpu), "memory": _memory(one.memory),
+            "swap": {"time": _when(now), "swapUsageBytes": one.swap.swap_usage_bytes.value},
+            "rootfs": {**disk, "time": _when(layer.timestamp or now), **used},
+        }  # fmt: skip
+        if pod is not None:
+            folder = log_folder(self._services.config.logs_dir, pod.pod) / name
+            files = len(list(folder.iterdir())) if folder.is_dir() else 0
+            found["logs"] = {**disk, "usedBytes": disk_usage(folder), "inodesUsed": files}
+            last = pod.seen.newest(name)
+            started = last.started_at if last is not None else 0.0
+            found["startTime"] = _when(int((started or time.time()) * _NANOSECONDS))
+        return found
+
+    def _file_system(self, now: int) -> Stats:
+        """The disk that holds this node's pods, less what is used of it."""
+        found = os.statvfs(self._services.config.data_dir)
         return {
-            "name": one.attributes.labels.get(CONTAINER_NAME, one.attributes.metadata.name),
-            "startTime": _when(time.time_ns()), "cpu": _cpu(one.cpu), "memory": _memory(one.memory),
-            "rootfs": {
-                "time": _when(layer.timestamp), "usedBytes": layer.used_bytes.value,
-                "inodesUsed": layer.inodes_used.value,
-            },
+            "time": _when(now), "availableBytes": found.f_bavail * found.f_frsize,
+            "capacityBytes": found.f_blocks * found.f_frsize, "inodesFree": found.f_favail, "inodes": found.f_files,
         }  # fmt: skip
 
     async def resource_metrics(self) -> str:
         """Return /metrics/resource: what autoscalers and `kubectl top` read."""
         summary = await self.summary()
+        node = summary["node"]
         rows = [
-            *_row("node_cpu_usage_seconds_total", "counter", [({}, _seconds(summary["node"]["cpu"]))]),
-            *_row("node_memory_working_set_bytes", "gauge", [({}, summary["node"]["memory"]["workingSetBytes"])]),
+            *metric("node_cpu_usage_seconds_total", "counter", [({}, _seconds(node["cpu"]))]),
+            *metric("node_memory_working_set_bytes", "gauge", [({}, node["memory"]["workingSetBytes"])]),
+            *metric("node_swap_usage_bytes", "gauge", [({}, node["swap"]["swapUsageBytes"])]),
         ]
         for kind, read in (("cpu_usage_seconds_total", _cpu_of), ("memory_working_set_bytes", _memory_of)):
             type_ = "counter" if kind.startswith("cpu") else "gauge"
-            rows += _row(f"container_{kind}", type_, list(_of_containers(summary, read)))
-            rows += _row(f"pod_{kind}", type_, [(_pod_labels(pod), read(pod)) for pod in summary["pods"]])
-        rows += _row("scrape_error", "gauge", [({}, 0)])
+            rows += metric(f"container_{kind}", type_, list(_of_containers(summary, read)))
+            rows += metric(f"pod_{kind}", type_, [(_pod_labels(pod), read(pod)) for pod in summary["pods"]])
+        rows += metric("container_start_time_seconds", "gauge", list(_of_containers(summary, _started)))
+        rows += metric("resource_scrape_error", "gauge", [({}, 0)])
+        rows += metric("scrape_error", "gauge", [({}, 0)])
         return "\n".join(rows) + "\n"
 
     async def cadvisor_metrics(self) -> str:
@@ -136,36 +196,26 @@ class NodeStatistics:
         for name, type_, read in readers:
             values = list(_of_containers(summary, read))
             values += [({"container": "", **_pod_labels(pod)}, read(pod)) for pod in summary["pods"]]
-            rows += _row(name, type_, values)
+            rows += metric(name, type_, values)
         layers = _of_containers(summary, lambda one: one["rootfs"]["usedBytes"])
-        rows += _row("container_fs_usage_bytes", "gauge", list(layers))
+        rows += metric("container_fs_usage_bytes", "gauge", list(layers))
         for name, key in (("receive", "rxBytes"), ("transmit", "txBytes")):
             networks = [(pod, pod["network"]) for pod in summary["pods"] if "network" in pod]
             values = [
                 ({"interface": one.get("name", ""), **_pod_labels(pod)}, one.get(key, 0)) for pod, one in networks
             ]
-            rows += _row(f"container_network_{name}_bytes_total", "counter", values)
-        cores, memory = os.cpu_count() or 1, _meminfo()["MemTotal"]
-        rows += _row("machine_cpu_cores", "gauge", [({}, cores)]) + _row(
-            "machine_memory_bytes", "gauge", [({}, memory)]
-        )
-        return "\n".join(rows) + "\n"
+            rows += metric(f"container_network_{name}_bytes_total", "counter", values)
+        return "\n".join([*rows, *self.machine_metrics()]) + "\n"
 
-
-Row = tuple[dict[str, str], float]
-
-
-def _row(name: str, type_: str, values: list[Row]) -> list[str]:
-    """Return one metric in the text format of Prometheus."""
-    lines = [f"# HELP {name} As kubelets tell it.", f"# TYPE {name} {type_}"]
-    for labels, value in values:
-        text = ",".join(f'{key}="{_escape(each)}"' for key, each in labels.items())
-        lines.append(f"{name}{{{text}}} {value}" if text else f"{name} {value}")
-    return lines
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    @staticmethod
+    def machine_metrics() -> list[str]:
+        """Return the lines of /metrics/cadvisor that tell what the machine has."""
+        info = _meminfo()
+        values = (
+            ("machine_cpu_cores", os.cpu_count() or 1), ("machine_memory_bytes", info["MemTotal"]),
+            ("machine_swap_bytes", info.get("SwapTotal", 0)),
+        )  # fmt: skip
+        return [line for name, value in values for line in metric(name, "gauge", [({}, value)])]
 
 
 def _pod_labels(pod: Stats) -> dict[str, str]:
@@ -176,6 +226,23 @@ def _of_containers(summary: Stats, read: Any) -> Iterator[Row]:
     for pod in summary["pods"]:
         for one in pod["containers"]:
             yield {"container": one["name"], **_pod_labels(pod)}, read(one)
+
+
+def cpu_and_memory(summary: Stats) -> Stats:
+    """Return of a summary what scrapers of these two alone ask for."""
+    kept = ("name", "nodeName", "startTime", "podRef", "cpu", "memory", "swap")
+
+    def only(one: Stats) -> Stats:
+        return {key: value for key, value in one.items() if key in kept}
+
+    node = only(summary["node"]) | {"systemContainers": summary["node"]["systemContainers"]}
+    pods = [only(pod) | {"containers": [only(one) for one in pod["containers"]]} for pod in summary["pods"]]
+    return {"node": node, "pods": pods}
+
+
+def _started(one: Stats) -> float:
+    text = one.get("startTime") or "1970-01-01T00:00:00Z"
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
 
 
 def _cpu_of(one: Stats) -> float:
@@ -227,6 +294,33 @@ def _node_memory(stamp: str) -> Stats:
     }  # fmt: skip
 
 
+def _node_swap(stamp: str) -> Stats:
+    info = _meminfo()
+    total, free = info.get("SwapTotal", 0), info.get("SwapFree", 0)
+    return {"time": stamp, "swapAvailableBytes": free, "swapUsageBytes": total - free}
+
+
+def _served_by(path: Path) -> int:
+    """Return the id of the process that serves a socket. Raises: OSError."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", peer)[0])
+
+
+def _process(pid: int) -> Stats:
+    """What one process uses. Raises: OSError."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    stamp, ticks = _when(time.time_ns()), os.sysconf("SC_CLK_TCK")
+    used = int((int(fields[11]) + int(fields[12])) * _NANOSECONDS / ticks)
+    resident = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    started = boot_time_seconds() + int(fields[19]) / ticks
+    return {
+        "startTime": _when(int(started * _NANOSECONDS)), "cpu": {"time": stamp, "usageCoreNanoSeconds": used},
+        "memory": {"time": stamp, "workingSetBytes": resident, "usageBytes": resident, "rssBytes": resident},
+    }  # fmt: skip
+
+
 def _node_network(stamp: str) -> Stats:
     interfaces = []
     for line in Path("/proc/net/dev").read_text().splitlines()[2:]:
@@ -248,7 +342,12 @@ def _meminfo() -> dict[str, int]:
 
 
 def _boot_time() -> str:
-    return _when(time.time_ns() - int(float(Path("/proc/uptime").read_text().split()[0]) * _NANOSECONDS))
+    return _when(int(boot_time_seconds() * _NANOSECONDS))
+
+
+def boot_time_seconds() -> float:
+    """Return when the machine started, in seconds since 1970."""
+    return time.time() - float(Path("/proc/uptime").read_text().split()[0])
 
 
 def _process_count() -> int:

@@ -30,13 +30,14 @@ def main() -> dict[str, object]:
         uvloop.run(_add(config, IDLE_PODS - COUNT))
         time.sleep(_SETTLE_SECONDS)
         idle = _idle_percent(layout)
-        all_seconds = uvloop.run(_add(config, FULL_NODE - IDLE_PODS))
+        uvloop.run(_remove_all(config))
+        all_seconds = uvloop.run(_add(config, FULL_NODE))
     per_container = round((after - before) / COUNT, 2)
     return {
         "running": {**milliseconds(times), "budget_p50_ms": 250},
         "mb_per_container": per_container, "budget_mb_per_container": 2,
         "idle_percent_of_a_core": idle, "budget_idle_percent": 3,
-        f"{FULL_NODE - IDLE_PODS}_pods_at_once_s": round(all_seconds, 1), "budget_110_pods_s": 25,
+        "full_node_s": round(all_seconds, 1), "full_node_pods": FULL_NODE, "budget_full_node_s": 25,
     }  # fmt: skip
 
 
@@ -101,6 +102,15 @@ async def _measure(config: ClientConfig) -> list[float]:
                     break
             found.append(time.perf_counter() - began)
     return found
+
+
+async def _remove_all(config: ClientConfig) -> None:
+    """Remove all pods of before, so that a full node's start has nothing to build on."""
+    async with Client(config) as client:
+        for pod in (await client.list(PODS, "default"))["items"]:
+            await client.delete(PODS, pod["metadata"]["name"], "default", options={"gracePeriodSeconds": 0})
+        while (await client.list(PODS, "default"))["items"]:
+            await asyncio.sleep(0.2)
 
 
 async def _create(client: Client, pod: dict[str, object]) -> dict[str, dict[str, str]]:

@@ -16,6 +16,7 @@ LEADING: dict[str, str] = {}
 """Global options that stood before the verb, by parameter name."""
 
 
+_LENIENT = "--allow-missing-template-keys"
 _OPTIONAL_VALUES = {"--validate": "strict", "--cascade": "background"}
 """Options whose value may be left out, and what that means."""
 
@@ -23,6 +24,8 @@ _OPTIONAL_VALUES = {"--validate": "strict", "--cascade": "background"}
 def _spelled_out(command: click.Command, args: Sequence[str]) -> list[str]:
     """Return the arguments with Go's spellings turned into click's."""
     by_name = {name: param for param in command.params if isinstance(param, click.Option) for name in param.opts}
+    if "--output" in by_name and _LENIENT not in by_name:  # what all verbs that print objects take, and always do here
+        args = [arg for arg in args if arg not in (_LENIENT, f"{_LENIENT}=true")]
     found: list[str] = []
     rest = list(args)
     while rest:

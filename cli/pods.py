@@ -8,6 +8,7 @@ import click
 from cli.session import Session
 
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+REFUSED = "Error from server (BadRequest): "
 Pod = dict[str, Any]
 
 
@@ -37,12 +38,16 @@ def container_names(pod: Pod, groups: Sequence[str] = ("containers",)) -> list[s
     return [one["name"] for group in groups for one in pod["spec"].get(group) or ()]
 
 
-def chosen_container(pod: Pod, asked: str = "", *, quiet: bool = False) -> str:
-    """Return the container that is asked for, or the pod's first. Raises: ClickException if there is none so named."""
+def chosen_container(pod: Pod, asked: str = "", *, quiet: bool = False, complaint: str = "") -> str:
+    """Return the container that is asked for, or the pod's first.
+
+    Args: `complaint` is what is said before a name that is none, where kubectl lets the server find that out.
+    Raises: ClickException if there is none so named.
+    """
     every = container_names(pod, ("containers", "initContainers", "ephemeralContainers"))
     if asked:
         if asked not in every:
-            raise click.ClickException(f"container {asked} is not valid for pod {pod['metadata']['name']}")
+            raise click.ClickException(f"{complaint}container {asked} is not valid for pod {pod['metadata']['name']}")
         return asked
     names = container_names(pod)
     default = (pod["metadata"].get("annotations") or {}).get(DEFAULT_CONTAINER)

@@ -12,7 +12,7 @@ from importlib import resources
 
 from cluster.layout import Layout
 
-OPERATED = ("build", "compose")
+OPERATED = ("build", "compose", "nodepool")
 """Add-ons that are looked after by an operator, a user system:wherry-NAME."""
 _PREFIX, _SUFFIX = "addon-", ".yaml"
 

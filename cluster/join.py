@@ -69,7 +69,7 @@ def enrol(layout: Layout, cluster: Cluster, token: str, node: str) -> None:
     _certificate(guest, CLIENT, node, client_cert, client_key)
     write_kubeconfig(
         layout.component_kubeconfig("agent"), server=cluster.server, ca_file=ca_file, cert_file=client_cert,
-        key_file=client_key, user=f"system:node:{node}",
+        key_file=client_key, user=f"system:node:{node}", inline=False,
     )  # fmt: skip
     config = ClientConfig(
         cluster.server, ca_data=cluster.ca_pem, cert_file=str(client_cert), key_file=str(client_key)

@@ -1,5 +1,6 @@
 """The commands that run a node's agent, and simulated nodes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def simulation_options(command: Any) -> Any:
     return click.option("--tell-events", is_flag=True, help="Write the pods' events.")(command)
 
 
-def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) -> None:
+def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool, pools: bool = False) -> None:
     from dataclasses import fields
 
     from agent.simulated.nodes import Simulation, run_simulated_nodes
@@ -43,6 +44,11 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
     names = {one.name for one in fields(Behaviour)}
     behaviour = Behaviour(**{name: value for name, value in given.items() if name in names})
     simulation = Simulation(count, behaviour, tell_events=given["tell_events"])
+    if pools:
+        from agent.simulated.pools import run_pool_nodes
+
+        run_component(lambda: run_pool_nodes(config, simulation), verbose=verbose)
+        return
     run_component(lambda: run_simulated_nodes(config, simulation), verbose=verbose)
 
 
@@ -73,6 +79,15 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool) 
 @click.option("--cluster-dns", default="", help="The resolver pods use.")
 @click.option("--static-pods", type=click.Path(path_type=Path), help="A folder of pod manifests to run.")
 @click.option("--proxy/--no-proxy", default=True, help="Route services on this node.")
+@click.option(
+    "--image-credential-provider-config", "provider_config", type=click.Path(path_type=Path, exists=True),
+    help="A CredentialProviderConfig: programs that know credentials for images.",
+)  # fmt: skip
+@click.option(
+    "--image-credential-provider-bin-dir", "provider_folder", type=click.Path(path_type=Path, exists=True),
+    help="Where these programs are.",
+)  # fmt: skip
+@click.option("--rotate-certificates", is_flag=True, help="Ask for new certificates before this node's run out.")
 @click.option("--cpu-manager-policy", type=click.Choice(["none", "static"]), default="none")
 @click.option(
     "--shutdown-grace-period", default=30, show_default=True,
@@ -103,8 +118,12 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
 
         cert, key = Pki(layout.pki).server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
     static = given["static_pods"] or data_dir / "static-pods"
+    client = client_config(layout, "agent", kubeconfig)
+    if given["rotate_certificates"] and not client.cert_file:  # machines that joined long ago have them inline
+        own, key_of_own = layout.pki / "node-client.crt", layout.pki / "node-client.key"
+        client = replace(client, cert_data=b"", key_data=b"", cert_file=str(own), key_file=str(key_of_own))
     config = AgentConfig(
-        client=client_config(layout, "agent", kubeconfig), node_name=name, node_ip=given["node_ip"] or node_address(),
+        client=client, node_name=name, node_ip=given["node_ip"] or node_address(),
         data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
         cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
         node_network=given["node_network"], load_balancer=given["load_balancer"],
@@ -112,6 +131,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         service_cidr=given["service_cidr"],
         cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"], cpu_manager_policy=given["cpu_manager_policy"],
+        rotate_certificates=given["rotate_certificates"],
+        credential_providers=_providers(given["provider_config"], given["provider_folder"]),
         shutdown_seconds=given["shutdown_grace_period"],
         shutdown_critical_seconds=given["shutdown_grace_period_critical_pods"],
     )  # fmt: skip
@@ -151,6 +172,12 @@ def dns(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) ->
     run_component(lambda: run(config), verbose=verbose)
 
 
+def _providers(config: Path | None, folder: Path | None) -> tuple[Path, Path] | None:
+    if (config is None) != (folder is None):
+        raise click.UsageError("--image-credential-provider-config and --image-credential-provider-bin-dir go together")
+    return (config, folder) if config is not None and folder is not None else None
+
+
 def _socket(endpoint: str) -> Path | None:
     """Return the path of a CRI endpoint, which may be written as a URL; None for none."""
     return Path(endpoint.removeprefix("unix://")) if endpoint else None
@@ -183,7 +210,11 @@ def ingress(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any
 @verbose_option
 @kubeconfig_option
 @click.option("--count", default=1, show_default=True)
+@click.option("--pools", is_flag=True, help="Be the nodes that NodePools ask for (the add-on nodepool).")
 @simulation_options
-def simulated_nodes(data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool, **given: Any) -> None:
+def simulated_nodes(
+    data_dir: Path, kubeconfig: Path | None, count: int, verbose: bool, pools: bool, **given: Any
+) -> None:
     """Be nodes that only say they run what they are given."""
-    _simulate(client_config(Layout(data_dir), "simulated-nodes", kubeconfig), count, given, verbose=verbose)
+    config = client_config(Layout(data_dir), "simulated-nodes", kubeconfig)
+    _simulate(config, count, given, verbose=verbose, pools=pools)

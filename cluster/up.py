@@ -28,9 +28,9 @@ SUPERVISOR = "up"
 # The order they are started in; stopped in reverse.
 COMPONENTS = (
     "etcd", "apiserver", "runtime", "controller-manager", "scheduler", "agent", "dns", "ingress", "operators",
-    "dashboard", "simulated-nodes",
+    "dashboard", "simulated-nodes", "pool-nodes",
 )  # fmt: skip
-_OF_ADDONS = ("operators", "dashboard")
+_OF_ADDONS = ("operators", "dashboard", "pool-nodes")
 _READY_SECONDS = 60.0
 _PAUSE_SECONDS = 0.05
 
@@ -141,6 +141,8 @@ def _beside(layout: Layout, settings: Settings) -> list[Component]:
         where = ["--server", f"https://127.0.0.1:{settings.api_port}", "--port", str(settings.dashboard_port)]
         where += ["--certificate-authority", str(layout.pki / "ca.crt")]
         found.append(Component("dashboard", [sys.executable, "-m", "cluster.main", "dashboard", *where]))
+    if "nodepool" in settings.addons:
+        found.append(replace(_wherry(layout, "simulated-nodes", "--pools"), name="pool-nodes"))
     if settings.simulated_nodes:
         found.append(_wherry(layout, "simulated-nodes", "--count", str(settings.simulated_nodes)))
     return found
@@ -161,6 +163,8 @@ def _node(layout: Layout, settings: Settings, cluster_dns: str) -> list[Componen
         agent += ["--node-ip", settings.node_ip]
     if cluster_dns:
         agent += ["--cluster-dns", cluster_dns]
+    if settings.join:  # there is no CA on this machine to make new ones with
+        agent += ["--rotate-certificates"]
     if settings.cri_endpoint:
         return [_wherry(layout, "agent", *agent, "--cri-endpoint", settings.cri_endpoint)]
     runtime = ["--pod-cidr", settings.pod_cidr, "--bridge", settings.bridge]

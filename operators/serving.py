@@ -17,7 +17,9 @@ from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import APIError, Forbidden, NotFound, Unauthorized
 
-OPERATORS = {"build": "operators.build.app", "compose": "operators.compose.app"}
+OPERATORS = {
+    "build": "operators.build.app", "compose": "operators.compose.app", "nodepool": "operators.nodepool.app",
+}  # fmt: skip
 """Where each add-on's handlers are: a module with a `REGISTRY` of kopf's and the `RESOURCE` it looks after."""
 RETRY_SECONDS = 2.0
 _RETRIES = 30

@@ -6,7 +6,8 @@ https://github.com/container-storage-interface/spec/blob/master/spec.md
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ import grpc.aio
 
 from agent.csi import csi_pb2 as csi
 from agent.csi import csi_pb2_grpc
+from agent.metrics import Metrics
 from agent.plugins.watcher import OPTIONS, RegistrationError
 from machinery.api.resources import CSI_NODES, NODES
 from machinery.client.rest import Client, ConnectionFailed
@@ -28,8 +30,9 @@ _ANNOTATION = "csi.volume.kubernetes.io/nodeid"
 class CsiDrivers:
     """The drivers that are registered, by name."""
 
-    def __init__(self, client: Client, node_name: str) -> None:
+    def __init__(self, client: Client, node_name: str, metrics: Metrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._node_name = node_name
         self._endpoints: dict[str, str] = {}
         self._lock = asyncio.Lock()
@@ -105,9 +108,34 @@ class CsiDrivers:
     async def node_service(self, name: str) -> AsyncIterator[Any]:
         """Yield a stub of a driver's Node service. Raises: KeyError for one that isn't registered."""
         async with self._node(self._endpoints[name]) as stub:
-            yield stub
+            yield _Timed(stub, name, self._metrics)
 
     @asynccontextmanager
     async def _node(self, endpoint: str) -> AsyncIterator[Any]:
         async with grpc.aio.insecure_channel(f"unix:{endpoint}", options=OPTIONS) as channel:
             yield csi_pb2_grpc.NodeStub(channel)
+
+
+class _Timed:
+    """A driver's stub whose calls are timed."""
+
+    def __init__(self, stub: Any, driver: str, metrics: Metrics) -> None:
+        self._stub = stub
+        self._driver = driver
+        self._metrics = metrics
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        call = getattr(self._stub, method)
+
+        async def timed(request: Any, **options: Any) -> Any:
+            began, code = time.perf_counter(), "OK"
+            try:
+                return await call(request, **options)
+            except grpc.aio.AioRpcError as error:
+                code = error.code().name
+                raise
+            finally:
+                labels = (self._driver, code, f"/csi.v1.Node/{method}", "false")
+                self._metrics.observe("csi_operations_seconds", time.perf_counter() - began, *labels)
+
+        return timed

@@ -4,6 +4,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from agent.config import AgentConfig
+from agent.metrics import Metrics
 from agent.objects import TokenSource
 from machinery.client.rest import Client
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 class Storage:
     """Takes drivers in (agent/plugins/watcher.py), and has what mounts by them."""
 
-    def __init__(self, config: AgentConfig, client: Client, tokens: TokenSource) -> None:
+    def __init__(self, config: AgentConfig, client: Client, tokens: TokenSource, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._config = config
         self._client = client
         self._tokens = tokens
@@ -25,7 +27,7 @@ class Storage:
         """The registered drivers."""
         from agent.csi.drivers import CsiDrivers
 
-        return CsiDrivers(self._client, self._config.node_name)
+        return CsiDrivers(self._client, self._config.node_name, self._metrics)
 
     @functools.cached_property
     def _volumes(self) -> "CsiVolumes":

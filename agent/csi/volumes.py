@@ -10,7 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,16 @@ _MODES = {
     "ReadWriteMany": csi.VolumeCapability.AccessMode.MULTI_NODE_MULTI_WRITER,
     "ReadWriteOncePod": csi.VolumeCapability.AccessMode.SINGLE_NODE_WRITER,
 }
+# What drivers are told instead that know whether one pod or several of a node may write.
+_EXACT_MODES = _MODES | {
+    "ReadWriteOnce": csi.VolumeCapability.AccessMode.SINGLE_NODE_MULTI_WRITER,
+    "ReadWriteOncePod": csi.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER,
+}
 _RPC = csi.NodeServiceCapability.RPC
+_USAGE = {
+    csi.VolumeUsage.BYTES: ("availableBytes", "capacityBytes", "usedBytes"),
+    csi.VolumeUsage.INODES: ("inodesFree", "inodes", "inodesUsed"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class CsiVolume:
     Attributes:
         handle: the driver's name for it.
         is_inline: it lives and ends with the pod.
-        stage_secret, publish_secret: namespace and name, None without one.
+        stage_secret, publish_secret, expand_secret: namespace and name, None without one.
     """
 
     driver: str
@@ -60,6 +69,7 @@ class CsiVolume:
     attributes: Mapping[str, str] = field(default_factory=dict)
     stage_secret: tuple[str, str] | None = None
     publish_secret: tuple[str, str] | None = None
+    expand_secret: tuple[str, str] | None = None
 
     @classmethod
     def of_claim(cls, spec: Mapping[str, Any], *, read_only: bool) -> "CsiVolume":
@@ -75,7 +85,7 @@ class CsiVolume:
             read_only=read_only or source.get("readOnly", False), fs_type=source.get("fsType", ""),
             mount_options=spec.get("mountOptions") or (), access_modes=spec.get("accessModes") or (),
             attributes=source.get("volumeAttributes") or {}, stage_secret=secret("nodeStageSecretRef"),
-            publish_secret=secret("nodePublishSecretRef"),
+            publish_secret=secret("nodePublishSecretRef"), expand_secret=secret("nodeExpandSecretRef"),
         )  # fmt: skip
 
     @classmethod
@@ -91,8 +101,8 @@ class CsiVolume:
             publish_secret=(metadata["namespace"], secret["name"]) if secret else None,
         )  # fmt: skip
 
-    def capability(self, group: int | None) -> csi.VolumeCapability:
-        """How it is to be used; `group` is handed on where the driver mounts by it."""
+    def capability(self, group: int | None, able: Collection[int] = ()) -> csi.VolumeCapability:
+        """How it is to be used; `group` is handed on where the driver mounts by it; `able` is what the driver can."""
         found = csi.VolumeCapability()
         if self.is_block:
             found.block.SetInParent()
@@ -100,7 +110,8 @@ class CsiVolume:
             found.mount.fs_type = self.fs_type
             found.mount.mount_flags.extend(self.mount_options)
             found.mount.volume_mount_group = "" if group is None else str(group)
-        mode = next((_MODES[one] for one in reversed(list(_MODES)) if one in self.access_modes), None)
+        modes = _EXACT_MODES if _RPC.SINGLE_NODE_MULTI_WRITER in able else _MODES
+        mode = next((modes[one] for one in reversed(list(modes)) if one in self.access_modes), None)
         found.access_mode.mode = mode or csi.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
         return found
 
@@ -149,7 +160,7 @@ class CsiVolumes:
     ) -> bool:  # fmt: skip
         able = await _abilities(stub)
         by_mount = group is not None and _RPC.VOLUME_MOUNT_GROUP in able
-        capability = volume.capability(group if by_mount else None)
+        capability = volume.capability(group if by_mount else None, able)
         staged = self._staging(volume) if _RPC.STAGE_UNSTAGE_VOLUME in able and not volume.is_inline else None
         await asyncio.to_thread(_prepare, volume, place, staged)
         if staged:
@@ -176,6 +187,52 @@ class CsiVolumes:
             timeout=_CALL_SECONDS,
         )  # fmt: skip
         return group is not None and not by_mount and _takes_group(driver, volume)
+
+    # ---- while it is mounted
+
+    async def statistics(self, volume: CsiVolume, path: Path) -> dict[str, Any] | None:
+        """Return how full a volume is, as the Summary API tells it; None where its driver doesn't. Raises: OSError."""
+        async with self._asking(volume) as (stub, able):
+            if _RPC.GET_VOLUME_STATS not in able:
+                return None
+            staged = str(self._staging(volume)) if _RPC.STAGE_UNSTAGE_VOLUME in able else ""
+            request = csi.NodeGetVolumeStatsRequest(
+                volume_id=volume.handle, volume_path=str(path), staging_target_path=staged
+            )  # fmt: skip
+            answer = await stub.NodeGetVolumeStats(request, timeout=_CALL_SECONDS)
+        found: dict[str, Any] = {}
+        for one in answer.usage:
+            names = _USAGE.get(one.unit)
+            if names is not None:
+                found |= dict(zip(names, (one.available, one.total, one.used), strict=True))
+        if _RPC.VOLUME_CONDITION in able and answer.HasField("volume_condition"):
+            found["volumeHealthStats"] = {"abnormal": answer.volume_condition.abnormal}
+        return found
+
+    async def grow(self, volume: CsiVolume, path: Path, size: int) -> None:
+        """Have a driver grow a volume that is mounted at `path` to `size` bytes. Raises: OSError."""
+        async with self._locks.setdefault(volume.handle, asyncio.Lock()), self._asking(volume) as (stub, able):
+            if _RPC.EXPAND_VOLUME not in able:
+                return  # such a driver's volumes grow without the node
+            staged = str(self._staging(volume)) if _RPC.STAGE_UNSTAGE_VOLUME in able else ""
+            request = csi.NodeExpandVolumeRequest(
+                volume_id=volume.handle, volume_path=str(path), staging_target_path=staged,
+                capacity_range=csi.CapacityRange(required_bytes=size),
+                volume_capability=volume.capability(None, able),
+                secrets=await self._secret(volume.expand_secret),
+            )  # fmt: skip
+            await stub.NodeExpandVolume(request, timeout=_CALL_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, volume: CsiVolume) -> AsyncIterator[tuple[Any, set[int]]]:
+        """Yield a driver's stub and what it can. Raises: OSError for whatever it answers."""
+        if not self._drivers.has(volume.driver):
+            raise OSError(f"driver name {volume.driver} not found in the list of registered CSI drivers")
+        try:
+            async with self._drivers.node_service(volume.driver) as stub:
+                yield stub, await _abilities(stub)
+        except grpc.aio.AioRpcError as error:
+            raise OSError(f"rpc error: code = {error.code().name} desc = {error.details()}") from error
 
     def _staging(self, volume: CsiVolume) -> Path:
         digest = hashlib.sha256(volume.handle.encode()).hexdigest()

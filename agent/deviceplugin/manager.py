@@ -21,6 +21,7 @@ import grpc.aio
 from agent.deviceplugin import api_pb2 as api
 from agent.deviceplugin import api_pb2_grpc
 from agent.environment import ConfigError
+from agent.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,11 @@ class Given:
 class DevicePlugins(api_pb2_grpc.RegistrationServicer):
     """The registry of plugins, served on a socket in their folder."""
 
-    def __init__(self, folder: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, folder: Path, changed: Callable[[], None], metrics: Metrics) -> None:
         """Args: `changed` is called when the node has other devices than before."""
         self._folder = folder
         self._changed = changed
+        self._metrics = metrics
         self._plugins: dict[str, _Plugin] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._server: grpc.aio.Server | None = None
@@ -100,6 +102,7 @@ class DevicePlugins(api_pb2_grpc.RegistrationServicer):
             old.cancel()
         self._plugins[plugin.resource] = plugin
         self._tasks[plugin.resource] = asyncio.create_task(self._follow(plugin))
+        self._metrics.add("kubelet_device_plugin_registration_total", plugin.resource)
         log.info("device plugin for %s registered", plugin.resource)
         return api.Empty()
 
@@ -136,7 +139,8 @@ class DevicePlugins(api_pb2_grpc.RegistrationServicer):
         for resource in sorted(set(limits) & set(self._plugins)):
             count = int(limits[resource])
             if count:
-                answer = await self._allocate(resource, [uid, container["name"]], count)
+                with self._metrics.timed("kubelet_device_plugin_alloc_duration_seconds", resource):
+                    answer = await self._allocate(resource, [uid, container["name"]], count)
                 found = Given(
                     {**found.environment, **answer.envs}, (*found.mounts, *answer.mounts),
                     (*found.devices, *answer.devices), {**found.annotations, **answer.annotations},

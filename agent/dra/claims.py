@@ -6,6 +6,7 @@ Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,9 @@ import grpc
 import grpc.aio
 
 from agent.plugins.watcher import OPTIONS, RegistrationError
-from machinery.api.resources import RESOURCE_CLAIMS
-from machinery.client.rest import Client
-from machinery.errors import NotFound
+from machinery.api.resources import RESOURCE_CLAIMS, RESOURCE_SLICES
+from machinery.client.rest import Client, ConnectionFailed
+from machinery.errors import APIError, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ Pod = Mapping[str, Any]
 STATE_FILE = "dra_manager_state"
 SERVICE = "v1.DRAPlugin"
 _CALL_SECONDS = 45.0
+WIPE_SECONDS = 30.0
 
 
 class ClaimError(Exception):
@@ -38,9 +40,20 @@ class ResourceClaims:
     A prepared claim is {namespace, name, pods: [uid], devices: {driver: [{requests: [name], cdi: [id]}]}}, by its uid.
     """
 
-    def __init__(self, client: Client, folder: Path) -> None:
-        """Args: `folder` is where the state is kept."""
+    def __init__(self, client: Client, folder: Path, node_name: str, *, wipe_seconds: float = WIPE_SECONDS) -> None:
+        """Make one.
+
+        Args:
+            client: talks to the API server.
+            folder: where the state is kept.
+            node_name: whose devices there are.
+            wipe_seconds: how long a driver may be away before its devices are taken from the API.
+        """
         self._client = client
+        self._node_name = node_name
+        self._wipe_seconds = wipe_seconds
+        self._absence = asyncio.Event()  # a driver went; set at first, for some may never have come back
+        self._absence.set()
         self._path = folder / STATE_FILE
         self._endpoints: dict[str, str] = {}
         self._lock = asyncio.Lock()
@@ -60,6 +73,28 @@ class ResourceClaims:
     async def deregister(self, name: str) -> None:
         """Let go of a driver; what it prepared stays known."""
         self._endpoints.pop(name, None)
+        self._absence.set()
+
+    async def run(self) -> None:
+        """Take from the API what drivers offered that are gone for good; for ever."""
+        while True:
+            await self._absence.wait()
+            self._absence.clear()
+            await asyncio.sleep(self._wipe_seconds)  # it may only be replaced by a newer one
+            try:
+                await self._wipe()
+            except (APIError, ConnectionFailed) as error:
+                log.info("devices of drivers that are gone: %s", error)
+                self._absence.set()
+
+    async def _wipe(self) -> None:
+        selector = f"spec.nodeName={self._node_name}"
+        for one in (await self._client.list(RESOURCE_SLICES, field_selector=selector))["items"]:
+            driver = one["spec"]["driver"]
+            if driver not in self._endpoints:
+                log.info("driver %s is gone: removing its ResourceSlice %s", driver, one["metadata"]["name"])
+                with contextlib.suppress(NotFound):
+                    await self._client.delete(RESOURCE_SLICES, one["metadata"]["name"])
 
     # ---- pods
 

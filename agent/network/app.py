@@ -12,6 +12,7 @@ from agent.network.announcer import Announcer
 from agent.network.enforcer import PolicyEnforcer
 from agent.network.links import Links, Me
 from agent.network.proxy import ServiceProxy
+from agent.network.troubles import Troubles
 from agent.network.views import Node
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
@@ -38,7 +39,10 @@ async def run(node: NodeServices, services: Informer[Object], pods: PodManager) 
         policies = PolicyEnforcer(client, config.bridge, pods, slices)
         node.network_gate = policies.wait_for
         config = replace(config, pod_cidr=await pod_cidr(config, nodes, runtime))
-        proxy = ServiceProxy(config, services, slices, nodes, pods)
+        troubles = _troubles(node)
+        proxy = ServiceProxy(config, services, slices, nodes, pods, lambda wrong: troubles.put("services", wrong))
+        ranges = [part.strip() for part in f"{config.pod_cidr},{config.service_cidr}".split(",") if part.strip()]
+        group.create_task(troubles.watch_machine(config.bridge, ranges))
 
         def changed() -> None:
             proxy.note()
@@ -55,13 +59,18 @@ async def run(node: NodeServices, services: Informer[Object], pods: PodManager) 
         if config.load_balancer:
             group.create_task(Announcer(config, services, slices, nodes).run())
         if config.node_network != "none":
-            # An agent's events about its node bear the node's name for its uid, as the kubelet's do.
-            itself = {"kind": "Node", "apiVersion": "v1", "name": config.node_name, "uid": config.node_name}
+            group.create_task(Links(me, nodes, lambda wrong: troubles.put("links", wrong)).run())
 
-            async def tell(reason: str, text: str) -> None:
-                await node.recorder.event(itself, "Warning", reason, text)
 
-            group.create_task(Links(me, nodes, tell).run())
+def _troubles(node: NodeServices) -> Troubles:
+    # An agent's events about its node bear the node's name for its uid, as the kubelet's do.
+    name = node.config.node_name
+    itself = {"kind": "Node", "apiVersion": "v1", "name": name, "uid": name}
+
+    async def tell(reason: str, text: str) -> None:
+        await node.recorder.event(itself, "Warning", reason, text)
+
+    return Troubles(node.client, name, tell)
 
 
 async def _show_key(config: AgentConfig, client: Client) -> str:

@@ -137,13 +137,17 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one.version == other.version)
 
 
+async def say_nothing(wrong: Mapping[str, str]) -> None:
+    """Tell nobody."""
+
+
 class Links:
     """Keeps the ways to other nodes in step with the Nodes, and with what others do to them."""
 
     def __init__(
-        self, me: Me, nodes: Informer[Node], tell: Callable[[str, str], Awaitable[None]] | None = None
+        self, me: Me, nodes: Informer[Node], tell: Callable[[Mapping[str, str]], Awaitable[None]] = say_nothing
     ) -> None:
-        """Args: `tell` reports reason and message of what is wrong, as an event about this node."""
+        """Args: `tell` reports all that is wrong, reason to message, each time that changes."""
         self._me = me
         self._tell = tell
         self._told: dict[str, str] = {}
@@ -195,12 +199,10 @@ class Links:
                 log.info("ways to other nodes: %s", ", ".join(changed))
 
     async def _report(self, wrong: dict[str, str]) -> None:
-        """Tell of what is newly wrong."""
-        news, self._told = {r: text for r, text in wrong.items() if self._told.get(r) != text}, wrong
-        for reason, text in news.items():
-            log.error("%s", text)
-            if self._tell is not None:
-                await self._tell(reason, text)
+        """Tell of what is wrong where that has changed."""
+        if wrong != self._told:
+            self._told = wrong
+            await self._tell(wrong)
 
 
 def _tunnel_is_there(device: str) -> bool:

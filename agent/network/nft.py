@@ -18,7 +18,11 @@ async def apply(transaction: str) -> None:
 
 
 def _run(arguments: Sequence[str], given: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["nft", *arguments], input=given, capture_output=True, text=True, check=False)
+    argv = ["nft", *arguments]
+    try:
+        return subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(argv, 127, "", "nft is not installed")
 
 
 async def chain_is_there(table: str, chain: str) -> bool:

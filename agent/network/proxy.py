@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from agent.network import nft
 from agent.network.conntrack import UDP, Flow, delete_flows
 from agent.network.health import Check, HealthPorts
 from agent.network.host import make_bridge, prepare_host, sites_of
+from agent.network.links import say_nothing
 from agent.network.routes import (
     SERVICE_LABEL,
     Backend,
@@ -58,9 +59,10 @@ class ServiceProxy:
 
     def __init__(
         self, config: AgentConfig, services: Informer[Object], slices: Informer[Object], nodes: Informer[Node],
-        pods: PodManager,
+        pods: PodManager, tell: Callable[[Mapping[str, str]], Awaitable[None]] = say_nothing,
     ) -> None:  # fmt: skip
-        """Args: `nodes` needs to show this node only."""
+        """Args: `nodes` needs to show this node only; `tell` reports all that is wrong, reason to message."""
+        self._tell = tell
         self._config = config
         self._services = services
         self._slices = slices
@@ -122,10 +124,13 @@ class ServiceProxy:
                 try:
                     await self._write(whole=whole)
                     self._is_written, whole = True, False
+                    await self._tell({})
                     whole = await self._wait()
                 except nft.RulesRefused as error:
                     log.error("the service rules were not written: %s", error)
                     self._is_written = False
+                    if whole:  # a change that is refused is written as a whole next, and that may do
+                        await self._tell({"ServiceRulesRefused": f"the rules of services were not written: {error}"})
                     await asyncio.sleep(_RETRY_SECONDS if whole else 0)
                     whole = True
         finally:

@@ -23,8 +23,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--bridge", default="wherry0")
     parser.add_argument("--pod-cidr", default="10.244.0.0/24")
     parser.add_argument("--cgroup-root", default="/wherry")
-    parser.add_argument("--log-max-bytes", type=int, default=10 * 1024 * 1024)
-    parser.add_argument("--log-max-files", type=int, default=5)
     parser.add_argument("--no-import-busybox", dest="import_busybox", action="store_false")
     parser.add_argument("--log-level", default="INFO")
     return parser.parse_args(argv)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.cri import api_pb2 as cri
-from agent.runtime import cdi, idmap, kernel, oci_spec, rootfs, users
+from agent.runtime import cdi, idmap, kernel, oci_spec, rootfs, selinux, users
 from agent.runtime.errors import InvalidArgument
 from agent.runtime.host import HostLimits
 from agent.runtime.images.store import ImageStore
@@ -77,7 +77,8 @@ class BundleMaker:
         namespace = self._user_namespace(security, sandbox, sandbox_folder)
         layers = [self._images.layer(name) for name in image.layers]
         first_id = security.namespace_options.userns_options.uids[0].host_id if namespace else 0
-        root = self._filesystems.mount(record.id, layers, namespace, first_id)
+        labels = _labels(security, sandbox.id)
+        root = self._filesystems.mount(record.id, layers, namespace, first_id, labels.file if labels else "")
         user = users.resolve(
             _wanted_user(security),
             image.config.get("User", ""),
@@ -102,6 +103,7 @@ class BundleMaker:
             files=_pod_files(sandbox_folder),
             sources=self._sources(record, config, namespace),
             devices=devices,
+            labels=labels,
             edits=cdi.edits_for([device.name for device in config.CDI_devices]),
         )
         spec = oci_spec.build(inputs)
@@ -176,6 +178,14 @@ class BundleMaker:
             return os.readlink(f"/proc/self/fd/{fd}")
         finally:
             os.close(fd)
+
+
+def _labels(security: cri.LinuxContainerSecurityContext, sandbox_id: str) -> selinux.Labels | None:
+    """What a container is labelled with where its pod asks for that; the host has what it takes then."""
+    asked = security.selinux_options
+    if not any((asked.user, asked.role, asked.type, asked.level)) or not selinux.is_enabled():
+        return None
+    return selinux.labels(asked, sandbox_id, selinux.defaults(), privileged=security.privileged)
 
 
 def _wanted_user(security: cri.LinuxContainerSecurityContext) -> users.WantedUser:

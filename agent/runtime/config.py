@@ -21,8 +21,6 @@ class RuntimeConfig:
         bridge: the bridge of our own network list, at most 15 bytes.
         pod_cidr: the pods' range until UpdateRuntimeConfig names another; "" waits for that.
         cgroup_root: the cgroup below which sandboxes go that name no parent of their own.
-        log_max_bytes: a container's log is rotated beyond this size; 0 leaves that to the caller.
-        log_max_files: how many files of one log are kept, the current one included.
         import_busybox: make the image wherry.local/busybox:latest at start.
     """
 
@@ -36,8 +34,6 @@ class RuntimeConfig:
     bridge: str = "wherry0"
     pod_cidr: str = "10.244.0.0/24"
     cgroup_root: str = "/wherry"
-    log_max_bytes: int = 10 * 1024 * 1024
-    log_max_files: int = 5
     import_busybox: bool = True
 
     @property

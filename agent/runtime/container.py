@@ -12,6 +12,7 @@ from pathlib import Path
 from agent.cri import api_pb2 as cri
 from agent.runtime import cgroups, kernel, oci_spec, processes
 from agent.runtime.bundle import BundleMaker, refuse_what_we_lack
+from agent.runtime.checkpoint import checkpoint
 from agent.runtime.errors import FailedPrecondition, InvalidArgument, RuntimeFailure
 from agent.runtime.events import Broadcaster
 from agent.runtime.handlers import OciRuntimes
@@ -241,7 +242,8 @@ class ContainerManager:
             return
         record.state = "exited"
         if ended:
-            record.exit_code, record.finished_at = ended.code, ended.at
+            # It may have ended before its start was noted.
+            record.exit_code, record.finished_at = ended.code, max(ended.at, record.started_at)
             record.reason = "OOMKilled" if ended.oom else "Completed" if ended.code == 0 else "Error"
         else:
             processes.reap(record.pid)  # orphaned with its monitor, it fell to us
@@ -365,6 +367,23 @@ class ContainerManager:
             write_atomically(path, json.dumps(spec).encode())
             record.resources = merged.SerializeToString()
             self._records.save(record)
+
+    async def checkpoint(self, container_id: str, location: str, seconds: int) -> None:
+        """Write a running container's state to an archive: checkpoint.py.
+
+        Raises: NotFound, InvalidArgument, FailedPrecondition, DeadlineExceeded.
+        """
+        record = self._records.get(container_id)
+        async with self._lock(record.id):
+            if record.state != "running":
+                raise FailedPrecondition(f'container "{record.id}" is not running')
+            config = container_config(record)
+            about = {
+                "id": record.id, "name": config.metadata.name, "rootfsImageName": config.image.image,
+                "rootfsImageRef": record.image_id, "runtime": record.handler or "runc",
+            }  # fmt: skip
+            oci, upper = self._runtimes.of(record.handler), self._filesystems.upper(record.id)
+            await checkpoint(oci, record.id, about, self.folder(record.id), upper, location, seconds)
 
     async def reopen_log(self, record: ContainerRecord) -> None:
         """Have a running container's output go to a new file at its log's path, after that was renamed.

@@ -12,6 +12,7 @@ from agent.cri import api_pb2 as cri
 from agent.runtime import capabilities, cdi, seccomp
 from agent.runtime.errors import InvalidArgument
 from agent.runtime.host import HostLimits
+from agent.runtime.selinux import Labels
 from agent.runtime.users import User
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -58,6 +59,7 @@ class SpecInputs:
         sources: real path of what each mount shows, by its container_path.
         devices: nodes asked for, or all of the host's for a privileged container.
         edits: containerEdits of the CDI devices asked for.
+        labels: what SELinux is to know processes and files by; None to leave that to the host.
     """
 
     container: cri.ContainerConfig
@@ -72,6 +74,7 @@ class SpecInputs:
     sources: Mapping[str, str] = field(default_factory=dict)
     devices: Sequence[DeviceNode] = ()
     edits: Sequence[Mapping[str, Any]] = ()
+    labels: Labels | None = None
 
 
 def build(inputs: SpecInputs) -> dict[str, Any]:
@@ -94,6 +97,9 @@ def build(inputs: SpecInputs) -> dict[str, Any]:
             "rootfsPropagation": _rootfs_propagation(inputs.container.mounts),
         },
     }
+    if inputs.labels is not None:
+        spec["process"]["selinuxLabel"] = inputs.labels.process
+        spec["linux"]["mountLabel"] = inputs.labels.file
     if "user" in inputs.namespaces:
         users = security.namespace_options.userns_options
         spec["linux"]["uidMappings"] = [_mapping(one) for one in users.uids]

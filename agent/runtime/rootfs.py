@@ -28,7 +28,9 @@ class RootFilesystems:
         """What a container has written."""
         return self.folder / container_id / "diff"
 
-    def mount(self, container_id: str, layers: Sequence[Path], users: Path | None = None, first_id: int = 0) -> Path:
+    def mount(
+        self, container_id: str, layers: Sequence[Path], users: Path | None = None, first_id: int = 0, label: str = ""
+    ) -> Path:
         """Make and mount one over `layers`, lowest first. Blocks: call it in a thread.
 
         Args:
@@ -36,6 +38,7 @@ class RootFilesystems:
             layers: unpacked layers.
             users: the user namespace whose root finds the files its own; `first_id` is that root's id outside.
             first_id: see `users`.
+            label: what SELinux is to know its files by; "" leaves them as they are.
 
         Raises: OSError, RuntimeFailure.
         """
@@ -44,7 +47,7 @@ class RootFilesystems:
             (place / name).mkdir(parents=True, exist_ok=True)
         self.upper(container_id).chmod(0o755)
         if users is None:
-            return self._overlay(place, layers)
+            return self._overlay(place, layers, label)
         # The way to it must be open to the pod's root, who is nobody out here.
         for folder in (self.folder.parent, self.folder, place):
             folder.chmod(0o711)
@@ -55,7 +58,7 @@ class RootFilesystems:
                 mapped.append(place / "low" / str(index))
                 mapped[-1].mkdir(parents=True, exist_ok=True)
                 idmap.mount(layer, mapped[-1], users)
-            return self._overlay(place, mapped)
+            return self._overlay(place, mapped, label)
         finally:  # the overlay holds them by itself
             for path in mapped:
                 kernel.unmount(path)
@@ -73,9 +76,11 @@ class RootFilesystems:
         kernel.mount("overlay", target, "overlay", kernel.MS_RDONLY, data)
 
     @staticmethod
-    def _overlay(place: Path, layers: Sequence[Path]) -> Path:
+    def _overlay(place: Path, layers: Sequence[Path], label: str) -> Path:
         lower = ":".join(str(layer) for layer in reversed(layers))
         data = f"lowerdir={lower},upperdir={place}/diff,workdir={place}/work"
+        if label:
+            data += f',context="{label}"'
         if len(data) > _LONGEST_OPTION:
             raise RuntimeFailure(f"the image has too many layers to mount: {len(layers)}")
         kernel.mount("overlay", place / "rootfs", "overlay", data=data)

@@ -13,7 +13,7 @@ from agent.cri import api_pb2_grpc
 from agent.runtime import cni, views
 from agent.runtime.answers import stream, unary
 from agent.runtime.container import ContainerManager
-from agent.runtime.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from agent.runtime.errors import FailedPrecondition, InvalidArgument
 from agent.runtime.exec import Executor
 from agent.runtime.sandbox import SandboxManager
 from agent.runtime.sessions import AttachSession, ExecSession, PortForwardSession, Wanted
@@ -333,7 +333,9 @@ class RuntimeService(api_pb2_grpc.RuntimeServiceServicer):
 
     @unary
     async def CheckpointContainer(self, request: cri.CheckpointContainerRequest) -> cri.CheckpointContainerResponse:
-        raise Unimplemented("this runtime does not checkpoint containers")
+        manager = self._parts.container_manager
+        await manager.checkpoint(request.container_id, request.location, request.timeout)
+        return cri.CheckpointContainerResponse()
 
     @stream
     async def GetContainerEvents(self, request: cri.GetEventsRequest) -> AsyncIterator[cri.ContainerEventResponse]:

@@ -30,7 +30,6 @@ from agent.runtime.images.busybox import import_busybox
 from agent.runtime.images.pull import Puller
 from agent.runtime.images.store import ImageStore
 from agent.runtime.local_service import LocalService
-from agent.runtime.logs import LogRotator
 from agent.runtime.monitor import Monitor
 from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.runtime_service import Parts, RuntimeService
@@ -86,7 +85,6 @@ async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
     if complaint:
         _log.warning(complaint)
     parts, images = await _assemble(config, root, state, [complaint] if complaint else [])
-    manager = parts.container_manager
     server = grpc.aio.server(
         options=[("grpc.max_send_message_length", _MESSAGE_BYTES), ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
     )
@@ -97,11 +95,6 @@ async def _serve(config: RuntimeConfig, root: Path, state: Path) -> None:
     await server.start()
     _log.info("serving CRI at %s", config.socket)
     background = [asyncio.create_task(processes.reap_strays())]
-    if config.log_max_bytes > 0:
-        rotator = LogRotator(
-            manager.running, manager.reopen_log, max_bytes=config.log_max_bytes, max_files=config.log_max_files
-        )
-        background.append(asyncio.create_task(rotator.run()))
     try:
         await server.wait_for_termination()
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 from agent.config import AgentConfig
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
+from agent.metrics import Metrics
 from agent.node import VERSION, NodeReporter, architecture
 from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
@@ -35,6 +36,7 @@ Object = dict[str, Any]
 PREFIX = "sim-"
 _NOWHERE = Path("/nonexistent/simulated")
 _LABEL = "wherry/simulated"
+_METRICS = Metrics()  # shared: nobody can ask simulated nodes for theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +107,25 @@ class _Reporter(NodeReporter):
         }  # fmt: skip
 
 
+class _Guest(_Reporter):
+    """Tells of a node that somebody else has made, and will remove."""
+
+    async def _register(self) -> None:
+        """It is not ours to make."""
+
+
 async def run_simulated_nodes(config: ClientConfig, simulation: Simulation) -> None:
     """Be these nodes until cancelled."""
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(config, user_agent="wherry-simulated-nodes"))
         objects = ObjectSource(client, lambda _: None)
         stack.push_async_callback(objects.close)
-        nodes = [_Node(config, client, objects, simulation, number) for number in range(simulation.count)]
+        nodes = [SimulatedNode(config, client, objects, simulation, number) for number in range(simulation.count)]
         for node in nodes:
             stack.push_async_callback(node.close)
         managers = {node.name: node.pods for node in nodes}
         informer: Informer[Object] = Informer(client, PODS, dict)
-        informer.add_handler(lambda old, new: _dispatch(managers, old, new))
+        informer.add_handler(lambda old, new: dispatch(managers, old, new))
         async with asyncio.TaskGroup() as group:
             for node in nodes:
                 group.create_task(node.reporter.run())
@@ -124,7 +133,7 @@ async def run_simulated_nodes(config: ClientConfig, simulation: Simulation) -> N
             group.create_task(informer.run())
 
 
-def _dispatch(managers: Mapping[str, PodManager], old: Object | None, new: Object | None) -> None:
+def dispatch(managers: Mapping[str, PodManager], old: Object | None, new: Object | None) -> None:
     """Hand news of a pod to the node it is bound to."""
     pod = new or old
     manager = managers.get(pod["spec"].get("nodeName", "")) if pod is not None else None
@@ -132,26 +141,30 @@ def _dispatch(managers: Mapping[str, PodManager], old: Object | None, new: Objec
         manager.on_pod(old if old is not None and old["spec"].get("nodeName") else None, new)
 
 
-class _Node:
+class SimulatedNode:
     """One node: the parts of an agent, over a runtime in memory."""
 
     def __init__(
-        self, config: ClientConfig, client: Client, objects: ObjectSource, simulation: Simulation, number: int
-    ) -> None:
-        self.name = f"{PREFIX}{number}"
+        self, config: ClientConfig, client: Client, objects: ObjectSource, simulation: Simulation, number: int, *,
+        name: str = "", registers: bool = True,
+    ) -> None:  # fmt: skip
+        """Args: `registers` is False where the Node is somebody else's to make."""
+        self.name = name or f"{PREFIX}{number}"
         settings = AgentConfig(
             client=config, node_name=self.name, node_ip="127.0.0.1", data_dir=_NOWHERE, runtime_socket=_NOWHERE,
             cert_file=_NOWHERE, key_file=_NOWHERE, ca_file=_NOWHERE, pod_cidr="", labels={_LABEL: "true"}, proxy=False,
             max_pods=int(simulation.resources.get("pods", "256")),
         )  # fmt: skip
         self._runtime = SimulatedRuntime(simulation.behaviour, f"10.{200 + number // 256 % 55}.{number % 256}")
-        self.reporter = _Reporter(settings, client, self._runtime, simulation)
+        self.reporter = (_Reporter if registers else _Guest)(settings, client, self._runtime, simulation)
         recorder = (EventRecorder if simulation.tell_events else _Quiet)(client, "kubelet", self.name)
         services = NodeServices(
-            config=settings, client=client, runtime=self._runtime, recorder=recorder, volumes=_NoVolumes(_NOWHERE),
+            config=settings, client=client, runtime=self._runtime, recorder=recorder,
+            volumes=_NoVolumes(_NOWHERE, metrics=_METRICS),
             puller=ImagePuller(self._runtime), objects=objects, tokens=TokenSource(client), services=lambda: (),
             admission_failure=lambda _: None, resizes=Resizes(_NOWHERE), ids=IdRanges(_NOWHERE),
             allocatable=self.reporter.allocatable, container_scheme="simulated://",
+            metrics=_METRICS,
         )  # fmt: skip
         self.pods = PodManager(services)
 

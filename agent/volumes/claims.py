@@ -4,7 +4,7 @@ Source: https://kubernetes.io/docs/concepts/storage/persistent-volumes/
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ class Source:
         takes_group: whether fsGroup is to change who owns it.
         is_block: a device file, not a file system.
         csi: instead of a path, what a storage driver mounts.
+        claim, volume: namespace and name of the claim, and the PersistentVolume it is bound to; empty without one.
+        one_pod: no second pod may have it (ReadWriteOncePod).
     """
 
     path: Path | None = None
@@ -36,6 +38,9 @@ class Source:
     takes_group: bool = False
     is_block: bool = False
     csi: "CsiVolume | None" = None
+    claim: tuple[str, str] = ("", "")
+    volume: str = ""
+    one_pod: bool = False
 
 
 class Claims:
@@ -64,7 +69,9 @@ class Claims:
             found = await self._client.get(PERSISTENT_VOLUMES, bound_to)
         except NotFound as error:
             raise ConfigError(f'persistentvolume "{bound_to}" not found') from error
-        return _source(found["spec"], read_only=bool((body or {}).get("readOnly")))
+        source = _source(found["spec"], read_only=bool((body or {}).get("readOnly")))
+        one_pod = "ReadWriteOncePod" in (found["spec"].get("accessModes") or ())
+        return replace(source, claim=(metadata["namespace"], name), volume=bound_to, one_pod=one_pod)
 
 
 def _is_owned(claim: Mapping[str, Any], uid: str) -> bool:
@@ -88,6 +95,7 @@ def _source(spec: Mapping[str, Any], *, read_only: bool) -> Source:
 
         return Source(csi=CsiVolume.of_claim(spec, read_only=read_only), read_only=read_only, is_block=is_block)
     if "nfs" in spec:
-        return Source(nfs=spec["nfs"], read_only=read_only or spec["nfs"].get("readOnly", False))
+        nfs = {**spec["nfs"], "mountOptions": spec.get("mountOptions") or ()}
+        return Source(nfs=nfs, read_only=read_only or spec["nfs"].get("readOnly", False))
     kind = next((name for name in spec if name in ("iscsi", "fc", "rbd", "cephfs")), "of this volume")
     raise ConfigError(f"volume source {kind} is not supported")

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.container_config import image_mount, mount
 from agent.environment import ConfigError, expand_strictly
+from agent.metrics import Metrics
 from agent.volumes import subpath
 from agent.volumes.claims import Claims, Source
 from agent.volumes.files import write_files
@@ -21,9 +23,10 @@ from agent.volumes.sources import FileSources
 from machinery.api.quantity import to_bytes
 
 if TYPE_CHECKING:
-    from agent.csi.volumes import CsiVolumes
+    from agent.csi.volumes import CsiVolume, CsiVolumes
 
 Pod = Mapping[str, Any]
+_MOUNT_SECONDS = 60
 FILE_SOURCES = ("configMap", "secret", "downwardAPI", "projected")
 
 
@@ -43,16 +46,25 @@ def has_files(pod: Pod) -> bool:
 class VolumeManager:
     """The volumes of all pods of this node; each pod has a folder by its uid."""
 
-    def __init__(self, root: Path, claims: Claims | None = None, csi: "Callable[[], CsiVolumes] | None" = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        claims: Claims | None = None,
+        csi: "Callable[[], CsiVolumes] | None" = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         """Make one.
 
         Args:
             root: holds the pods' folders.
             claims: finds what a claim is bound to; without it pods can't have any.
             csi: makes what mounts by storage drivers, when it is needed first.
+            metrics: where the work is timed.
         """
         self._root = root
         self._csi = csi
+        self._metrics = metrics or Metrics()
+        self._prepared: set[str] = set()  # uids of pods whose volumes were made, or looked at, by this process
         self._claims = claims
         self._bound: dict[tuple[str, str], Source] = {}  # (uid, volume) -> what its claim led to
 
@@ -70,15 +82,39 @@ class VolumeManager:
             return Path(volume["hostPath"]["path"])
         return self.folder(uid) / "volumes" / volume["name"]
 
+    def bound(self, pod: Pod, volume: Mapping[str, Any]) -> Source | None:
+        """Return what a volume's claim or driver led to, once it has been made."""
+        return self._bound.get((pod["metadata"]["uid"], volume["name"]))
+
+    async def drivers_statistics(self, volume: "CsiVolume", path: Path) -> dict[str, Any] | None:
+        """Return how full a driver says that a volume is; None where it doesn't tell. Raises: OSError."""
+        return None if self._csi is None else await self._csi().statistics(volume, path)
+
+    async def grow(self, source: Source, path: Path, size: int) -> None:
+        """Have the driver of a volume that is mounted at `path` grow it to `size` bytes. Raises: OSError."""
+        if self._csi is not None and source.csi is not None:
+            await self._csi().grow(source.csi, path, size)
+
     async def prepare(self, pod: Pod, sources: FileSources) -> bool:
         """Make or update all volumes; returns whether files changed. Raises: VolumeError."""
         changed = False
         for volume in pod["spec"].get("volumes") or ():
+            began, status = time.perf_counter(), "success"
             try:
                 changed |= await self._prepare(pod, volume, sources)
             except (ConfigError, OSError, subprocess.CalledProcessError) as error:
+                status = "fail-unknown"
                 raise VolumeError(volume["name"], _why(error)) from error
+            finally:
+                labels = ("false", "volume_mount", status, plugin_name(volume))
+                seconds = time.perf_counter() - began
+                self._metrics.observe("storage_operation_duration_seconds", seconds, *labels)
+        self._prepared.add(pod["metadata"]["uid"])
         return changed
+
+    def is_prepared(self, uid: str) -> bool:
+        """Whether this process knows where a pod's volumes lie; one that has just started has yet to find out."""
+        return uid in self._prepared
 
     async def _prepare(self, pod: Pod, volume: Mapping[str, Any], sources: FileSources) -> bool:
         security = pod["spec"].get("securityContext") or {}
@@ -112,6 +148,10 @@ class VolumeManager:
         if self._claims is None:
             raise ConfigError("this node can't look up claims")
         source = await self._claims.resolve(pod, volume)
+        if source.one_pod and any(
+            one.volume == source.volume and uid != key[0] for (uid, _), one in self._bound.items()
+        ):
+            raise ConfigError("volume uses the ReadWriteOncePod access mode and is already in use by another pod")
         place = self.folder(key[0]) / "volumes" / volume["name"]
         if source.csi is not None:
             source = await self._publish(pod, source, place, group)
@@ -196,6 +236,7 @@ class VolumeManager:
 
     async def remove(self, uid: str) -> None:
         """Remove a pod's volumes and files."""
+        self._prepared.discard(uid)
         for key in [key for key in self._bound if key[0] == uid]:
             del self._bound[key]
         if self._csi is not None and await asyncio.to_thread(_has_notes, self.folder(uid)):
@@ -214,6 +255,16 @@ class VolumeManager:
     def known(self) -> Sequence[str]:
         """Return the uids of pods that have a folder."""
         return [path.name for path in self._root.iterdir()] if self._root.exists() else []
+
+
+def plugin_name(volume: Mapping[str, Any]) -> str:
+    """Return what a volume's kind is called in metrics."""
+    kind = next((key for key in volume if key != "name"), "emptyDir")
+    names = {
+        "emptyDir": "empty-dir", "hostPath": "host-path", "downwardAPI": "downward-api",
+        "persistentVolumeClaim": "persistent-claim", "ephemeral": "persistent-claim",
+    }  # fmt: skip
+    return f"kubernetes.io/{names.get(kind, kind.lower())}"
 
 
 def _has_notes(folder: Path) -> bool:
@@ -251,6 +302,17 @@ def _mount_nfs(path: Path, source: Mapping[str, Any]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if path.is_mount():
         return
-    options = ["-o", "ro"] if source.get("readOnly") else []
-    argv = ["mount", "-t", "nfs", *options, f"{source['server']}:{source['path']}", str(path)]
-    subprocess.run(argv, check=True, capture_output=True)
+    wanted = [*(["ro"] if source.get("readOnly") else []), *(source.get("mountOptions") or ())]
+    options = ["-o", ",".join(wanted)] if wanted else []
+    server = f"[{source['server']}]" if ":" in source["server"] else source["server"]
+    arguments = ["-t", "nfs", *options, f"{server}:{source['path']}", str(path)]
+    try:
+        argv = ["mount", *arguments]
+        subprocess.run(argv, check=True, capture_output=True, text=True, timeout=_MOUNT_SECONDS)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        path.rmdir()  # else its files would be taken for the volume's
+        code = getattr(error, "returncode", None)
+        how = f"exit status {code}" if code is not None else f"no answer within {_MOUNT_SECONDS} s"
+        output = str(error.stderr or "").strip()
+        told = f"Mounting command: mount\nMounting arguments: {' '.join(arguments)}\nOutput: {output}"
+        raise ConfigError(f"mount failed: {how}\n{told}") from error

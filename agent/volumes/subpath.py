@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.environment import ConfigError
 
-_OPENAT2, _BENEATH, _NO_MAGICLINKS = 437, 0x08, 0x02
+_OPENAT2, _BENEATH, _NO_MAGICLINKS, _NO_SYMLINKS = 437, 0x08, 0x02, 0x04
 _MS_BIND, _MS_REC, _MNT_DETACH, _NOFOLLOW = 0x1000, 0x4000, 0x2, 0x8
 _MODE = 0o750
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,15 +37,34 @@ def open_beneath(root: Path, sub: str, *, create: bool = True) -> int:
     return found
 
 
-def _open(directory: int, path: str) -> int | None:
-    """openat2 beneath a folder; None where there is nothing. Raises: ConfigError, OSError."""
-    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _BENEATH | _NO_MAGICLINKS)
+def open_plainly(root: Path, path: Path) -> int:
+    """Open a file below `root` for reading, over no link at all. Returns: a file descriptor. Raises: OSError."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags, resolve = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, _BENEATH | _NO_SYMLINKS
+        fd = _openat2(top, str(path.relative_to(root)), flags, resolve)
+    finally:
+        os.close(top)
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd), str(path))
+    return fd
+
+
+def _openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Return a file descriptor, or the number of the error as a negative one."""
+    how = struct.pack("QQQ", flags, 0, resolve)
     fd = _libc.syscall(
         ctypes.c_long(_OPENAT2), directory, os.fsencode(path or "."), how, ctypes.c_size_t(len(how))
     )  # fmt: skip
+    return int(fd) if fd >= 0 else -ctypes.get_errno()
+
+
+def _open(directory: int, path: str) -> int | None:
+    """openat2 beneath a folder; None where there is nothing. Raises: ConfigError, OSError."""
+    fd = _openat2(directory, path, os.O_PATH | os.O_CLOEXEC, _BENEATH | _NO_MAGICLINKS)
     if fd >= 0:
-        return int(fd)
-    number = ctypes.get_errno()
+        return fd
+    number = -fd
     if number == 2:
         return None
     if number in (18, 40):  # EXDEV: it would lead out; ELOOP: a magic link

@@ -13,7 +13,7 @@ from apiserver.auth.user import User
 from apiserver.request import RequestInfo
 from apiserver.storage.watch_cache import Entry, WatchCache, Watcher
 from machinery.api.pod_references import references
-from machinery.api.resources import NETWORK_POLICIES, PERSISTENT_VOLUMES, PODS
+from machinery.api.resources import NETWORK_POLICIES, PERSISTENT_VOLUMES, PODS, RESOURCE_SLICES
 
 NODES = "system:nodes"
 PREFIX = "system:node:"
@@ -54,7 +54,7 @@ _USED: Mapping[str, Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "persistentvolumeclaims": ("", ("get",)), "persistentvolumeclaims/status": ("", ("update", "patch")),
     },
     "resourceclaims": {"resourceclaims": ("resource.k8s.io", ("get",))},
-    "serviceaccounts": {"serviceaccounts/token": ("", ("create",))},
+    "serviceaccounts": {"serviceaccounts": ("", ("get",)), "serviceaccounts/token": ("", ("create",))},
 }  # fmt: skip
 
 
@@ -137,6 +137,8 @@ class NodeAuthorizer:
                 return info.namespace == LEASE_NAMESPACE and may
             case "storage.k8s.io", "csinodes":
                 return may
+            case "resource.k8s.io", "resourceslices":
+                return self._slice(node, info)
             case "storage.k8s.io", "volumeattachments":
                 return info.verb == "get" and self._attachment(node, info.name)
         return False
@@ -148,6 +150,14 @@ class NodeAuthorizer:
             return False
         claim = (entry.object().get("spec") or {}).get("claimRef") or {}
         return self._uses.has(node, ("persistentvolumeclaims", claim.get("namespace", ""), claim.get("name", "")))
+
+    def _slice(self, node: str, info: RequestInfo) -> bool:
+        """Whether it is about devices of the node."""
+        if info.verb in ("list", "watch", "deletecollection"):
+            return f"spec.nodeName={node}" in info.field_selector.split(",")
+        plural = RESOURCE_SLICES.group_resource
+        entry = self._cache.collection(plural).get(f"/registry/{plural}/{info.name}")
+        return entry is not None and entry.object()["spec"].get("nodeName") == node
 
     def _attachment(self, node: str, name: str) -> bool:
         plural = "volumeattachments.storage.k8s.io"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from apiserver.registry import names
 from apiserver.registry.kind import Object, duplicate, invalid, not_found, required, unsupported
+from apiserver.registry.security_rules import profile_causes
 from machinery.errors import Cause
 
 _MAX_ID = 2**31 - 1
@@ -28,6 +29,7 @@ def spec_causes(spec: Object, path: str) -> Iterator[Cause]:
     """Yield what is wrong with what a pod says of itself as a whole."""
     context = spec.get("securityContext") or {}
     yield from _identity_causes(context, f"{path}.securityContext", ("runAsUser", "runAsGroup", "fsGroup"))
+    yield from profile_causes(context, f"{path}.securityContext")
     for index, sysctl in enumerate(context.get("sysctls") or ()):
         name = sysctl.get("name", "")
         if name and (len(name) > 253 or not _SYSCTL.fullmatch(name)):
@@ -118,6 +120,7 @@ def container_causes(container: Object, path: str) -> Iterator[Cause]:
         yield invalid(f"{path}.image", image, "must not have leading or trailing whitespace")
     context = container.get("securityContext") or {}
     yield from _identity_causes(context, f"{path}.securityContext", ("runAsUser", "runAsGroup"))
+    yield from profile_causes(context, f"{path}.securityContext")
     if context.get("privileged") and context.get("allowPrivilegeEscalation") is False:
         why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"
         yield invalid(f"{path}.securityContext", context, why)

@@ -207,7 +207,7 @@ def _set_entry(kind: str, name: str, changes: Config) -> bool:
         one = _entry(found, kind, name)
         if one is None:
             one = {"name": name, _KINDS[kind]: {}}
-            found[kind].append(one)
+            found[kind] = sorted([*found[kind], one], key=lambda entry: str(entry["name"]))
         body = one.setdefault(_KINDS[kind], {})
         for field, value in changes.items():
             if value is None:
@@ -247,6 +247,25 @@ def set_cluster(name: str, certificate_authority: str, embed_certs: bool, **give
     click.echo(f'Cluster "{name}" set.')
 
 
+def _exec(before: Config, asked: Config) -> Config:
+    """Return what a user's credential program is, changed by what is asked."""
+    words = [word for text in asked["exec_args"] for word in text.split(",")]
+    envs = {one["name"]: one["value"] for one in before.get("env") or ()}
+    for text in (one for given in asked["exec_envs"] for one in given.split(",")):
+        key, equals, value = text.partition("=")
+        if equals:
+            envs[key] = value
+        else:
+            envs.pop(key.removesuffix("-"), None)
+    return {
+        "apiVersion": asked["exec_api_version"] or before.get("apiVersion"),
+        "args": words or before.get("args"), "command": asked["exec_command"] or before.get("command", ""),
+        "env": [{"name": key, "value": value} for key, value in envs.items()] or None,
+        "interactiveMode": asked["exec_interactive_mode"] or before.get("interactiveMode", "IfAvailable"),
+        "provideClusterInfo": asked["exec_cluster_info"] or before.get("provideClusterInfo", False),
+    }  # fmt: skip
+
+
 @config.command("set-credentials")
 @click.argument("name")
 @click.option("--token", default="")
@@ -255,9 +274,19 @@ def set_cluster(name: str, certificate_authority: str, embed_certs: bool, **give
 @click.option("--client-certificate", default="")
 @click.option("--client-key", default="")
 @click.option("--embed-certs", is_flag=True)
+@click.option("--exec-command", default="", help="A program that tells our credentials.")
+@click.option("--exec-api-version", default="")
+@click.option("--exec-arg", "exec_args", multiple=True)
+@click.option("--exec-env", "exec_envs", multiple=True, help="NAME=VALUE for it; NAME- takes one away.")
+@click.option("--exec-interactive-mode", default="", type=click.Choice(["", "Never", "IfAvailable", "Always"]))
+@click.option("--exec-provide-cluster-info", "exec_cluster_info", is_flag=True)
 def set_credentials(name: str, client_certificate: str, client_key: str, embed_certs: bool, **given: Any) -> None:
     """Set fields of a user."""
+    program = {key: given.pop(key) for key in list(given) if key.startswith("exec_")}
     changes: Config = dict(given)
+    if any(program.values()):
+        before = ((_entry(_merged(), "users", name) or {}).get("user") or {}).get("exec") or {}
+        changes["exec"] = _exec(before, program)
     _file_field(changes, "client-certificate", client_certificate, embed=embed_certs)
     _file_field(changes, "client-key", client_key, embed=embed_certs)
     _set_entry("users", name, changes)

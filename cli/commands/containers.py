@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from cli import options
+from cli.containers.formatting import formatted
 from cli.containers.listing import HEADERS, fields, row
-from cli.containers.naming import REMOVE, SPEC, DockerError, Pod, all_containers, find_container, state_of
+from cli.containers.naming import REMOVE, SPEC, DockerError, Pod, all_containers, find_container, pod_id, state_of
 from cli.framework import verb, verb_group
 from cli.printers import rows_text
 from cli.selection import MERGE, Selected
@@ -64,7 +65,8 @@ def ps(everything: bool, quiet: bool, no_trunc: bool, last: int, latest: bool, *
         for pod in found:
             click.echo(row(pod, whole=no_trunc)[0])
     elif given["template"]:
-        _formatted(found, given["template"])
+        if text := formatted(given["template"], [fields(pod, whole=no_trunc) for pod in found], {"Names": "NAMES"}):
+            click.echo(text)
     else:
         click.echo(rows_text(HEADERS, [row(pod, whole=no_trunc) for pod in found]))
 
@@ -86,17 +88,6 @@ def _passes(pod: Pod, text: str) -> bool:
             }
             return name in found and (not wanted or found[name] == wanted)
     raise DockerError(f"invalid filter '{key}'")
-
-
-def _formatted(found: Sequence[Pod], template: str) -> None:
-    from cli import gotemplate
-
-    for pod in found:
-        view = fields(pod)
-        if template in ("json", "{{json .}}"):
-            click.echo(json.dumps(view))
-        else:
-            click.echo(gotemplate.fill(template.removeprefix("table ").replace("\\t", "\t"), view))
 
 
 def _each(session: Session, names: Sequence[str], action: Callable[[Pod], None]) -> None:
@@ -257,6 +248,7 @@ def port(name: str, private: str | None, **given: Any) -> None:
 
 _STATS = ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "PIDs")
 """Docker's names of the columns, in JSON."""
+_STATS_HEADERS = {"CPUPerc": "CPU %", "MemUsage": "MEM USAGE / LIMIT", "MemPerc": "MEM %", "PIDs": "PIDS"}
 
 
 @verb()
@@ -265,11 +257,9 @@ _STATS = ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "PIDs")
 @options.in_namespace
 @click.option("--no-stream", is_flag=True)
 @click.option("-a", "--all", "everything", is_flag=True, hidden=True)
-@click.option("--format", "template", default="table", help="table or json.")
+@click.option("--format", "template", default="table", help="table, json, or a template.")
 def stats(names: Sequence[str], no_stream: bool, template: str, **given: Any) -> None:
     """Show how much containers use."""
-    if template not in ("table", "json"):
-        raise click.ClickException(f"--format {template}: there are table and json")
     session = Session(given)
     for sample in itertools.count():
         pods = [find_container(session, name) for name in names] or [
@@ -279,10 +269,10 @@ def stats(names: Sequence[str], no_stream: bool, template: str, **given: Any) ->
         if no_stream and not sample and rows:
             time.sleep(1)  # how much CPU is used shows between two looks
             continue
-        if template == "json":
-            for line in rows:
-                click.echo(json.dumps(dict(zip(_STATS, line, strict=True))))
-        if not no_stream and template == "table":
+        if template != "table":
+            views = [dict(zip(_STATS, line, strict=True)) | {"Container": line[0]} for line in rows]
+            click.echo(formatted(template, views, _STATS_HEADERS))
+        if not no_stream and template.startswith("table"):
             click.echo("\x1b[2J\x1b[H", nl=False)
         if template == "table":
             click.echo(rows_text(["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "PIDS"], rows))
@@ -310,9 +300,7 @@ def _usage(session: Session, pod: Pod) -> list[str] | None:
         share = f"{used * 100 / total:.2f}%" if total else "0.00%"
         percent = f"{int(cpu.get('usageNanoCores') or 0) / 1e7:.2f}%"
         pids = str((entry.get("process_stats") or {}).get("process_count", "-"))
-        from cli.containers.naming import container_id
-
-        return [container_id(pod)[:12], pod["metadata"]["name"], percent, f"{_mib(used)} / {_mib(total)}", share, pids]
+        return [pod_id(pod)[:12], pod["metadata"]["name"], percent, f"{_mib(used)} / {_mib(total)}", share, pids]
     return None
 
 

@@ -16,7 +16,7 @@ import click
 
 from cli import options
 from cli.framework import verb
-from cli.pods import chosen_container, find_pods
+from cli.pods import REFUSED, chosen_container, find_pods
 from cli.session import Session
 from cli.streaming import StreamRequest, capture
 
@@ -59,7 +59,7 @@ def _run(session: Session, pod: str, container: str, command: tuple[str, ...], d
     if slash:
         session.asked_namespace = namespace
     found = find_pods(session, name if slash else pod)[0]
-    chosen = chosen_container(found, container)
+    chosen = chosen_container(found, container, complaint=REFUSED)
     request = StreamRequest(session.namespace, found["metadata"]["name"], chosen, command, stdin=data is not None)
     code, output, complaint = capture(session.connection, request, data or b"")
     if code and not output:

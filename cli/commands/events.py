@@ -16,6 +16,8 @@ from cli.session import Session
 from machinery.api.meta import parse_time
 
 Event = dict[str, Any]
+_DOCKERS = {"since": "since", "until": "until", "filters": "filters", "template": "form"}
+"""What makes it docker events, by what `show` takes."""
 
 
 @verb()
@@ -29,9 +31,19 @@ Event = dict[str, Any]
 @click.option("--no-headers", is_flag=True)
 @click.option("--chunk-size", default=500, hidden=True)
 @click.option("--template", default="", hidden=True)
+@click.option("--since", default="", help="Docker's: what happened to containers since a time or so long ago.")
+@click.option("--until", default="", help="Docker's: until a time; what comes is shown until then.")
+@click.option("--filter", "filters", multiple=True, help="Docker's: container=, event=, image=, label=, type=.")
+@click.option("--format", "form", default="", help="Docker's: a template, or json.")
 def events(whose: str, types: str, watches: bool, **given: Any) -> None:
     """List events, the oldest first."""
     session = Session(given)
+    asked = {name: given[key] for name, key in _DOCKERS.items()}
+    if any(asked.values()):
+        from cli.containers.events import show
+
+        show(session, **asked)
+        return
     namespace = "" if given["all_namespaces"] else session.namespace
     path = f"/api/v1/namespaces/{namespace}/events" if namespace else "/api/v1/events"
     params = {"fieldSelector": _selector(session, whose)}

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.framework import verb
-from cli.pods import chosen_container, find_pods, spec_of
+from cli.pods import REFUSED, chosen_container, find_pods, spec_of
 from cli.session import Session
 from cli.streaming import ATTACHED, DETACH, StreamRequest, run_stream
 
@@ -53,7 +53,7 @@ def exec_(words: Sequence[str], **given: Any) -> None:
     if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
         phase = pod["status"]["phase"]
         raise click.ClickException(f"cannot exec into a container in a completed pod; current phase is {phase}")
-    chosen = chosen_container(pod, container, quiet=quiet)
+    chosen = chosen_container(pod, container, quiet=quiet, complaint=REFUSED)
     if tty and not sys.stdin.isatty():
         if not quiet:
             click.echo("Unable to use a TTY - input is not a terminal or the right kind of file", err=True)

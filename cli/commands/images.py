@@ -144,21 +144,18 @@ def images(name: str | None, quiet: bool, no_trunc: bool, digests: bool, templat
             click.echo(image_id if no_trunc else image_id[7:19])
         return
     if template:
-        from cli import gotemplate
+        from cli.containers.formatting import formatted
 
-        for one, repository, version in rows:
-            click.echo(
-                gotemplate.fill(
-                    template,
-                    {
-                        "Repository": repository,
-                        "Tag": version,
-                        "ID": one["id"][7:19],
-                        "Size": _size(one["size"]),
-                        "CreatedSince": _created(one),
-                    },
-                )
-            )
+        views = [
+            {
+                "Repository": repository, "Tag": version, "ID": one["id"] if no_trunc else one["id"][7:19],
+                "Size": _size(one["size"]), "CreatedSince": _created(one), "Digest": one["manifest"],
+                "CreatedAt": str(one["config"].get("created") or "N/A"),
+            }
+            for one, repository, version in rows
+        ]  # fmt: skip
+        if text := formatted(template, views, {"ID": "IMAGE ID", "CreatedSince": "CREATED"}):
+            click.echo(text)
         return
     head = ["REPOSITORY", "TAG", *(["DIGEST"] if digests else []), "IMAGE ID", "CREATED", "SIZE"]
     lines = [

@@ -8,6 +8,7 @@ from cli import options
 from cli.deleting import FOREVER_SECONDS
 from cli.durations import seconds
 from cli.framework import verb_group
+from cli.making import tell
 from cli.selection import JSON_PATCH, STRATEGIC, Selected, act
 from cli.session import Session, leave
 from cli.watching import watch_one
@@ -132,6 +133,12 @@ def status(words: tuple[str, ...], watches: bool, timeout_text: str, revision: i
     leave(act(session, words, given, one_by_one))
 
 
+def _printed(command: Any) -> Any:
+    for option in (options.output, options.templated, options.show_managed_fields):
+        command = option(command)
+    return _shared(command)
+
+
 def _patch_all(words: tuple[str, ...], given: Object, body: Any, what: str, kinds: tuple[str, ...]) -> None:
     session = Session(given)
 
@@ -148,13 +155,13 @@ def _patch_all(words: tuple[str, ...], given: Object, body: Any, what: str, kind
         if what == "restarted" and obj["spec"].get("paused"):
             raise click.ClickException("can't restart paused deployment (run rollout resume first)")
         one.patch(session, body, STRATEGIC, fieldManager=given["field_manager"] or "kubectl-rollout")
-        click.echo(f"{one.shown} {what}")
+        tell(one.known.resource, one.read(session), what, given)
 
     leave(act(session, words, given, one_by_one))
 
 
 @rollout.command()
-@_shared
+@_printed
 def restart(words: tuple[str, ...], **given: Any) -> None:
     """Replace all pods by fresh ones, a few at a time."""
     body = {"spec": {"template": {"metadata": {"annotations": {RESTARTED: now()}}}}}
@@ -162,14 +169,14 @@ def restart(words: tuple[str, ...], **given: Any) -> None:
 
 
 @rollout.command()
-@_shared
+@_printed
 def pause(words: tuple[str, ...], **given: Any) -> None:
     """Stop rolling out for now."""
     _patch_all(words, given, {"spec": {"paused": True}}, "paused", ("Deployment",))
 
 
 @rollout.command()
-@_shared
+@_printed
 def resume(words: tuple[str, ...], **given: Any) -> None:
     """Go on rolling out."""
     _patch_all(words, given, {"spec": {"paused": None}}, "resumed", ("Deployment",))

@@ -23,6 +23,8 @@ from cli.session import Session, leave
 @options.recursive
 @options.dry_run
 @options.output
+@options.templated
+@options.show_managed_fields
 @click.option("--replicas", type=int, required=True)
 @click.option("--current-replicas", type=int, default=-1, help="Refuse unless there are so many now.")
 @click.option("--resource-version", default="", help="Refuse unless the object is of this version.")

@@ -7,9 +7,9 @@ from cli.containers.naming import (
     RUN_LABEL,
     Pod,
     ago,
-    container_id,
     exit_code_of,
     main_status,
+    pod_id,
     since,
     state_of,
     status_text,
@@ -28,7 +28,9 @@ def command_text(pod: Pod, *, whole: bool) -> str:
 
 def ports_text(pod: Pod) -> str:
     """Return the PORTS column."""
-    found = []
+    found: list[str] = []
+    if state_of(pod) != "running":
+        return ""  # nobody answers there
     for one in pod["spec"]["containers"][0].get("ports") or ():
         inner = f"{one['containerPort']}/{one.get('protocol', 'TCP').lower()}"
         host = one.get("hostIP") or ANY_ADDRESS
@@ -38,7 +40,7 @@ def ports_text(pod: Pod) -> str:
 
 def row(pod: Pod, *, whole: bool = False) -> list[str]:
     """Return a container's line: id, image, command, created, status, ports, name."""
-    identity = container_id(pod)
+    identity = pod_id(pod)
     return [
         identity if whole else identity[:12], pod["spec"]["containers"][0]["image"], command_text(pod, whole=whole),
         f"{ago(since(pod['metadata']['creationTimestamp']))} ago", status_text(pod), ports_text(pod),
@@ -49,13 +51,15 @@ def row(pod: Pod, *, whole: bool = False) -> list[str]:
 HEADERS = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]
 
 
-def fields(pod: Pod) -> dict[str, Any]:
+def fields(pod: Pod, *, whole: bool = False) -> dict[str, Any]:
     """Return what --format of ps offers."""
-    identity, image, command, created, status, ports, name = row(pod)
+    identity, image, command, created, status, ports, name = row(pod, whole=whole)
     labels = ",".join(f"{key}={value}" for key, value in sorted((pod["metadata"].get("labels") or {}).items()))
     return {
         "ID": identity, "Image": image, "Command": command, "RunningFor": created, "Status": status, "Ports": ports,
-        "Names": name, "State": state_of(pod), "Labels": labels, "CreatedAt": pod["metadata"]["creationTimestamp"],
+        "Names": name, "State": state_of(pod), "Labels": labels, "Networks": "host" if pod["spec"].get("hostNetwork") else "bridge",
+        "Mounts": ",".join(one["mountPath"] for one in pod["spec"]["containers"][0].get("volumeMounts") or ()),
+        "LocalVolumes": "0", "Size": "0B", "CreatedAt": pod["metadata"]["creationTimestamp"],
     }  # fmt: skip
 
 
@@ -78,7 +82,7 @@ def container_view(pod: Pod) -> dict[str, Any]:
         )
         ports[place] = host
     return {
-        "Id": container_id(pod), "Created": metadata["creationTimestamp"], "Name": f"/{metadata['name']}",
+        "Id": pod_id(pod), "Created": metadata["creationTimestamp"], "Name": f"/{metadata['name']}",
         "Path": (container.get("command") or [""])[0], "Args": container.get("args") or [],
         "State": {
             "Status": state_of(pod), "Running": "running" in state, "Paused": False, "ExitCode": exit_code_of(pod),

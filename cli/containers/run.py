@@ -77,6 +77,10 @@ _QUIET_SECONDS = 0.1
 @click.option("--stop-timeout", default=10)
 @click.option("--health-cmd", default="")
 @click.option("--health-interval", default="30s")
+@click.option("--health-timeout", default="30s")
+@click.option("--health-retries", default=3)
+@click.option("--health-start-period", default="0s")
+@click.option("--no-healthcheck", is_flag=True)
 @click.option("--detach-keys", default="ctrl-p,ctrl-q", hidden=True)
 @click.option("--init", is_flag=True, hidden=True)
 @click.option("--platform", default="", hidden=True)
@@ -120,10 +124,8 @@ def container_pod(name: str, image: str, command: list[str], given: dict[str, An
     volumes, mounts = volume_of(given["volume"], given["mounts"], given["tmpfs"])
     if mounts:
         container["volumeMounts"] = mounts
-    if given["health_cmd"]:
-        container["readinessProbe"] = {
-            "exec": {"command": ["sh", "-c", given["health_cmd"]]}, "periodSeconds": max(int(seconds(given["health_interval"])), 1),
-        }  # fmt: skip
+    if given["health_cmd"] and not given["no_healthcheck"]:
+        container["readinessProbe"] = _health(given)
     spec: dict[str, Any] = {
         "containers": [container], "restartPolicy": restart_policy(given["restart"]), "enableServiceLinks": False,
         "automountServiceAccountToken": False, "terminationGracePeriodSeconds": given["stop_timeout"], **_network(given),
@@ -134,6 +136,19 @@ def container_pod(name: str, image: str, command: list[str], given: dict[str, An
     notes = {f"label.wherry.dev/{key}": value for key, _, value in (text.partition("=") for text in given["labels"])}
     metadata = {"name": name, "labels": labels, "annotations": {**notes, SPEC: plain_json(spec).decode()}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _health(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the probe of Docker's health options; Docker's zero stands for its default there as well."""
+
+    def whole(name: str) -> int:
+        return max(int(seconds(given[name])), 1)
+
+    return {
+        "exec": {"command": ["sh", "-c", given["health_cmd"]]}, "periodSeconds": whole("health_interval"),
+        "timeoutSeconds": whole("health_timeout"), "failureThreshold": given["health_retries"] or 3,
+        "initialDelaySeconds": int(seconds(given["health_start_period"])),
+    }  # fmt: skip
 
 
 def restart_policy(text: str) -> str:

@@ -8,7 +8,8 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -91,6 +92,8 @@ class Client:
         self._pool: http.Pool | None = None
         self._token_stamp = 0
         self._token = config.token
+        # Told of each answer, when it begins: method, status code ("<error>" for none), host, seconds.
+        self.observe: Callable[[str, str, str, float], None] | None = None
 
     async def __aenter__(self) -> Self:
         if self._is_secure:
@@ -104,6 +107,11 @@ class Client:
         if self._pool is not None:
             await self._pool.close()
             self._pool = None
+
+    async def reload_certificate(self) -> None:
+        """Show new connections the client certificate as its files hold it now. Raises: OSError."""
+        if self._tls is not None and self.config.cert_file:
+            await asyncio.to_thread(self._tls.load_cert_chain, self.config.cert_file, self.config.key_file or None)
 
     # ---- verbs
 
@@ -350,9 +358,15 @@ class Client:
         pool = self._require_pool()
         sent = {**self._headers, **await self._authorization(), **(headers or {})}
         with self._connection_errors():
-            response = await pool.send(
-                method, self._target(path, params), sent, body, connect_seconds=CONNECT_TIMEOUT_SECONDS
-            )
+            began, code = time.perf_counter(), "<error>"
+            try:
+                response = await pool.send(
+                    method, self._target(path, params), sent, body, connect_seconds=CONNECT_TIMEOUT_SECONDS
+                )
+                code = str(response.status)
+            finally:
+                if self.observe is not None:
+                    self.observe(method, code, self._host, time.perf_counter() - began)
             try:
                 if response.status >= 400:
                     raise _refusal(response, await response.read())

@@ -1,6 +1,6 @@
 """What Gateways and HTTPRoutes ask, as routes and backends of the same model that Ingresses make; pure.
 
-The basics: listeners for HTTP and TLS that is ended here; hosts, paths, methods, headers; backends with weights. What
+Listeners for HTTP and TLS that is ended here; hosts, paths, methods, headers; filters of rules; weights. What
 is asked beyond that is refused in the object's status, by the conditions that the API names for it.
 Source: https://gateway-api.sigs.k8s.io/reference/spec/
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from machinery.api.meta import Resource, now
+from operators.ingress import filters
 from operators.ingress.model import EXACT, PREFIX, Certificate, Cluster, Model, Need, Route, certificate, servers
 
 GROUP = "gateway.networking.k8s.io"
@@ -71,7 +72,7 @@ def extend(
             key = (one["metadata"]["namespace"], one["metadata"]["name"])
             listeners[key] = [_listener(model, one, spec, cluster, ports) for spec in one["spec"]["listeners"]]
     for route in sorted(routes, key=_age):
-        parents = list(_attach(model, route, listeners, cluster))
+        parents = list(_attach(model, route, listeners, cluster, ports))
         others = [
             one for one in (route.get("status") or {}).get("parents") or () if one.get("controllerName") != CONTROLLER
         ]
@@ -122,7 +123,11 @@ def _take_certificates(model: Model, listener: _Listener, cluster: Cluster) -> s
 
 
 def _attach(
-    model: Model, route: Object, listeners: Mapping[tuple[str, str], list[_Listener]], cluster: Cluster
+    model: Model,
+    route: Object,
+    listeners: Mapping[tuple[str, str], list[_Listener]],
+    cluster: Cluster,
+    ports: tuple[int, int],
 ) -> Iterator[dict[str, Any]]:
     """Enter a route at each of its parents that is ours, and yield what is told of it there."""
     namespace, status = route["metadata"]["namespace"], route.get("status") or {}
@@ -132,7 +137,7 @@ def _attach(
         known = listeners.get((parent.get("namespace", namespace), parent["name"]))
         if known is None:
             continue
-        accepted, refs = _enter(model, route, parent, known, cluster), _refs_reason(route, cluster)
+        accepted, refs = _enter(model, route, parent, known, cluster, ports), _refs_reason(route, cluster)
         before: Object = next((one for one in status.get("parents") or () if one.get("parentRef") == parent), {})
         told = (
             ("Accepted", "True" if not accepted else "False", accepted or "Accepted"),
@@ -142,7 +147,9 @@ def _attach(
         yield {"parentRef": dict(parent), "controllerName": CONTROLLER, "conditions": conditions}
 
 
-def _enter(model: Model, route: Object, parent: Object, known: Sequence[_Listener], cluster: Cluster) -> str:
+def _enter(
+    model: Model, route: Object, parent: Object, known: Sequence[_Listener], cluster: Cluster, ports: tuple[int, int]
+) -> str:
     """Make a route's rules part of the model. Return why it is not accepted, "" when it is."""
     wanted = [
         one for one in known
@@ -154,7 +161,9 @@ def _enter(model: Model, route: Object, parent: Object, known: Sequence[_Listene
     allowed = [one for one in wanted if _is_allowed(route, one)]
     if not allowed:
         return "NotAllowedByListeners"
-    if any(rule.get("filters") for rule in route["spec"].get("rules") or ()):
+    try:
+        lines = [filters.lines_of(rule, ports) for rule in route["spec"].get("rules") or ()]
+    except filters.Unsupported:
         return "UnsupportedValue"
     hosts = [(one, _shared_hosts(one.host, route["spec"].get("hostnames") or ())) for one in allowed]
     if not any(found for _, found in hosts):
@@ -166,6 +175,7 @@ def _enter(model: Model, route: Object, parent: Object, known: Sequence[_Listene
             secure = Need("tls" if listener.spec["protocol"] == "HTTPS" else "plain")
             for number, rule in enumerate(route["spec"].get("rules") or ()):
                 backend = _backend(model, route, number, rule, cluster)
+                model.filters[backend] = lines[number]
                 model.routes += [one for host in found for one in _routes(host, rule, backend, secure)]
     return ""
 

@@ -108,6 +108,7 @@ def _backends(model: Model) -> Iterator[str]:
     yield '  http-request return status 404 content-type text/plain string "default backend - 404"'
     for name, servers in model.backends.items():
         yield f"backend {_name(name)}"
+        yield from (f"  {line}" for line in model.filters.get(name, ()))
         for number, server in enumerate(servers):
             yield f"  server s{number} {server}"
         if not servers:

@@ -58,6 +58,7 @@ class Model:
 
     routes: list[Route] = field(default_factory=list)
     backends: dict[str, list[str]] = field(default_factory=dict)  # name -> servers, host:port
+    filters: dict[str, list[str]] = field(default_factory=dict)  # backend -> what HAProxy does to requests on the way
     certificates: list[Certificate] = field(default_factory=list)
     default: str = ""  # the backend of requests that no route takes
 

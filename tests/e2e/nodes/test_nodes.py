@@ -137,6 +137,14 @@ def test_logs_and_exec_reach_agents_that_joined(pods: Nodes) -> None:
     assert pods.sh("on-near", "hostname") == "on-near"
 
 
+def test_agents_that_joined_look_after_their_certificates(pods: Nodes) -> None:
+    metrics = pods.kubectl("get", "--raw", "/api/v1/nodes/far/proxy/metrics").splitlines()
+    for kind in ("client", "server"):
+        name = f"kubelet_certificate_manager_{kind}_ttl_seconds "
+        (left,) = [float(line.removeprefix(name)) for line in metrics if line.startswith(name)]
+        assert left > 24 * 3600
+
+
 def test_an_agent_s_restart_drops_no_connection(pods: Nodes) -> None:
     server = pod("echo", "far", "while true; do nc -l -p 9000 -e cat; done", labels="app: echo")
     service = """

@@ -223,3 +223,10 @@ def terminated(pod: Pod, name: str = "main", group: str = "containerStatuses") -
 def shell(command: str, **more: Any) -> dict[str, Any]:
     """Return a container that runs a shell command."""
     return {"command": ["sh", "-c", command], **more}
+
+
+async def ask(pods: Pods, path: str, **params: str) -> str:
+    """Ask the agent through the API server."""
+    name = (await pods.client.list(NODES))["items"][0]["metadata"]["name"]
+    async with pods.client.stream("GET", f"/api/v1/nodes/{name}/proxy{path}", params=params) as response:
+        return (await response.read()).decode()

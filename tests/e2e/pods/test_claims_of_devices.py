@@ -3,12 +3,16 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
 """
 
+import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.dra.claims import ResourceClaims
 from machinery.api.resources import (
     DEVICE_CLASSES,
     NODES,
@@ -16,6 +20,7 @@ from machinery.api.resources import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
+from machinery.errors import NotFound
 from tests.e2e.pods.conftest import Pods, shell
 from tests.support.dra_driver import ToyDriver
 
@@ -40,7 +45,8 @@ async def driver(pods: Pods) -> AsyncIterator[ToyDriver]:
     await found.start()
     yield found
     await found.stop()
-    await pods.client.delete(RESOURCE_SLICES, name)
+    with contextlib.suppress(NotFound):
+        await pods.client.delete(RESOURCE_SLICES, name)
     await pods.client.delete(DEVICE_CLASSES, name)
 
 
@@ -91,3 +97,22 @@ async def test_a_shared_claim_is_prepared_once_and_given_back_by_the_last(pods: 
     assert "unprepare ours" not in driver.calls
     await pods.delete(second)
     assert driver.calls[-1] == "unprepare ours"
+
+
+async def test_devices_of_a_driver_that_is_gone_are_offered_no_more(
+    pods: Pods, driver: ToyDriver, tmp_path: Path
+) -> None:
+    node = (await pods.client.list(NODES))["items"][0]["metadata"]["name"]
+    claims = ResourceClaims(pods.client, tmp_path, node, wipe_seconds=0.1)
+    await claims.register(driver.name, "/nowhere", ["v1.DRAPlugin"])
+    work = asyncio.create_task(claims.run())
+    try:
+        await asyncio.sleep(0.5)
+        assert await pods.client.get(RESOURCE_SLICES, driver.name)  # it is there: so are its devices
+        await claims.deregister(driver.name)
+        async with asyncio.timeout(10):
+            with pytest.raises(NotFound):
+                while await pods.client.get(RESOURCE_SLICES, driver.name):  # noqa: ASYNC110 - it vanishes
+                    await asyncio.sleep(0.02)
+    finally:
+        work.cancel()

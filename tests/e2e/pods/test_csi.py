@@ -5,6 +5,7 @@ Sources: https://kubernetes.io/docs/concepts/storage/volumes/#csi, https://kuber
 
 import asyncio
 import json
+import subprocess
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent.csi import csi_pb2 as csi
 from machinery.api.resources import (
     CSI_DRIVERS,
     CSI_NODES,
@@ -22,7 +24,7 @@ from machinery.api.resources import (
     TOKEN_REVIEWS,
 )
 from machinery.errors import NotFound
-from tests.e2e.pods.conftest import Pods, shell
+from tests.e2e.pods.conftest import Pods, ask, container_status, shell
 from tests.support.csi_driver import FolderDriver
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60)]
@@ -72,11 +74,13 @@ async def test_the_node_tells_of_its_drivers(pods: Pods, driver: FolderDriver) -
             await asyncio.sleep(0.05)
 
 
-async def claim(pods: Pods, driver: FolderDriver, handle: str) -> str:
+async def claim(
+    pods: Pods, driver: FolderDriver, handle: str, mode: str = "ReadWriteOnce", kind: str = "Filesystem"
+) -> str:
     """Make a volume, a claim bound to it, and the secret that staging needs; return the claim's name."""
     secret = {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "key"}, "stringData": {"word": "open"}}
     await pods.client.create(SECRETS, secret, pods.namespace)
-    name, common = f"v-{pods.namespace}", {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+    name, common = f"v-{pods.namespace}", {"accessModes": [mode], "storageClassName": "", "volumeMode": kind}
     source = {
         "driver": driver.name, "volumeHandle": handle, "volumeAttributes": {"tier": "gold"},
         "nodeStageSecretRef": {"name": "key", "namespace": pods.namespace},
@@ -116,6 +120,110 @@ async def test_a_claimed_volume_is_staged_once_and_published_to_each_pod(
     assert (tmp_path / handle / "file").read_text() == "kept\n"
     left = Path("/proc/self/mountinfo").read_text()  # noqa: ASYNC240 - at once
     assert str(pods.cluster.layout.root / "agent" / "plugins") not in left
+    await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
+
+
+@pytest.mark.only_wherry
+async def test_a_driver_tells_how_full_its_volume_is_and_grows_it(
+    pods: Pods, driver: FolderDriver, tmp_path: Path
+) -> None:
+    handle = f"vol-{pods.namespace}"
+    (tmp_path / handle).mkdir()
+    name = await claim(pods, driver, handle)
+    pod = await pods.create(
+        shell("sleep 60", volumeMounts=[{"name": "v", "mountPath": "/v"}]),
+        volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": name}}],
+    )
+    await pods.running(pod)
+    summary = json.loads(await ask(pods, "/stats/summary"))
+    told = next(one for one in summary["pods"] if one["podRef"]["name"] == pod["metadata"]["name"])
+    volume = next(one for one in told["volume"] if one["name"] == "v")
+    assert volume["pvcRef"] == {"name": name, "namespace": pods.namespace}
+    assert (volume["capacityBytes"], volume["availableBytes"], volume["usedBytes"]) == (1000, 600, 400)
+    assert (volume["inodes"], volume["inodesFree"], volume["inodesUsed"]) == (10, 6, 4)
+    assert volume["volumeHealthStats"] == {"abnormal": True}
+    labels = f'{{namespace="{pods.namespace}",persistentvolumeclaim="{name}"}}'
+    metrics = await ask(pods, "/metrics")
+    assert f"kubelet_volume_stats_capacity_bytes{labels} 1000" in metrics
+    assert f"kubelet_volume_stats_health_status_abnormal{labels} 1" in metrics
+    method = "/csi.v1.Node/NodePublishVolume"
+    assert f'driver_name="{driver.name}",grpc_status_code="OK",method_name="{method}",migrated="false"' in metrics
+    # As the controller leaves it when a volume has grown and its file system has not.
+    pending = {"type": "FileSystemResizePending", "status": "True"}
+    patch = {"status": {"capacity": {"storage": "512Mi"}, "conditions": [pending]}}
+    await pods.client.patch(PERSISTENT_VOLUME_CLAIMS, name, patch, pods.namespace, subresource="status")
+    await called(driver, f"expand {handle} {2**30}")
+    await pods.told(pod, "MountVolume.NodeExpandVolume succeeded")
+    status = (await pods.client.get(PERSISTENT_VOLUME_CLAIMS, name, pods.namespace))["status"]
+    assert (status["capacity"], status.get("conditions") or []) == ({"storage": "1Gi"}, [])
+    await pods.delete(pod, 1)
+    await called(driver, f"unstage {handle}")
+    await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
+
+
+@pytest.mark.only_wherry
+async def test_a_volume_for_one_pod_is_kept_from_a_second_one(pods: Pods, driver: FolderDriver, tmp_path: Path) -> None:
+    handle = f"vol-{pods.namespace}"
+    (tmp_path / handle).mkdir()
+    volumes = [
+        {"name": "v", "persistentVolumeClaim": {"claimName": await claim(pods, driver, handle, "ReadWriteOncePod")}}
+    ]
+    mounts = [{"name": "v", "mountPath": "/v"}]
+    first = await pods.create(shell("sleep 60", volumeMounts=mounts), volumes=volumes)
+    await pods.running(first)
+    assert driver.modes[handle] == csi.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
+    # Bound past the scheduler, which would hold it back.
+    second = await pods.create(shell("sleep 60", volumeMounts=mounts), volumes=volumes, nodeName=await node_name(pods))
+    await pods.told(second, "volume uses the ReadWriteOncePod access mode and is already in use by another pod")
+    await pods.delete(first, 1)
+    await pods.running(second)
+    await pods.delete(second, 1)
+    await called(driver, f"unstage {handle}")
+    await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
+
+
+async def test_a_block_of_a_driver_is_a_device_in_the_container(
+    pods: Pods, driver: FolderDriver, tmp_path: Path
+) -> None:
+    handle, disk = f"vol-{pods.namespace}", tmp_path / "disk"
+    (tmp_path / handle).mkdir()
+    disk.write_bytes(b"on the disk" + bytes(2**20))
+    found = subprocess.run(["losetup", "--find", "--show", str(disk)], check=True, capture_output=True, text=True)
+    driver.device = found.stdout.strip()
+    try:
+        volumes = [
+            {"name": "v", "persistentVolumeClaim": {"claimName": await claim(pods, driver, handle, kind="Block")}}
+        ]
+        devices = [{"name": "v", "devicePath": "/dev/mine"}]
+        command = "test -b /dev/mine && head -c 11 /dev/mine"
+        done, text = await pods.run(command, volumeDevices=devices, pod={"volumes": volumes})
+        assert text == "on the disk"
+        await pods.delete(done)
+        await called(driver, f"unstage {handle}")
+    finally:
+        subprocess.run(["losetup", "--detach", driver.device], check=True)
+    await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
+
+
+async def test_a_container_that_starts_again_after_its_agent_finds_its_volume(
+    pods: Pods, driver: FolderDriver, tmp_path: Path
+) -> None:
+    handle = f"vol-{pods.namespace}"
+    (tmp_path / handle).mkdir()
+    pod = await pods.create(
+        shell("date >> /v/starts; while test ! -e /v/end; do sleep 0.1; done; rm /v/end",
+              volumeMounts=[{"name": "v", "mountPath": "/v"}]),
+        volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": await claim(pods, driver, handle)}}],
+        automountServiceAccountToken=False, restartPolicy="Always",
+    )  # fmt: skip
+    await pods.running(pod)
+    pods.cluster.run("kill", "-KILL", str(pods.cluster.pid("agent")))
+    (tmp_path / handle / "end").touch()
+    await pods.until(pod, lambda one: container_status(one)["restartCount"] == 1 and one["status"]["phase"] == "Running"
+                     and "running" in container_status(one)["state"], "a second start", 30)  # fmt: skip
+    assert len((tmp_path / handle / "starts").read_text().splitlines()) == 2
+    await pods.delete(pod, 1)
+    await called(driver, f"unstage {handle}")
     await pods.client.delete(PERSISTENT_VOLUMES, f"v-{pods.namespace}")
 
 

@@ -4,6 +4,7 @@ Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 """
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -266,3 +267,17 @@ async def test_all_containers_begin_anew_by_the_rule_of_one(pods: Pods) -> None:
     ip = (await pods.until(pod, lambda one: one["status"].get("podIP"), "an address"))["status"]["podIP"]
     anew = await pods.until(pod, all_again, "all to run anew", 30)
     assert anew["status"]["podIP"] == ip
+
+
+async def test_a_log_that_grows_long_is_put_aside(pods: Pods) -> None:
+    line = "0123456789abcdef" * 64
+    write = f"for n in $(seq 11000); do echo {line}; done; touch /tmp/done; sleep 60"  # over 10 MiB
+    pod = await pods.create(shell(write))
+    await pods.running(pod)
+    metadata = pod["metadata"]
+    name = f"{metadata['namespace']}_{metadata['name']}_{metadata['uid']}"
+    folder = pods.cluster.layout.root / "agent" / "pod-logs" / name / "main"
+    async with asyncio.timeout(30):
+        while len(await asyncio.to_thread(os.listdir, folder)) < 2:  # noqa: ASYNC110 - the agent looks now and then
+            await asyncio.sleep(0.2)
+    assert sorted(one.split(".2")[0] for one in os.listdir(folder)) == ["0.log", "0.log"]

@@ -6,6 +6,7 @@ Source: https://kubernetes.io/docs/concepts/storage/volumes/
 import asyncio
 import base64
 import shutil
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -289,3 +290,98 @@ async def test_a_pod_that_takes_too_much_disk_is_evicted(pods: Pods, kind: str) 
     done = await pods.ended(pod, 55)
     assert (done["status"]["phase"], done["status"]["reason"], done["status"]["message"]) == ("Failed", "Evicted", text)
     assert condition(done, "DisruptionTarget", "reason") == "TerminationByKubelet"
+
+
+async def test_many_config_maps_of_many_pods_do_not_get_in_each_others_way(pods: Pods) -> None:
+    """As upstream's "should not cause race condition when used for configmaps"."""
+    names = [f"race-{number}" for number in range(50)]
+    maps = [{"metadata": {"name": name}, "data": {"data-1": name}} for name in names]
+    created = (
+        pods.client.create(CONFIG_MAPS, {"kind": "ConfigMap", "apiVersion": "v1", **one}, pods.namespace)
+        for one in maps
+    )
+    await asyncio.gather(*created)
+    volumes = [{"name": name, "configMap": {"name": name}} for name in names]
+    mounts = [{"name": name, "mountPath": f"/etc/config/{name}"} for name in names]
+    made = [
+        await pods.create(shell("cat /etc/config/*/data-1", volumeMounts=mounts), volumes=volumes) for _ in range(3)
+    ]
+    for pod in made:
+        await pods.ended(pod, 45)
+        assert sorted((await pods.logs(pod)).split("race-")[1:], key=int) == [str(number) for number in range(50)]
+
+
+async def test_volumes_within_volumes_do_not_collide(pods: Pods) -> None:
+    """As upstream's "should not conflict": a secret and a config map whose folders lie in an emptyDir."""
+    await pods.client.create(
+        CONFIG_MAPS, {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "c"}, "data": {"k": "map"}}, pods.namespace
+    )  # fmt: skip
+    secret = {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "s"}, "stringData": {"k": "secret"}}
+    await pods.client.create(SECRETS, secret, pods.namespace)
+    volumes = [
+        {"name": "e", "emptyDir": {}}, {"name": "c", "configMap": {"name": "c"}}, {"name": "s", "secret": {"secretName": "s"}},
+    ]  # fmt: skip
+    mounts = [{"name": name, "mountPath": path} for name, path in (("e", "/w"), ("s", "/w/s"), ("c", "/w/s2/c"))]
+    _, text = await pods.run("cat /w/s/k; echo; cat /w/s2/c/k", volumeMounts=mounts, pod={"volumes": volumes})
+    assert text == "secret\nmap"
+
+
+async def test_a_hosts_file_is_ours_unless_a_container_brings_its_own(pods: Pods, host_folder: Path) -> None:
+    """As upstream's "should test kubelet managed /etc/hosts file", and hostAliases."""
+    own = host_folder / "hosts"
+    own.write_text("192.0.2.9 mine\n")
+    volumes = [{"name": "h", "hostPath": {"path": str(own), "type": "File"}}]
+    read = "cat /etc/hosts; echo; sleep 60"
+    brings = shell(read, name="brings", volumeMounts=[{"name": "h", "mountPath": "/etc/hosts"}])
+    aliases = [{"ip": "123.45.67.89", "hostnames": ["foo", "bar"]}]
+    pod = await pods.create(shell(read), brings, volumes=volumes, hostAliases=aliases)
+    running = await pods.running(pod)
+    managed = await pods.logs(pod)
+    assert managed.startswith("# Kubernetes-managed hosts file.\n")
+    assert f"{running['status']['podIP']}\t{pod['metadata']['name']}\n" in managed
+    assert "# Entries added by HostAliases.\n123.45.67.89\tfoo\tbar\n" in managed
+    assert await pods.logs(pod, "brings") == "192.0.2.9 mine\n\n"
+    at_host = await pods.create(shell(read), hostNetwork=True)
+    await pods.running(at_host)
+    assert "# Kubernetes-managed hosts file." not in await pods.logs(at_host)
+
+
+async def test_a_local_block_device_is_one_in_the_container(pods: Pods, host_folder: Path) -> None:
+    """As upstream's local volumes of the type block, with the mode Block."""
+    disk = host_folder / "disk"
+    disk.write_bytes(b"on the disk" + bytes(2**20))
+    device = await asyncio.to_thread(losetup, "--find", "--show", str(disk))
+    name = f"pv-{pods.namespace}"
+    try:
+        common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "by-hand", "volumeMode": "Block"}
+        terms = [{"matchExpressions": [{"key": "kubernetes.io/os", "operator": "Exists"}]}]
+        volume = {"kind": "PersistentVolume", "apiVersion": "v1", "metadata": {"name": name}}
+        spec = {**common, "capacity": {"storage": "1Mi"}, "local": {"path": device}}
+        affinity = {"required": {"nodeSelectorTerms": terms}}
+        await pods.client.create(PERSISTENT_VOLUMES, {**volume, "spec": {**spec, "nodeAffinity": affinity}})
+        claim = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": {"name": "claim"}}
+        wanted = {**common, "volumeName": name, "resources": {"requests": {"storage": "1Mi"}}}
+        await pods.client.create(PERSISTENT_VOLUME_CLAIMS, {**claim, "spec": wanted}, pods.namespace)
+        volumes = [{"name": "v", "persistentVolumeClaim": {"claimName": "claim"}}]
+        devices = [{"name": "v", "devicePath": "/dev/mine"}]
+        script = (
+            "test -b /dev/mine && head -c 11 /dev/mine && echo -n changed | dd of=/dev/mine conv=notrunc 2>/dev/null"
+        )
+        done, text = await pods.run(script, volumeDevices=devices, pod={"volumes": volumes})
+        assert (text, terminated(done)["exitCode"]) == ("on the disk", 0)
+        await pods.delete(done)
+    finally:
+        await asyncio.to_thread(losetup, "--detach", device)
+    assert disk.read_bytes()[:11] == b"changeddisk"
+    await pods.client.delete(PERSISTENT_VOLUMES, name)
+
+
+def losetup(*arguments: str) -> str:
+    return subprocess.run(["losetup", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.only_wherry
+async def test_an_export_that_cannot_be_mounted_is_told_as_mount_tells_it(pods: Pods) -> None:
+    nfs = {"server": "127.0.0.1", "path": "/nothing", "readOnly": True}
+    pod = await pods.create(shell("true", volumeMounts=MOUNT), volumes=[{"name": "v", "nfs": nfs}])
+    await pods.told(pod, "Mounting arguments: -t nfs -o ro 127.0.0.1:/nothing ", 40)

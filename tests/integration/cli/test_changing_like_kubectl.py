@@ -63,7 +63,7 @@ rollout undo deploy/hello
 rollout pause deploy/hello
 rollout pause deploy/hello
 rollout resume deploy/hello
-rollout restart deploy/hello
+rollout restart deploy/hello -o name --allow-missing-template-keys=true
 rollout status deploy/hello --timeout=30s
 rollout undo deploy/hello --to-revision=99
 rollout status svc/hello
@@ -260,6 +260,8 @@ def test_config_changes_a_kubeconfig_as_kubectl_does(lab: Lab, tmp_path: Path) -
     lines = [
         "config set-cluster c --server=https://x:6443 --insecure-skip-tls-verify=true",
         "config set-credentials u --token=secret",
+        "config set-credentials e --exec-command=login --exec-api-version=client.authentication.k8s.io/v1 --exec-arg=a,b --exec-env=X=1",
+        "config set-credentials e --exec-env=X- --exec-env=Y=2 --exec-interactive-mode=Never",
         "config set-context k --cluster=c --user=u --namespace=n",
         "config use-context k",
         "config use-context nope",

@@ -28,6 +28,12 @@ class Site:
         self, host: str, path: str = "/", *, tls: ssl.SSLContext | None = None, method: str = "GET", head: str = ""
     ) -> str:
         """Return the last line of an answer."""
+        return (await self.answer(host, path, tls=tls, method=method, head=head)).rpartition("\n")[2]
+
+    async def answer(
+        self, host: str, path: str = "/", *, tls: ssl.SSLContext | None = None, method: str = "GET", head: str = ""
+    ) -> str:
+        """Return an answer with its head."""
         port = self.listen.https_port if tls else self.listen.http_port
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=tls, server_hostname=host if tls else None
@@ -37,7 +43,7 @@ class Site:
         writer.close()
         with contextlib.suppress(ssl.SSLError, ConnectionError):
             await writer.wait_closed()
-        return answer.decode().rpartition("\n")[2]
+        return answer.decode()
 
     async def until(self, host: str, path: str, expected: str) -> None:
         async def is_so() -> bool:
@@ -55,7 +61,8 @@ class Site:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             scheme = "https" if "x-forwarded-proto: https" in head.lower() else "http"
-            body = f"{name} {head.split()[1]} {scheme}"
+            seen = [line.split(": ", 1)[1] for line in head.split("\r\n") if line.lower().startswith("x-see")]
+            body = " ".join([name, head.split()[1], scheme, *seen])
             writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
             await writer.drain()
             writer.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from machinery.client.rest import Client
+from operators.ingress.filters import Unsupported, lines_of
 from operators.ingress.gateway import CONTROLLER, GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES
 from tests.integration.operators.conftest import Site
 from tests.support.waiting import until_one
@@ -96,7 +97,7 @@ async def test_what_is_not_served_is_told(site: Site) -> None:
     tls = {"name": "tls", "protocol": "HTTPS", "port": site.listen.https_port, "tls": {"certificateRefs": [{"name": "no"}]}}  # fmt: skip
     await gateway(site, "gate", narrow, udp, tls)
     rule = {"backendRefs": [backend("a")]}
-    filtered = {**rule, "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}]}
+    filtered = {**rule, "filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": backend("b")}}]}
     await route(site.client, "filtered", filtered)
     await route(site.client, "missing", {"backendRefs": [backend("none")]})
     await route(
@@ -117,3 +118,67 @@ async def test_what_is_not_served_is_told(site: Site) -> None:
     assert condition(said["tls"], "ResolvedRefs") == ("False", "InvalidCertificateRef")
     assert condition(said["narrow"], "Programmed") == ("True", "Programmed")
     assert condition(found["status"], "Accepted") == ("True", "ListenersNotValid")
+
+
+def changed(prefix: str, *filters: dict[str, Any], to: str = "a") -> dict[str, Any]:
+    rule = {"matches": [{"path": {"type": "PathPrefix", "value": prefix}}], "filters": list(filters)}
+    return {**rule, "backendRefs": [backend(to)]} if to else rule
+
+
+def rewrite(**spec: Any) -> dict[str, Any]:
+    return {"type": "URLRewrite", "urlRewrite": spec}
+
+
+def redirect(**spec: Any) -> dict[str, Any]:
+    return {"type": "RequestRedirect", "requestRedirect": spec}
+
+
+def prefix(value: str) -> dict[str, str]:
+    return {"type": "ReplacePrefixMatch", "replacePrefixMatch": value}
+
+
+async def test_filters_change_headers_paths_and_hosts_and_send_elsewhere(site: Site) -> None:
+    await gateway(site)
+    headers = {"set": [{"name": "X-See", "value": "it's 100% %[path]"}], "remove": ["X-Seen-Not"]}
+    answers = {"add": [{"name": "X-Told", "value": "yes"}]}
+    await route(
+        site.client, "r",
+        changed(
+            "/headers", {"type": "RequestHeaderModifier", "requestHeaderModifier": headers},
+            {"type": "ResponseHeaderModifier", "responseHeaderModifier": answers},
+        ),
+        changed("/old", rewrite(path=prefix("/new"))), changed("/bare", rewrite(path=prefix("/"))),
+        changed("/full", rewrite(path={"type": "ReplaceFullPath", "replaceFullPath": "/one"})),
+        changed("/secure", redirect(scheme="https", statusCode=301), to=""),
+        changed("/moved", redirect(hostname="other.example", port=8080, path=prefix("/there")), to=""),
+        changed("/same", redirect(path={"type": "ReplaceFullPath", "replaceFullPath": "/x"}), to=""),
+    )  # fmt: skip
+    await told(site.client, "r", "Accepted")
+    await site.until("h.example", "/old/x?q=1", "a /new/x?q=1 http")
+    assert [await site.ask("h.example", path) for path in ("/old", "/bare", "/bare/x", "/full/y?q")] == [
+        "a /new http", "a / http", "a /x http", "a /one?q http",
+    ]  # fmt: skip
+    answer = await site.answer("h.example", "/headers", head="X-See: mine\r\nX-Seen-Not: gone\r\n")
+    assert answer.endswith("a /headers http it's 100% %[path]")
+    assert "x-told: yes" in answer.lower()
+    port = site.listen.http_port
+    for path, code, location in (
+        ("/secure/x?q=1", 301, "https://h.example/secure/x?q=1"),
+        ("/moved/x", 302, "http://other.example:8080/there/x"), ("/same", 302, f"http://h.example:{port}/x"),
+    ):  # fmt: skip
+        head = await site.answer("h.example", path)
+        assert head.startswith(f"HTTP/1.1 {code} ")
+        assert f"\r\nlocation: {location}\r\n" in head
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [rewrite(path={"type": "ReplaceFullPath", "replaceFullPath": "/a' if x"})], [rewrite(hostname="a b")],
+        [redirect(scheme="https"), rewrite(hostname="a")], [redirect(statusCode=200)], [{"type": "ExtensionRef"}],
+        [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "A", "value": "x\ny"}]}}],
+    ],
+)  # fmt: skip
+def test_filters_that_make_no_sense_are_not_taken(filters: list[dict[str, Any]]) -> None:
+    with pytest.raises(Unsupported):
+        lines_of({"matches": [{"path": {"value": "/"}}], "filters": filters}, (80, 443))

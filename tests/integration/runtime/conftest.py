@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.runtime.harness import CriClient, RuntimeProcess, connect
+from tests.support.images import Registry, serve_registry
 
 TOOLS = ("runc", "conmon", "skopeo", "busybox", "ip")
 
@@ -60,3 +61,9 @@ async def cri(runtime_process: RuntimeProcess) -> AsyncIterator[CriClient]:
     async with connect(runtime_process) as client:
         yield client
         await client.remove_all()
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
+    async with serve_registry(tmp_path / "registry") as found:
+        yield found

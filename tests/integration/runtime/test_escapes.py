@@ -6,13 +6,16 @@ Sources: the CVEs named at each.
 import hashlib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import grpc
 import pytest
 
 from agent.cri import api_pb2 as cri_pb
+from agent.runtime.images.layout import File, make_layer
 from tests.integration.runtime.harness import CriClient
+from tests.support.images import Registry
 
 
 def runc_digest() -> str:
@@ -91,3 +94,78 @@ async def test_a_log_path_cannot_be_steered_out_of_the_pods_folder(cri: CriClien
     config.log_path = "../../../../../../../../tmp/steered.log"
     with pytest.raises(grpc.aio.AioRpcError, match="log path"):
         await cri.create(await cri.run_sandbox(), config)
+
+
+async def test_a_local_seccomp_profile_without_a_path_is_not_no_profile(cri: CriClient) -> None:
+    """CVE-2023-2431."""
+    sandbox = await cri.run_sandbox()
+    for path in ("", "localhost/", "/", "/nowhere.json"):
+        config = cri.container_config("true")
+        config.linux.security_context.seccomp.profile_type = cri_pb.SecurityProfile.Localhost
+        config.linux.security_context.seccomp.localhost_ref = path
+        with pytest.raises(grpc.aio.AioRpcError, match="seccomp"):
+            await cri.create(sandbox, config)
+
+
+async def test_capabilities_are_not_handed_on_to_programs_of_other_users(cri: CriClient) -> None:
+    """CVE-2022-24769: with inheritable capabilities, files' capabilities gave others what only root should have."""
+    container = await cri.run(await cri.run_sandbox(), "sleep", "1000")
+    for command in (("cat", "/proc/1/status"), ("cat", "/proc/self/status")):
+        shown = dict(
+            line.split(":\t", 1) for line in (await cri.output(container, *command)).splitlines() if ":\t" in line
+        )
+        assert int(shown["CapInh"], 16) == int(shown["CapAmb"], 16) == 0
+
+
+async def test_a_pod_on_the_hosts_network_finds_no_socket_of_ours(cri: CriClient) -> None:
+    """CVE-2020-15257: shims listened on abstract sockets, which belong to the network namespace."""
+    config = cri.sandbox_config()
+    config.linux.security_context.namespace_options.network = cri_pb.NODE
+    container = cri.container_config("sleep", "1000")
+    container.linux.security_context.namespace_options.network = cri_pb.NODE
+    running = await cri.run(await cri.run_sandbox(config), config=container)
+    lines = (await cri.output(running, "cat", "/proc/net/unix")).splitlines()[1:]
+    abstract = {line.split()[6] for line in lines if len(line.split()) > 7 and line.split()[7].startswith("@")}
+    ours = [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_ours(pid, cri)]
+    assert ours
+    held = {os.readlink(f"/proc/{pid}/fd/{fd}") for pid in ours for fd in os.listdir(f"/proc/{pid}/fd")}
+    assert not held & {f"socket:[{inode}]" for inode in abstract}
+
+
+def _is_ours(pid: str, cri: CriClient) -> bool:
+    """Whether a process is the runtime, or a monitor of one of its containers."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return pid == str(cri.process.pid) or (b"conmon" in words and str(cri.process.folder).encode() in words)
+    except OSError:
+        return False
+
+
+async def test_users_of_the_host_cannot_enter_containers_files(cri: CriClient) -> None:
+    """CVE-2021-41103: programs with set-user-ID bits in images could be run by any user of the host."""
+    await cri.run(await cri.run_sandbox(), "sleep", "1000")
+    for base in (cri.process.folder / "root", cri.process.folder / "state"):
+        found = subprocess.run(
+            ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "find", base, "-name", "busybox"],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert found.stdout == "", found.stdout
+
+
+async def test_an_image_whose_proc_is_a_link_is_not_run(cri: CriClient, registry: Registry) -> None:
+    """CVE-2019-19921, CVE-2023-27561: masked paths were applied to another place than the real /proc."""
+    layer = make_layer([File("proc", link="/tmp"), File("sys", link="/tmp")])
+    name = await registry.push("links:1", layers=[layer])
+    await cri.images.PullImage(cri_pb.PullImageRequest(image=cri_pb.ImageSpec(image=name)))
+    container = await cri.create(await cri.run_sandbox(), cri.container_config("sleep", "1000", image=name))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await cri.start(container)
+
+
+async def test_a_volume_in_an_image_brings_nothing_of_the_host(cri: CriClient, registry: Registry) -> None:
+    """CVE-2022-23648: VOLUME with a path that leads out had the host's files copied into the container."""
+    name = await registry.push("volume:1", config={"Volumes": {"/../../../../../../../../etc": {}, "/v": {}}})
+    await cri.images.PullImage(cri_pb.PullImageRequest(image=cri_pb.ImageSpec(image=name)))
+    config = cri.container_config("sh", "-c", "cat /etc/shadow 2>/dev/null; ls -A /v 2>/dev/null; echo end", image=name)
+    _, log = await cri.run_to_end(config=config)
+    assert log == "end"

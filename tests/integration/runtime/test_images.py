@@ -1,7 +1,6 @@
 """Images from a real registry, unpacked as their layers say."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -12,12 +11,6 @@ from agent.cri import api_pb2 as cri_pb
 from agent.runtime.images.layout import File, make_layer
 from tests.integration.runtime.harness import BUSYBOX, CriClient
 from tests.support.images import PASSWORD, USER, Registry, serve_registry
-
-
-@pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    async with serve_registry(tmp_path / "registry") as found:
-        yield found
 
 
 async def pull(cri: CriClient, name: str, **auth: str) -> str:

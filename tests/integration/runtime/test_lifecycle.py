@@ -1,8 +1,11 @@
 """Containers from creation to removal, on real runc, conmon and CNI."""
 
 import asyncio
+import os
 import signal
+import tarfile
 import time
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -184,3 +187,23 @@ async def test_events_tell_of_each_step_in_order(cri: CriClient) -> None:
         cri_pb.CONTAINER_STOPPED_EVENT,
         cri_pb.CONTAINER_DELETED_EVENT,
     ]
+
+
+async def test_a_checkpoint_is_whole_or_is_told_why_not(cri: CriClient, tmp_path: Path) -> None:
+    container = await cri.run(await cri.run_sandbox(), "sleep", "1000")
+
+    async def checkpoint(location: Path) -> None:
+        request = cri_pb.CheckpointContainerRequest(container_id=container, location=str(location), timeout=20)
+        await cri.runtime.CheckpointContainer(request)
+
+    with pytest.raises(grpc.aio.AioRpcError, match="no path in a folder that is there"):
+        await checkpoint(tmp_path / "none" / "a.tar")
+    archive = tmp_path / "a.tar"
+    (error,) = await asyncio.gather(checkpoint(archive), return_exceptions=True)
+    if isinstance(error, grpc.aio.AioRpcError):  # no CRIU here, or a kernel that it does not know
+        assert (error.code(), "CRIU" in str(error.details())) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        assert os.listdir(tmp_path) == []
+    else:
+        with tarfile.open(archive) as tar:
+            assert {"checkpoint", "spec.dump", "config.dump", "rootfs-diff.tar"} <= set(tar.getnames())
+    assert (await cri.status(container)).state == cri_pb.CONTAINER_RUNNING

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.cri import api_pb2 as cri_pb
-from agent.runtime.logs import LogRotator
-from agent.runtime.state import ContainerRecord
+from agent.log_rotation import LogRotator
 from tests.integration.runtime.harness import CriClient, log_text
 
 COUNTER = "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.01; done"
@@ -38,12 +37,11 @@ async def test_a_reopened_log_goes_on_in_a_new_file_without_a_gap(cri: CriClient
 async def test_long_logs_are_put_aside_compressed_and_at_last_deleted(cri: CriClient) -> None:
     container = await cri.run(await cri.run_sandbox(), "sh", "-c", COUNTER)
     path = Path((await cri.status(container)).log_path)
-    record = ContainerRecord(container, "", b"", 0, "", log_path=str(path))
 
-    async def reopen_log(_: ContainerRecord) -> None:
-        await reopen(cri, container)
+    async def reopen_log(container_id: str) -> None:
+        await reopen(cri, container_id)
 
-    rotator = LogRotator(lambda: [record], reopen_log, max_bytes=100, max_files=3)
+    rotator = LogRotator(lambda: [(container, path)], reopen_log, max_bytes=100, max_files=3)
     names: list[str] = []
     deadline = time.monotonic() + 20
     seen: set[str] = set()
@@ -64,13 +62,12 @@ async def test_long_logs_are_put_aside_compressed_and_at_last_deleted(cri: CriCl
 
 @pytest.mark.parametrize("size", [0, 50])
 async def test_short_and_missing_logs_are_left_alone(tmp_path: Path, size: int) -> None:
-    async def refuse(_: ContainerRecord) -> None:
+    async def refuse(_: str) -> None:
         raise AssertionError
 
     if size:
         (tmp_path / "0.log").write_text("x" * size)
-    record = ContainerRecord("id", "", b"", 0, "", log_path=str(tmp_path / "0.log"))
-    await LogRotator(lambda: [record], refuse, max_bytes=100, max_files=3).look()
+    await LogRotator(lambda: [("id", tmp_path / "0.log")], refuse, max_bytes=100, max_files=3).look()
     assert len(os.listdir(tmp_path)) == bool(size)
 
 

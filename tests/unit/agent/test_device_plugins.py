@@ -16,6 +16,7 @@ from agent.deviceplugin import api_pb2 as api
 from agent.deviceplugin import api_pb2_grpc
 from agent.deviceplugin.manager import SOCKET, DevicePlugins
 from agent.environment import ConfigError
+from agent.metrics import Metrics
 
 RESOURCE = "vendor.com/toy"
 
@@ -68,7 +69,7 @@ def asking(count: int) -> dict[str, Any]:
 
 async def test_devices_are_counted_given_once_and_taken_back(tmp_path: Path, plugin: Plugin) -> None:
     changed = asyncio.Event()
-    manager = DevicePlugins(tmp_path, changed.set)
+    manager = DevicePlugins(tmp_path, changed.set, Metrics())
     await manager.start()
     try:
         await register(tmp_path)
@@ -88,7 +89,7 @@ async def test_devices_are_counted_given_once_and_taken_back(tmp_path: Path, plu
         assert (await manager.give("pod-2", asking(1))).environment == {"TOYS": "b"}
     finally:
         await manager.close()
-    again = DevicePlugins(tmp_path, lambda: None)
+    again = DevicePlugins(tmp_path, lambda: None, Metrics())
     await again.start()
     try:
         again.forget("pod-1")
@@ -99,7 +100,7 @@ async def test_devices_are_counted_given_once_and_taken_back(tmp_path: Path, plu
 
 
 async def test_other_versions_are_refused(tmp_path: Path) -> None:
-    manager = DevicePlugins(tmp_path, lambda: None)
+    manager = DevicePlugins(tmp_path, lambda: None, Metrics())
     await manager.start()
     try:
         with pytest.raises(grpc.aio.AioRpcError, match="Supported version is v1beta1"):

@@ -11,6 +11,8 @@ import pytest
 from agent.config import AgentConfig
 from agent.cri import api_pb2 as cri
 from agent.eviction import ImageCollector, Usage, rank, storage_excess
+from agent.images import ImagePuller
+from agent.metrics import Metrics
 from agent.simulated.runtime import Behaviour, SimulatedRuntime
 
 
@@ -33,6 +35,15 @@ def test_those_over_their_requests_go_first_then_the_less_important_then_the_gre
     ]
 
 
+@pytest.mark.parametrize("resource", ["inodes", "pids"])
+def test_of_what_nobody_requests_the_less_important_go_first_then_those_who_have_most(resource: str) -> None:
+    usages = [
+        Usage(pod("important", priority=100), files=900, processes=900), Usage(pod("many"), files=80, processes=80),
+        Usage(pod("few"), files=2, processes=2), Usage(pod("system", priority=2_000_000_000), files=10**6, processes=10**6),
+    ]  # fmt: skip
+    assert [one.pod["metadata"]["name"] for one in rank(usages, resource)] == ["many", "few", "important"]
+
+
 @pytest.mark.parametrize(
     ("volumes", "limit", "used", "text"),
     [
@@ -50,7 +61,9 @@ def test_disk_is_limited_by_volume_container_and_pod(volumes: dict[str, int], li
 
 async def test_images_out_of_use_go_until_the_disk_is_free_enough(tmp_path: Path) -> None:
     class Services:
+        metrics = Metrics()
         runtime = SimulatedRuntime(Behaviour(), "10.0.0")
+        puller = ImagePuller(runtime)
         config: AgentConfig
 
     for name in ("a", "b", "c"):

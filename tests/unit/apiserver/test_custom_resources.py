@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from apiserver.customresources import formats
 from apiserver.customresources.jsonpath import PathError, column_value, compile_path, field_text
-from apiserver.customresources.rules import escaped, undefined_field
+from apiserver.customresources.rules import bound, escaped, undefined_field
 from apiserver.customresources.schema_rules import schema_causes
 from apiserver.customresources.structural import compile_schema, fill_defaults, merge_shape, prune
 from apiserver.customresources.validation import Rules
 from apiserver.registry.catalog import version_rank
+from machinery.cel.program import compile_expression
 
 SCHEMA = compile_schema(
     {
@@ -221,3 +222,19 @@ def test_a_rule_that_may_cost_too_much_is_refused(schema: dict[str, Any], told: 
     found = [cause for cause in schema_causes(root, "schema") if "budget" in cause.message]
     assert bool(found) == bool(told)
     assert all(told in cause.message and cause.field.endswith("x-kubernetes-validations[0].rule") for cause in found)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "size(self.list) == 1", "self.at < timestamp('2026-11-25T08:00:00Z')", "self.at.getHours() == 7",
+        "self.list[0].at == self.at", "self.wait > duration('1m')", "self.list.all(one, has(one.at))",
+    ],
+)  # fmt: skip
+def test_rules_of_an_object_that_holds_times_see_them_as_times(rule: str) -> None:
+    time = {"type": "string", "format": "date-time"}
+    part = {"type": "object", "properties": {"at": time}}
+    properties = {"at": time, "wait": {"type": "string", "format": "duration"}, "list": listed(part)}
+    schema = compile_schema({"type": "object", "properties": properties})
+    value = {"at": "2026-11-25T07:40:14Z", "wait": "1m30s", "list": [{"at": "2026-11-25T07:40:14Z"}]}
+    assert compile_expression(rule, {"self": "dyn"}).evaluate({"self": bound(value, schema)}) is True

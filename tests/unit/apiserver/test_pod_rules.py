@@ -50,9 +50,50 @@ TERMS = f"affinity.nodeAffinity.{NODE[1]}.nodeSelectorTerms[0].matchExpressions[
 ENV = "containers[0].env[0].valueFrom"
 
 
+def local(field: str, **profile: str) -> dict[str, Any]:
+    return {"securityContext": {field: {"type": "Localhost", **profile}}}
+
+
+SECCOMP, APPARMOR = "seccompProfile", "appArmorProfile"
+
+
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
+        (
+            local(SECCOMP),
+            f"securityContext.{SECCOMP}.localhostProfile: Required value: must be set when seccomp type is Localhost",
+        ),
+        (
+            container(**local(SECCOMP, localhostProfile="/p")),
+            f'containers[0].securityContext.{SECCOMP}.localhostProfile: Invalid value: "/p": must be a relative path',
+        ),
+        (
+            local(SECCOMP, localhostProfile="a/../../p"),
+            f"securityContext.{SECCOMP}.localhostProfile: Invalid value: \"a/../../p\": must not contain '..'",
+        ),
+        (
+            local(SECCOMP, type="Unconfined", localhostProfile="p"),
+            f'securityContext.{SECCOMP}.localhostProfile: Invalid value: "p": '
+            "can only be set when seccomp type is Localhost",
+        ),
+        (
+            local(SECCOMP, type="None"),
+            f'securityContext.{SECCOMP}.type: Unsupported value: "None": supported values: "Localhost", '
+            '"RuntimeDefault", "Unconfined"',
+        ),
+        (
+            local(APPARMOR, type=""),
+            f"securityContext.{APPARMOR}.type: Required value: type is required when appArmorProfile is set",
+        ),
+        (
+            local(APPARMOR, localhostProfile=""),
+            f"securityContext.{APPARMOR}.localhostProfile: Required value: must be set when AppArmor type is Localhost",
+        ),
+        (
+            local(APPARMOR, localhostProfile=" p"),
+            f'securityContext.{APPARMOR}.localhostProfile: Invalid value: " p": must not be padded with whitespace',
+        ),
         (volume(emptyDir={}, hostPath={"path": "/"}), "volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"),
         (volume(hostPath={"path": "/a/../b"}), "volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"),
         (
@@ -214,6 +255,8 @@ def test_a_wrong_pod_is_told_what_is_wrong(spec: dict[str, Any], told: str) -> N
 @pytest.mark.parametrize(
     "spec",
     [
+        local(SECCOMP, localhostProfile="profiles/a.json"),
+        container(**local(APPARMOR, localhostProfile="mine")),
         {"volumes": [{"name": "v"}]},  # an emptyDir, without a word
         volume(hostPath={"path": "/a..b", "type": ""}),
         projected({"serviceAccountToken": {"path": "token"}}, {"downwardAPI": {"items": [{"path": "l", "fieldRef": FIELD}]}}),

@@ -1,5 +1,6 @@
 """Specs for the OCI runtime, from CRI's configuration."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from agent.runtime import capabilities, oci_spec, seccomp
 from agent.runtime.container import stop_signal
 from agent.runtime.errors import InvalidArgument
 from agent.runtime.host import HostLimits
+from agent.runtime.selinux import Labels
 from agent.runtime.users import User
 
 HOST = HostLimits(
@@ -196,3 +198,16 @@ def test_the_default_profile_allows_mounting_only_with_the_capability() -> None:
 )
 def test_the_stop_signal_is_the_pod_s_then_the_image_s(cri_signal: cri.Signal, image: str, expected: int) -> None:
     assert stop_signal(cri.ContainerConfig(stop_signal=cri_signal), image) == expected
+
+
+def test_selinux_labels_and_apparmor_profiles_are_handed_on_where_the_host_has_them() -> None:
+    container = cri.ContainerConfig()
+    container.linux.security_context.apparmor.profile_type = cri.SecurityProfile.Localhost
+    container.linux.security_context.apparmor.localhost_ref = "mine"
+    with pytest.raises(InvalidArgument, match="apparmor is not supported"):
+        build(container)
+    labels = Labels("u:r:t:s0", "u:object_r:f:s0")
+    spec = build(container, host=replace(HOST, apparmor=True), labels=labels)
+    assert spec["process"]["apparmorProfile"] == "mine"
+    assert (spec["process"]["selinuxLabel"], spec["linux"]["mountLabel"]) == (labels.process, labels.file)
+    assert "selinuxLabel" not in build(cri.ContainerConfig())["process"]

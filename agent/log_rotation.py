@@ -1,4 +1,4 @@
-"""Keeps container logs within bounds: a log that is too long is put aside and conmon begins a new one.
+"""Keeps container logs within bounds: a log that is too long is put aside and the runtime begins a new one.
 
 The files are named as Kubernetes nodes name them: `0.log` is written to, `0.log.20260131-235959` was put aside last,
 and older ones are compressed (`.gz`).
@@ -10,14 +10,15 @@ import gzip
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from agent.runtime.errors import RuntimeFailure
-from agent.runtime.state import ContainerRecord
+from agent.cri.client import RuntimeFailure
 
 _log = logging.getLogger(__name__)
+Log = tuple[str, Path]  # a running container's id, and where its log is
 _INTERVAL_SECONDS = 10.0  # as often as Kubernetes' containerLogMonitorInterval
 
 
@@ -26,17 +27,17 @@ class LogRotator:
 
     def __init__(
         self,
-        running: Callable[[], Iterable[ContainerRecord]],
-        reopen: Callable[[ContainerRecord], Awaitable[None]],
+        running: Callable[[], Iterable[Log]],
+        reopen: Callable[[str], Awaitable[None]],
         *,
-        max_bytes: int,
-        max_files: int,
+        max_bytes: int = 10 * 1024 * 1024,
+        max_files: int = 5,
     ) -> None:
         """Make one.
 
         Args:
-            running: the containers whose logs grow.
-            reopen: has a container's monitor begin a new file at the log's path.
+            running: the logs that grow.
+            reopen: has the runtime begin a new file at the path of a container's log.
             max_bytes: a log longer than this is put aside.
             max_files: how many files of a log are kept, the current one included; at least 2.
         """
@@ -53,29 +54,30 @@ class LogRotator:
 
     async def look(self) -> None:
         """Look at all logs once."""
-        for record in list(self._running()):
-            if record.log_path and await asyncio.to_thread(_size, record.log_path) > self._max_bytes:
+        for container_id, path in list(self._running()):
+            if await asyncio.to_thread(_size, path) > self._max_bytes:
                 try:
-                    await self._rotate(record)
+                    await self._rotate(container_id, path)
                 except (OSError, RuntimeFailure) as error:
-                    _log.warning("rotating %s: %s", record.log_path, error)
+                    _log.warning("rotating %s: %s", path, error)
 
-    async def _rotate(self, record: ContainerRecord) -> None:
-        path = Path(record.log_path)
+    async def _rotate(self, container_id: str, path: Path) -> None:
         aside = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
         await asyncio.to_thread(_tidy, path, self._max_files - 2)  # with the two to come there will be max_files
         await asyncio.to_thread(path.rename, aside)
         try:
-            await self._reopen(record)
+            await self._reopen(container_id)
         except RuntimeFailure:
             # It goes on writing to the file it has open, so that one must have its name back.
             await asyncio.to_thread(aside.rename, path)
             raise
 
 
-def _size(path: str) -> int:
+def _size(path: Path) -> int:
+    """Return the size of a log; a link that a pod left in its place is none."""
     try:
-        return os.stat(path).st_size
+        status = os.lstat(path)
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
     except OSError:
         return 0
 
