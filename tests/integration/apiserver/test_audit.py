@@ -180,6 +180,7 @@ async def test_policies_tell_the_log_what_they_want_told(tmp_path: Path) -> None
         await client.create(VALIDATING_POLICIES, {"metadata": {"name": "few"}, "spec": spec})
         bound = {"policyName": "few", "validationActions": ["Audit"]}
         await client.create(VALIDATING_POLICY_BINDINGS, {"metadata": {"name": "here"}, "spec": bound})
+        await client.list(VALIDATING_POLICY_BINDINGS)  # admission looks into the cache, which a list waits for
         await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"k": "v", "l": "w"}}, "default")
     (made,) = events(tmp_path)
     told = {name: value for name, value in made["annotations"].items() if not name.startswith("authorization")}
