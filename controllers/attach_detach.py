@@ -9,6 +9,7 @@ Source: https://kubernetes-csi.github.io/docs/external-attacher.html
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from controllers.informers import NODE_INDEX, InformerFactory, index_by_node
@@ -26,7 +27,7 @@ from machinery.api.resources import (
     PODS,
     VOLUME_ATTACHMENTS,
 )
-from machinery.client.events import EventRecorder
+from machinery.client.events import EventRecorder, EventType
 from machinery.client.rest import Client
 from machinery.errors import AlreadyExists, NotFound
 
@@ -126,6 +127,23 @@ class AttachDetachController(Controller[str]):
         for found in (old, new):
             if found is not None:
                 self.queue.add(found.spec.nodeName)
+        if old is not None and new is not None and old.status != new.status:
+            self._tell_pods(new, failed_before=old.status.attachError)
+
+    def _tell_pods(self, found: Attachment, *, failed_before: JSON | None) -> None:
+        """Tell the pods that wait for a volume what its driver says of it now."""
+        name = found.spec.source.persistentVolumeName
+        error = found.status.attachError
+        kind: EventType = "Normal"
+        reason, message = "SuccessfulAttachVolume", f'AttachVolume.Attach succeeded for volume "{name}" '
+        if not found.status.attached:
+            if error is None or error == failed_before:
+                return
+            kind, reason = "Warning", "FailedAttachVolume"
+            message = f'AttachVolume.Attach failed for volume "{name}" : {error.get("message", "")}'
+        for need in self._needs(found.spec.nodeName):
+            if need.volume.metadata.name == name:
+                self._recorder.later(reference(PODS, need.pod.metadata), kind, reason, message)
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         changed = new or old
@@ -151,7 +169,9 @@ class AttachDetachController(Controller[str]):
 
     def _wanted(self, node: str) -> dict[str, Wanted]:
         """Return what the pods of a node need attached, by the name of the attachment."""
-        found: dict[str, Wanted] = {}
+        return {attachment_name(need.volume, node): need for need in self._needs(node)}
+
+    def _needs(self, node: str) -> Iterator[Wanted]:
         for pod in self._pods.by_index(NODE_INDEX, node):
             if pod.is_terminal:
                 continue
@@ -159,8 +179,7 @@ class AttachDetachController(Controller[str]):
                 claim = self._claims.get(key)
                 volume = self._volumes.get(ObjectKey("", claim.spec.volumeName)) if claim is not None else None
                 if volume is not None and volume.claim == key and self._is_attachable(volume):
-                    found[attachment_name(volume, node)] = Wanted(volume, pod)
-        return found
+                    yield Wanted(volume, pod)
 
     def _is_attachable(self, volume: PersistentVolume) -> bool:
         if volume.spec.csi is None:

@@ -3,7 +3,7 @@
 Source: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,6 +32,11 @@ from machinery.client.events import EventRecorder
 from machinery.client.rest import Client
 from machinery.errors import APIError, NotFound
 
+_UNMANAGED = (
+    "Pods selected by this PodDisruptionBudget (selector: %s) were found to be unmanaged. As a result, the status of "
+    "the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please "
+    'set ".spec.minAvailable" field of the PDB to an integer value.'
+)
 _FORGET_SECONDS = 120.0
 """A pod that was to be evicted and is still there after so long is counted again."""
 
@@ -80,13 +85,19 @@ class DisruptionController(Controller[ObjectKey]):
         pods = [pod for pod in self._pods.list(key.namespace) if _selects(budget, pod) and not pod.is_terminal]
         if not pods:
             await self._tell(budget, "Normal", "NoPods", "No matching pods found")
-        disrupted, wait = _still_disrupted(budget, pods, at=at)
+        disrupted, wait, stayed = _still_disrupted(budget, pods, at=at)
+        for pod in stayed:
+            namespace = budget.metadata.namespace  # twice, as upstream has it
+            message = f"Pod was expected by PDB {namespace}/{namespace} to be deleted but it wasn't"
+            await self._recorder.event(reference(PODS, pod.metadata), "Warning", "NotDeleted", message)
         try:
             expected, desired = await self._expected(budget, pods)
         except CannotCount as error:
             message = f"Failed to calculate the number of expected pods: {error}"
             await self._tell(budget, "Warning", "CalculateExpectedPodCountFailed", message)
             return await self._fail_safe(budget, str(error))
+        if _needs_scales(budget) and any(pod.metadata.controller is None for pod in pods):
+            await self._tell(budget, "Warning", "UnmanagedPods", _UNMANAGED % in_gos_words(budget.spec.selector or {}))
         staying = [pod for pod in pods if pod.metadata.deletionTimestamp is None and pod.metadata.name not in disrupted]
         healthy = sum(pod.is_ready for pod in staying)
         allowed = max(healthy - desired, 0) if expected > 0 else 0
@@ -182,9 +193,19 @@ def _selects(budget: Budget, pod: Pod) -> bool:
     return from_label_selector(budget.spec.selector).matches(pod.metadata.labels)
 
 
-def _still_disrupted(budget: Budget, pods: Iterable[Pod], *, at: datetime) -> tuple[dict[str, str], float | None]:
-    """Return the pods that were to be evicted and whose deletion is not seen yet, and when to look again."""
-    kept, wait = {}, None
+def _needs_scales(budget: Budget) -> bool:
+    """Whether what a budget asks for is told by the scales of its pods' controllers."""
+    return budget.spec.maxUnavailable is not None or isinstance(budget.spec.minAvailable, str)
+
+
+def _still_disrupted(
+    budget: Budget, pods: Iterable[Pod], *, at: datetime
+) -> tuple[dict[str, str], float | None, list[Pod]]:
+    """Return the pods that were to be evicted and whose deletion is not seen yet, and when to look again.
+
+    Those whose deletion is not awaited any longer come last.
+    """
+    kept, wait, stayed = {}, None, []
     for pod in pods:
         since = budget.status.disruptedPods.get(pod.metadata.name)
         if since is None or pod.metadata.deletionTimestamp is not None:
@@ -193,4 +214,20 @@ def _still_disrupted(budget: Budget, pods: Iterable[Pod], *, at: datetime) -> tu
         if left > timedelta():
             kept[pod.metadata.name] = since
             wait = min(left.total_seconds(), wait or _FORGET_SECONDS)
-    return kept, wait
+        else:
+            stayed.append(pod)
+    return kept, wait, stayed
+
+
+def in_gos_words(selector: Mapping[str, Any]) -> str:
+    """Return a label selector as Go prints its type, which is how upstream's events show it."""
+    labels = "".join(f"{key}: {value}," for key, value in sorted((selector.get("matchLabels") or {}).items()))
+    rules = "".join(
+        f"LabelSelectorRequirement{{Key:{one['key']},Operator:{one['operator']},"
+        f"Values:[{' '.join(one.get('values') or ())}],}},"
+        for one in selector.get("matchExpressions") or ()
+    )
+    return (
+        f"&LabelSelector{{MatchLabels:map[string]string{{{labels}}},"
+        f"MatchExpressions:[]LabelSelectorRequirement{{{rules}}},}}"
+    )

@@ -8,6 +8,7 @@ from machinery import errors
 from machinery.api.meta import Resource
 from machinery.api.resources import (
     DEPLOYMENTS,
+    EVENTS,
     POD_DISRUPTION_BUDGETS,
     PODS,
     REPLICATION_CONTROLLERS,
@@ -61,6 +62,32 @@ async def test_evictions_go_as_far_as_the_budget_and_on_when_pods_are_back(clien
             name = pods[0]["metadata"]["name"]
             body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "default"}}
             await client.create(PODS, body, "default", name=name, subresource="eviction")
+
+
+async def test_pods_that_nobody_manages_and_those_that_were_to_go_are_told_of(client: Client) -> None:
+    """The words, with the selector as Go prints it, are upstream's: users search for them."""
+    await until_one(client, SERVICE_ACCOUNTS, "default", lambda _: True, namespace="default")
+    pod = {"metadata": {"name": "naked", "labels": {"app": "naked"}}, "spec": template("one")["spec"]}
+    await client.create(PODS, pod, "default")
+    selector = {"matchLabels": {"app": "naked"}, "matchExpressions": [{"key": "not", "operator": "DoesNotExist"}]}
+    budget = {"metadata": {"name": "keep"}, "spec": {"selector": selector, "maxUnavailable": 1}}
+    await client.create(POD_DISRUPTION_BUDGETS, budget, "default")
+    told = await _event(client, "UnmanagedPods")
+    assert told["type"] == "Warning"
+    assert told["message"].startswith(
+        "Pods selected by this PodDisruptionBudget (selector: &LabelSelector{MatchLabels:map[string]string{app: naked,},"
+        "MatchExpressions:[]LabelSelectorRequirement{LabelSelectorRequirement{Key:not,Operator:DoesNotExist,Values:[],},},"
+        "}) were found to be unmanaged. As a result, "
+    )
+    long_ago = {"disruptedPods": {"naked": "2020-01-01T00:00:00Z"}}
+    await client.patch(POD_DISRUPTION_BUDGETS, "keep", {"status": long_ago}, "default", subresource="status")
+    told = await _event(client, "NotDeleted")
+    assert (told["involvedObject"]["kind"], told["involvedObject"]["name"]) == ("Pod", "naked")
+
+
+async def _event(client: Client, reason: str) -> dict[str, Any]:
+    found = await until(client, EVENTS, lambda all: any(one["reason"] == reason for one in all))
+    return next(one for one in found if one["reason"] == reason)
 
 
 async def test_a_quota_is_counted_and_freed(client: Client) -> None:

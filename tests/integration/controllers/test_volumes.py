@@ -217,6 +217,11 @@ def all_bound(claims: list[dict[str, Any]]) -> bool:
     return all(one["status"]["phase"] == "Bound" for one in claims)
 
 
+async def told(client: Client, text: str) -> None:
+    """Wait for an event: its reason and its message."""
+    await until(client, EVENTS, lambda all: any(f"{one['reason']}: {one['message']}" == text for one in all))
+
+
 async def test_a_volume_of_a_driver_is_attached_for_its_pod_and_detached_after_it(
     client: Client, controllers: None
 ) -> None:
@@ -235,7 +240,12 @@ async def test_a_volume_of_a_driver_is_attached_for_its_pod_and_detached_after_i
         "nodeName": "n1",
         "source": {"persistentVolumeName": "disk"},
     }
-    await client.patch(VOLUME_ATTACHMENTS, name, {"status": {"attached": True}}, subresource="status")
+    failed = {"attached": False, "attachError": {"message": "no slot is free"}}
+    await client.patch(VOLUME_ATTACHMENTS, name, {"status": failed}, subresource="status")
+    await told(client, 'FailedAttachVolume: AttachVolume.Attach failed for volume "disk" : no slot is free')
+    done = {"attached": True, "attachError": None}
+    await client.patch(VOLUME_ATTACHMENTS, name, {"status": done}, subresource="status")
+    await told(client, 'SuccessfulAttachVolume: AttachVolume.Attach succeeded for volume "disk" ')
     unique = "kubernetes.io/csi/disk.example.com^h1"
     attached = lambda node: [v["name"] for v in node["status"].get("volumesAttached") or ()]  # noqa: E731
     await until_one(client, NODES, "n1", lambda node: attached(node) == [unique])
