@@ -136,6 +136,16 @@ class Pods:
         async with self.client.stream("GET", path, params={"container": container, **params}) as response:
             return (await response.read()).decode()
 
+    async def until_logged(self, pod: Pod, text: str, container: str = "main") -> None:
+        """Follow a container's log until it has a text."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}/log"
+        params, read = {"container": container, "follow": "true"}, ""
+        async with asyncio.timeout(15), self.client.stream("GET", path, params=params) as response:
+            async for piece in response.chunks():
+                if text in (read := read + piece.decode()):
+                    return
+        raise AssertionError(f"{text} is not in the log: {read}")
+
     async def exec(self, pod: Pod, *command: str, container: str = "main") -> str:
         name = pod["metadata"]["name"]
         arguments = ["exec", "-n", self.namespace, name, "-c", container, "--", *command]

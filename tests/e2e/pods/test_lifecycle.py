@@ -36,7 +36,7 @@ def named(name: str, command: str, **more: object) -> dict[str, object]:
 async def test_init_containers_run_in_order_and_the_status_tells_of_each_step(pods: Pods) -> None:
     inits = [
         named("one", "echo one >> /v/log"),
-        named("two", "echo two >> /v/log; while [ ! -e /v/go ]; do sleep 0.1; done"),
+        named("two", "echo two >> /v/log; while [ ! -e /v/go ]; do sleep 0.1; done; sleep 1"),  # exec ends first
     ]
     pod = await pods.create(
         shell("cat /v/log; sleep 60", volumeMounts=MOUNT), initContainers=inits, volumes=VOLUME, restartPolicy="Always"
@@ -230,7 +230,7 @@ async def test_an_ephemeral_container_joins_a_running_pod_and_sees_its_target(po
         "it to run",
     )
     assert condition(seen, "Ready") == "True"
-    assert "sleep 7203" in await pods.logs(pod, "dbg")
+    await pods.until_logged(pod, "sleep 7203", "dbg")
 
 
 async def test_a_deleted_pod_is_told_to_have_failed_before_it_is_gone(pods: Pods) -> None:

@@ -105,7 +105,7 @@ async def test_its_service_and_slice_are_made_anew(dns: Dns) -> None:
         namespace="kube-system",
     )
     assert found["spec"]["clusterIP"] == "10.96.0.10"
-    (slice_,) = (await dns.client.list(ENDPOINT_SLICES, "kube-system"))["items"]
+    (slice_,) = await until(dns.client, ENDPOINT_SLICES, bool, namespace="kube-system")
     assert slice_["endpoints"][0]["addresses"] == ["127.0.0.1"]
     assert {port["port"] for port in slice_["ports"]} == {dns.port}
 
