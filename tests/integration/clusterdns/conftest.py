@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from cluster.addresses import node_address
 from clusterdns.app import Config, run
 from machinery.api.resources import ENDPOINT_SLICES, SERVICES
 from machinery.client.rest import Client
 from tests.support.server import client_config, free_port, running_server
 
-ADDRESS = "127.0.0.1"
+ADDRESS = node_address()  # slices may not lead to loopback
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from machinery.api.resources import ENDPOINT_SLICES, SERVICES
 from machinery.client.rest import PatchType
-from tests.integration.clusterdns.conftest import Dns
+from tests.integration.clusterdns.conftest import ADDRESS, Dns
 from tests.support.waiting import until, until_one
 
 DOMAIN = "default.svc.cluster.local"
@@ -106,7 +106,7 @@ async def test_its_service_and_slice_are_made_anew(dns: Dns) -> None:
     )
     assert found["spec"]["clusterIP"] == "10.96.0.10"
     (slice_,) = await until(dns.client, ENDPOINT_SLICES, bool, namespace="kube-system")
-    assert slice_["endpoints"][0]["addresses"] == ["127.0.0.1"]
+    assert slice_["endpoints"][0]["addresses"] == [ADDRESS]
     assert {port["port"] for port in slice_["ports"]} == {dns.port}
 
 
