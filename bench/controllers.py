@@ -16,6 +16,7 @@ from machinery.client.rest import Client
 DEPLOYMENTS_COUNT = int(os.environ.get("BENCH_DEPLOYMENTS", "1000"))
 REPLICAS, NODES, WRITERS = 10, 100, 16
 IDLE_SECONDS, LIMIT_SECONDS = 20.0, 600.0
+SETTLE_SECONDS = 10.0  # for what follows from the last pod: events, endpoints, counts
 PROCESSES = ("etcd", "apiserver", "controller-manager", "scheduler", "simulated-nodes")
 NAMESPACE = "bench"
 
@@ -35,6 +36,7 @@ async def _measure(layout: Layout, config: ClientConfig) -> dict[str, object]:
         before = _memory(layout)
         up = await _timed(layout, _come_up(client))
         full = _memory(layout)
+        await asyncio.sleep(SETTLE_SECONDS)
         idle = await _timed(layout, asyncio.sleep(IDLE_SECONDS))
         down = await _timed(layout, _go(client))
     pods = DEPLOYMENTS_COUNT * REPLICAS
