@@ -6,7 +6,7 @@ Each command is imported when it is used: that keeps `wherry get` quick.
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -78,8 +78,8 @@ def _complain(error: click.ClickException) -> int:
         if isinstance(error, click.MissingParameter) and error.param is not None:
             text = _MISSING.get(path.rpartition(" ")[2]) or _missing(error.param)
         if isinstance(error, click.NoSuchOption):
-            near = f"; did you mean {error.possibilities[0]}?" if error.possibilities else ""
             name = error.option_name
+            near = _near(name, error.possibilities or ())
             text = (
                 f"unknown flag: {name}{near}"
                 if name.startswith("--")
@@ -89,6 +89,15 @@ def _complain(error: click.ClickException) -> int:
     else:
         click.echo(text if text.startswith(_PLAIN) else f"error: {text}", err=True)
     return error.exit_code if error.exit_code != 2 else 1
+
+
+def _near(name: str, offers: Sequence[str]) -> str:
+    """Name the nearest flag; the dashes don't count, or every short word would be near every other."""
+    import difflib
+
+    words = {offer.lstrip("-"): offer for offer in offers}
+    near = difflib.get_close_matches(name.lstrip("-"), words, 1, 0.75)
+    return f"; did you mean {words[near[0]]}?" if near else ""
 
 
 def _missing(param: click.Parameter) -> str:

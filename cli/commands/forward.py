@@ -4,10 +4,12 @@ import contextlib
 import http.client
 import re
 import socket
+import socketserver
 import sys
 import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +23,7 @@ from machinery.errors import APIError
 
 _PROTOCOLS = ("v4.channel.k8s.io",)
 _DATA, _ERROR = 0, 1
+_PROXY_PORT = 8001
 _PREFIX_BYTES = 2  # each channel begins with the port it is for
 
 
@@ -160,7 +163,8 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "upgrade", "host", "aut
 
 @verb()
 @options.connected
-@click.option("-p", "--port", default=8001, show_default=True)
+@click.option("-p", "--port", default=_PROXY_PORT, show_default=True)
+@click.option("-u", "--unix-socket", default="", help="A socket's path to serve on in place of a port.")
 @click.option("--address", default="127.0.0.1", show_default=True)
 @click.option("--accept-hosts", default=r"^localhost$,^127\.0\.0\.1$,^\[::1\]$")
 @click.option("--accept-paths", default="^.*")
@@ -171,21 +175,45 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "upgrade", "host", "aut
 @click.option("-P", "--www-prefix", default="/static/")
 @click.option("--keepalive", default="0s", hidden=True)
 @click.option("--disable-filter", is_flag=True)
-def proxy(port: int, address: str, **given: Any) -> None:
-    """Serve the API on a local port, with our credentials."""
+def proxy(port: int, address: str, unix_socket: str, **given: Any) -> None:
+    """Serve the API on a local port or socket, with our credentials."""
+    if unix_socket and port != _PROXY_PORT:
+        raise click.ClickException("cannot set --unix-socket and --port at the same time")
     if not 0 <= port < 65536:
         raise click.ClickException(f"listen tcp: address {port}: invalid port")
     session = Session(given)
     handler = type("Handler", (_Proxy,), {"session": session, "settings": given})
+    server, place = _unix_server(unix_socket, handler) if unix_socket else _port_server(address, port, handler)
+    click.echo(f"Starting to serve on {place}")
+    sys.stdout.flush()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    finally:
+        if unix_socket:
+            Path(unix_socket).unlink(missing_ok=True)
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+def _port_server(address: str, port: int, handler: type[BaseHTTPRequestHandler]) -> tuple[socketserver.BaseServer, str]:
     try:
         server = ThreadingHTTPServer((address, port), handler)
     except OSError as error:
         raise click.ClickException(f"listen tcp {address}:{port}: bind: {error.strerror}") from error
     host, number = server.server_address[:2]
-    click.echo(f"Starting to serve on {host!s}:{number}")
-    sys.stdout.flush()
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    return server, f"{host!s}:{number}"
+
+
+def _unix_server(path: str, handler: type[BaseHTTPRequestHandler]) -> tuple[socketserver.BaseServer, str]:
+    if Path(path).is_socket():
+        Path(path).unlink()  # one that was left behind; a file of another kind stays, and binding fails
+    try:
+        return _UnixServer(path, handler), path
+    except OSError as error:
+        raise click.ClickException(f"listen unix {path}: bind: {error.strerror or error}") from error
 
 
 class _Proxy(BaseHTTPRequestHandler):

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,47 @@ def _users(session: Session) -> dict[str, list[str]]:
     return found
 
 
+def _mounted() -> set[str]:
+    """Return the volumes that some process of this machine has mounted.
+
+    Clusters on one machine share the folder, and one's API server knows nothing of another's pods: mounts tell.
+    """
+    known = {name: os.stat(VOLUMES / name) for name in _known()}
+    return {
+        name
+        for process in _one_process_a_mount_namespace()
+        for name, place in _mounts_named(process, known)
+        if _is_same(process / "root" / place.lstrip("/"), known[name])
+    }
+
+
+def _one_process_a_mount_namespace() -> list[Path]:
+    found: dict[str, Path] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            found.setdefault(os.readlink(process / "ns/mnt"), process)
+        except OSError:
+            continue  # it has ended meanwhile
+    return list(found.values())
+
+
+def _mounts_named(process: Path, names: Collection[str]) -> list[tuple[str, str]]:
+    """Return the mounts whose source is a folder of one of these names: (name, mount point)."""
+    try:
+        lines = (process / "mountinfo").read_text().splitlines()
+    except OSError:
+        return []
+    rows = [line.split(" ", 5) for line in lines]
+    return [(row[3].rpartition("/")[2], row[4]) for row in rows if row[3].rpartition("/")[2] in names]
+
+
+def _is_same(path: Path, known: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), known)
+    except OSError:
+        return False
+
+
 @volume.command("ls")
 @options.reachable
 @click.option("-q", "--quiet", is_flag=True)
@@ -105,11 +146,18 @@ def volume_create(name: str | None, driver: str, **given: Any) -> None:
 @options.reachable
 def volume_rm(names: Sequence[str], force: bool, **given: Any) -> None:
     """Remove volumes with what is in them."""
-    used, failed = _users(Session(dict(given))), False
+    used, mounted, failed = _users(Session(dict(given))), _mounted(), False
     for name in names:
         if name in used:
             click.echo(
                 f"Error response from daemon: remove {name}: volume is in use - [{', '.join(used[name])}]", err=True
+            )
+            failed = True
+        elif name in mounted:
+            click.echo(
+                f"Error response from daemon: remove {name}: volume is in use by a container of another cluster "
+                "on this machine",
+                err=True,
             )
             failed = True
         elif name in _known():
@@ -148,7 +196,7 @@ def volume_prune(everything: bool, force: bool, **given: Any) -> None:
             f"WARNING! This will remove {what} not used by at least one container.\nAre you sure you want to continue?",
             abort=True,
         )
-    used = _users(Session(dict(given)))
+    used = _users(Session(dict(given))).keys() | _mounted()
     gone = [name for name in _known() if name not in used and (everything or re.fullmatch("[0-9a-f]{64}", name))]
     free = sum(_bytes(VOLUMES / name) for name in gone)
     for name in gone:

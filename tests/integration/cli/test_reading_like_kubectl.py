@@ -139,6 +139,8 @@ def test_near_misses_are_named(busy: Lab) -> None:
         1,
         "error: unknown flag: --selectr; did you mean --selector?",
     )
+    assert busy.wherry("get pods --nope").err.splitlines()[0] == "error: unknown flag: --nope"
+    assert busy.wherry("get deploymnets").err.endswith('"deploymnets"; did you mean deployments?\n')
     assert 'unknown command "aply" for "wherry"' in busy.wherry("aply").err
     assert "apply" in busy.wherry("aply").err
 

@@ -45,10 +45,10 @@ class Site:
             await writer.wait_closed()
         return answer.decode()
 
-    async def until(self, host: str, path: str, expected: str) -> None:
+    async def until(self, host: str, path: str, expected: str, *, tls: ssl.SSLContext | None = None) -> None:
         async def is_so() -> bool:
             with contextlib.suppress(OSError):
-                return await self.ask(host, path) == expected
+                return await self.ask(host, path, tls=tls) == expected
             return False
 
         async with asyncio.timeout(8):

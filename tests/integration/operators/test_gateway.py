@@ -4,12 +4,17 @@ Behaviour: https://gateway-api.sigs.k8s.io/api-types/httproute/
 """
 
 import asyncio
+import base64
 import shutil
+import ssl
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.pki import Pki
+from machinery.api.resources import SECRETS
 from machinery.client.rest import Client
 from operators.ingress.filters import Unsupported, lines_of
 from operators.ingress.gateway import CONTROLLER, GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES
@@ -89,6 +94,34 @@ async def test_weights_share_the_requests(site: Site) -> None:
     seen = Counter([(await site.ask("x.example"))[0] for _ in range(40)])
     assert set(seen) == {"a", "b"}
     assert seen["a"] == pytest.approx(30, abs=3)
+
+
+async def test_an_https_listener_shows_its_secret_s_certificate(site: Site, tmp_path: Path) -> None:
+    pki = Pki(tmp_path / "site-pki")
+    cert, key = (base64.b64encode(one.read_bytes()).decode() for one in pki.server("site", "site", ["one.example"]))
+    secret = {"metadata": {"name": "s"}, "type": "kubernetes.io/tls", "data": {"tls.crt": cert, "tls.key": key}}
+    await site.client.create(SECRETS, secret, "default")
+    tls = {"mode": "Terminate", "certificateRefs": [{"name": "s"}]}
+    listener = {
+        "name": "tls",
+        "protocol": "HTTPS",
+        "port": site.listen.https_port,
+        "hostname": "one.example",
+        "tls": tls,
+    }
+    await gateway(site, "gate", listener)
+    parent = {"name": "gate", "sectionName": "tls"}
+    await route(site.client, "r", {"backendRefs": [backend("a")]}, parentRefs=[parent], hostnames=["one.example"])
+    await told(site.client, "r", "Accepted")
+    trust = ssl.create_default_context(cafile=str(pki.ca_file))
+    await site.until("one.example", "/x", "a /x https", tls=trust)
+    found = await until_one(
+        site.client, GATEWAYS, "gate", lambda one: condition(one.get("status") or {}, "Programmed")[0] == "True"
+    )
+    said = {one["name"]: one for one in found["status"]["listeners"]}["tls"]
+    assert [condition(said, kind)[0] for kind in ("Accepted", "Programmed", "ResolvedRefs")] == ["True"] * 3
+    assert said["attachedRoutes"] == 1
+    assert await site.ask("one.example", "/x") == "default backend - 404"  # the route is the other listener's alone
 
 
 async def test_what_is_not_served_is_told(site: Site) -> None:
