@@ -219,8 +219,10 @@ class ServiceProxy:
 
 
 def pod_ips(runtime: Any) -> list[str]:
-    """Return the addresses of a pod that runs here."""
-    return list(runtime.seen.ips) or [ip for ip in (runtime.seen.ip,) if ip]
+    """Return the addresses of a pod that runs here; one that has ended tells its own still, which others may have."""
+    if not runtime.seen.ip:
+        return []
+    return list(runtime.seen.ips) or [runtime.seen.ip]
 
 
 def _targets(routes: Iterable[Route]) -> dict[Frontend, set[Backend]]:
