@@ -65,10 +65,13 @@ class Runtime:
         """End the connection."""
         await self._channel.close()
 
-    async def _call(self, operation: str, call: Awaitable[T]) -> T:
+    async def _call(
+        self, operation: str, method: Callable[..., Awaitable[T]], request: Any, *,
+        timeout: float | None = CALL_SECONDS, wait_for_ready: bool | None = None,
+    ) -> T:  # fmt: skip
         began, failed = time.perf_counter(), True
         try:
-            answer = await call
+            answer = await method(request, timeout=timeout, wait_for_ready=wait_for_ready)
             failed = False
         except grpc.aio.AioRpcError as error:
             raise RuntimeFailure(error.code(), error.details() or str(error.code())) from error
@@ -79,17 +82,19 @@ class Runtime:
 
     async def wait_until_up(self) -> str:
         """Wait for the runtime; returns its name and version as containerRuntimeVersion tells them."""
-        version = await self._call("version", self._runtime.Version(cri.VersionRequest(), wait_for_ready=True))
+        version = await self._call(
+            "version", self._runtime.Version, cri.VersionRequest(), timeout=None, wait_for_ready=True
+        )
         return f"{version.runtime_name}://{version.runtime_version}"
 
     async def conditions(self) -> Mapping[str, tuple[bool, str, str]]:
         """Return the runtime's conditions: type to (status, reason, message)."""
-        answer = await self._call("status", self._runtime.Status(cri.StatusRequest(), timeout=10))
+        answer = await self._call("status", self._runtime.Status, cri.StatusRequest(), timeout=10)
         return {one.type: (one.status, one.reason, one.message) for one in answer.status.conditions}
 
     async def handlers(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the OCI runtimes there are with what they can do, and what the runtime can, as nodes tell it."""
-        answer = await self._call("status", self._runtime.Status(cri.StatusRequest(), timeout=10))
+        answer = await self._call("status", self._runtime.Status, cri.StatusRequest(), timeout=10)
         found = [
             {
                 "name": one.name,
@@ -107,111 +112,87 @@ class Runtime:
         """Return the sandboxes of a pod, or all."""
         labels = {POD_UID: uid} if uid else {}
         request = cri.ListPodSandboxRequest(filter=cri.PodSandboxFilter(label_selector=labels))
-        return list(
-            (await self._call("list_podsandbox", self._runtime.ListPodSandbox(request, timeout=CALL_SECONDS))).items
-        )
+        return list((await self._call("list_podsandbox", self._runtime.ListPodSandbox, request)).items)
 
     async def sandbox_status(self, sandbox_id: str) -> Any:
         """Return a sandbox's status. Raises: RuntimeFailure, absent when it is gone."""
         request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
-        return (
-            await self._call("podsandbox_status", self._runtime.PodSandboxStatus(request, timeout=CALL_SECONDS))
-        ).status
+        return (await self._call("podsandbox_status", self._runtime.PodSandboxStatus, request)).status
 
     async def run_sandbox(self, config: Any, handler: str = "") -> str:
         """Make and start a sandbox by the OCI runtime of that name ("" for the usual one); returns its id."""
         request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        return str(
-            (
-                await self._call("run_podsandbox", self._runtime.RunPodSandbox(request, timeout=CALL_SECONDS))
-            ).pod_sandbox_id
-        )
+        return str((await self._call("run_podsandbox", self._runtime.RunPodSandbox, request)).pod_sandbox_id)
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         """Stop a sandbox and what runs in it."""
         request = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
-        await self._call("stop_podsandbox", self._runtime.StopPodSandbox(request, timeout=CALL_SECONDS))
+        await self._call("stop_podsandbox", self._runtime.StopPodSandbox, request)
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """Remove a sandbox with its containers."""
         request = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
-        await self._call("remove_podsandbox", self._runtime.RemovePodSandbox(request, timeout=CALL_SECONDS))
+        await self._call("remove_podsandbox", self._runtime.RemovePodSandbox, request)
 
     async def containers(self, uid: str = "") -> list[Any]:
         """Return the containers of a pod, or all, whatever their state."""
         labels = {POD_UID: uid} if uid else {}
         request = cri.ListContainersRequest(filter=cri.ContainerFilter(label_selector=labels))
-        return list(
-            (
-                await self._call("list_containers", self._runtime.ListContainers(request, timeout=CALL_SECONDS))
-            ).containers
-        )
+        return list((await self._call("list_containers", self._runtime.ListContainers, request)).containers)
 
     async def container_status(self, container_id: str) -> Any:
         """Return a container's status."""
         request = cri.ContainerStatusRequest(container_id=container_id)
-        return (
-            await self._call("container_status", self._runtime.ContainerStatus(request, timeout=CALL_SECONDS))
-        ).status
+        return (await self._call("container_status", self._runtime.ContainerStatus, request)).status
 
     async def create_container(self, sandbox_id: str, config: Any, sandbox_config: Any) -> str:
         """Make a container; returns its id."""
         request = cri.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox_config)
-        return str(
-            (
-                await self._call("create_container", self._runtime.CreateContainer(request, timeout=CALL_SECONDS))
-            ).container_id
-        )
+        return str((await self._call("create_container", self._runtime.CreateContainer, request)).container_id)
 
     async def start_container(self, container_id: str) -> None:
         """Start a container."""
         request = cri.StartContainerRequest(container_id=container_id)
-        await self._call("start_container", self._runtime.StartContainer(request, timeout=CALL_SECONDS))
+        await self._call("start_container", self._runtime.StartContainer, request)
 
     async def stop_container(self, container_id: str, grace_seconds: int) -> None:
         """Stop a container, by force when its grace is over."""
         request = cri.StopContainerRequest(container_id=container_id, timeout=grace_seconds)
-        await self._call("stop_container", self._runtime.StopContainer(request, timeout=grace_seconds + CALL_SECONDS))
+        await self._call("stop_container", self._runtime.StopContainer, request, timeout=grace_seconds + CALL_SECONDS)
 
     async def remove_container(self, container_id: str) -> None:
         """Remove a container that has ended."""
         request = cri.RemoveContainerRequest(container_id=container_id)
-        await self._call("remove_container", self._runtime.RemoveContainer(request, timeout=CALL_SECONDS))
+        await self._call("remove_container", self._runtime.RemoveContainer, request)
 
     async def update_container(self, container_id: str, resources: Any) -> None:
         """Change the limits of a running container."""
         request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=resources)
-        await self._call("update_container", self._runtime.UpdateContainerResources(request, timeout=CALL_SECONDS))
+        await self._call("update_container", self._runtime.UpdateContainerResources, request)
 
     async def exec_sync(self, container_id: str, command: list[str], timeout_seconds: int) -> tuple[int, str]:
         """Run a command in a container; returns exit code and output. Raises: RuntimeFailure, at the time limit too."""
         request = cri.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout_seconds)
-        answer = await self._call("exec_sync", self._runtime.ExecSync(request, timeout=timeout_seconds + CALL_SECONDS))
+        answer = await self._call("exec_sync", self._runtime.ExecSync, request, timeout=timeout_seconds + CALL_SECONDS)
         return int(answer.exit_code), (answer.stdout + answer.stderr).decode(errors="replace")
 
     async def exec_url(self, request: Any) -> str:
         """Return where an exec is streamed."""
-        return str((await self._call("exec", self._runtime.Exec(request, timeout=CALL_SECONDS))).url)
+        return str((await self._call("exec", self._runtime.Exec, request)).url)
 
     async def attach_url(self, request: Any) -> str:
         """Return where an attach is streamed."""
-        return str((await self._call("attach", self._runtime.Attach(request, timeout=CALL_SECONDS))).url)
+        return str((await self._call("attach", self._runtime.Attach, request)).url)
 
     async def port_forward_url(self, request: Any) -> str:
         """Return where port forwarding is streamed."""
-        return str((await self._call("port_forward", self._runtime.PortForward(request, timeout=CALL_SECONDS))).url)
+        return str((await self._call("port_forward", self._runtime.PortForward, request)).url)
 
     async def stats(self) -> list[Any]:
         """Return the statistics of all containers; one that vanishes meanwhile is left out."""
         request = cri.ListContainerStatsRequest()
         try:
-            return list(
-                (
-                    await self._call(
-                        "list_container_stats", self._runtime.ListContainerStats(request, timeout=CALL_SECONDS)
-                    )
-                ).stats
-            )
+            return list((await self._call("list_container_stats", self._runtime.ListContainerStats, request)).stats)
         except RuntimeFailure as error:
             if error.is_away:
                 raise
@@ -222,13 +203,7 @@ class Runtime:
         """Return the statistics of all sandboxes; of a runtime that has only containers' they are added up."""
         request = cri.ListPodSandboxStatsRequest()
         try:
-            return list(
-                (
-                    await self._call(
-                        "list_podsandbox_stats", self._runtime.ListPodSandboxStats(request, timeout=CALL_SECONDS)
-                    )
-                ).stats
-            )
+            return list((await self._call("list_podsandbox_stats", self._runtime.ListPodSandboxStats, request)).stats)
         except RuntimeFailure as error:
             if error.code == grpc.StatusCode.UNIMPLEMENTED:
                 return _added_up(await self.stats())
@@ -239,30 +214,29 @@ class Runtime:
 
     async def _one_by_one(self, operation: str, listed: list[Any], ask: Any, request: Any, field: str) -> list[Any]:
         """Ask for each one's statistics: containerd fails the whole list for one sandbox that is half gone."""
-        calls = [self._call(operation, ask(request(**{field: one.id}), timeout=CALL_SECONDS)) for one in listed]
+        calls = [self._call(operation, ask, request(**{field: one.id})) for one in listed]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         return [answer.stats for answer in answers if not isinstance(answer, BaseException)]
 
     async def pod_metrics(self) -> tuple[dict[str, Any], list[Any]]:
         """Return what the runtime measures: descriptors by name, and pods' metrics. Raises: RuntimeFailure."""
-        told = self._runtime.ListMetricDescriptors(cri.ListMetricDescriptorsRequest(), timeout=CALL_SECONDS)
-        descriptors = (await self._call("list_metric_descriptors", told)).descriptors
-        measured = self._runtime.ListPodSandboxMetrics(cri.ListPodSandboxMetricsRequest(), timeout=CALL_SECONDS)
-        pods = (await self._call("list_podsandbox_metrics", measured)).pod_metrics
-        return {one.name: one for one in descriptors}, list(pods)
+        listed, asked = cri.ListMetricDescriptorsRequest(), cri.ListPodSandboxMetricsRequest()
+        told = await self._call("list_metric_descriptors", self._runtime.ListMetricDescriptors, listed)
+        measured = await self._call("list_podsandbox_metrics", self._runtime.ListPodSandboxMetrics, asked)
+        return {one.name: one for one in told.descriptors}, list(measured.pod_metrics)
 
     async def reopen_log(self, container_id: str) -> None:
         """Have a container's output go to a new file at its log's path."""
         request = cri.ReopenContainerLogRequest(container_id=container_id)
-        await self._call("reopen_container_log", self._runtime.ReopenContainerLog(request, timeout=CALL_SECONDS))
+        await self._call("reopen_container_log", self._runtime.ReopenContainerLog, request)
 
     async def checkpoint(self, container_id: str, path: Path, timeout_seconds: int) -> None:
         """Write a running container's state to an archive. Raises: RuntimeFailure."""
         request = cri.CheckpointContainerRequest(
             container_id=container_id, location=str(path), timeout=timeout_seconds
         )  # fmt: skip
-        call = self._runtime.CheckpointContainer(request, timeout=timeout_seconds or CALL_SECONDS)
-        await self._call("checkpoint_container", call)
+        seconds = timeout_seconds or CALL_SECONDS
+        await self._call("checkpoint_container", self._runtime.CheckpointContainer, request, timeout=seconds)
 
     async def events(self) -> AsyncIterator[Any]:
         """Yield container events until the connection breaks. Raises: RuntimeFailure."""
@@ -275,30 +249,30 @@ class Runtime:
     async def image(self, name: str) -> Any:
         """Return an image that is on this machine, or None."""
         request = cri.ImageStatusRequest(image=cri.ImageSpec(image=name))
-        answer = await self._call("image_status", self._images.ImageStatus(request, timeout=CALL_SECONDS))
+        answer = await self._call("image_status", self._images.ImageStatus, request)
         return answer.image if answer.HasField("image") and answer.image.id else None
 
     async def pull(self, name: str, auth: Mapping[str, str] | None, sandbox_config: Any) -> str:
         """Fetch an image; returns its reference."""
         credentials = cri.AuthConfig(**auth) if auth else None
         request = cri.PullImageRequest(image=cri.ImageSpec(image=name), auth=credentials, sandbox_config=sandbox_config)
-        return str((await self._call("pull_image", self._images.PullImage(request, timeout=PULL_SECONDS))).image_ref)
+        return str((await self._call("pull_image", self._images.PullImage, request, timeout=PULL_SECONDS)).image_ref)
 
     async def images(self) -> list[Any]:
         """Return all images on this machine."""
-        answer = await self._call("list_images", self._images.ListImages(cri.ListImagesRequest(), timeout=CALL_SECONDS))
+        answer = await self._call("list_images", self._images.ListImages, cri.ListImagesRequest())
         return list(answer.images)
 
     async def remove_image(self, image_id: str) -> None:
         """Remove an image."""
         request = cri.RemoveImageRequest(image=cri.ImageSpec(image=image_id))
-        await self._call("remove_image", self._images.RemoveImage(request, timeout=CALL_SECONDS))
+        await self._call("remove_image", self._images.RemoveImage, request)
 
     async def set_pod_cidr(self, pod_cidr: str) -> None:
         """Tell the runtime the pods' range."""
         config = cri.RuntimeConfig(network_config=cri.NetworkConfig(pod_cidr=pod_cidr))
         request = cri.UpdateRuntimeConfigRequest(runtime_config=config)
-        await self._call("update_runtime_config", self._runtime.UpdateRuntimeConfig(request, timeout=CALL_SECONDS))
+        await self._call("update_runtime_config", self._runtime.UpdateRuntimeConfig, request)
 
 
 def _added_up(stats: list[Any]) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from apiserver.customresources.jsonpath import PathError, compile_path
 from apiserver.customresources.schema_rules import schema_causes
 from apiserver.registry import names
-from apiserver.registry.kind import Object, duplicate, forbidden, immutable, invalid, required, unsupported
+from apiserver.registry.kind import Object, duplicate, forbidden, immutable, invalid, required, too_many, unsupported
 from machinery.errors import Cause
 
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
@@ -140,7 +140,7 @@ def _scale_causes(scale: Object, path: str) -> Iterator[Cause]:
 def _selectable_causes(version: Object, path: str) -> Iterator[Cause]:
     fields = version.get("selectableFields") or ()
     if len(fields) > 8:
-        yield Cause("FieldValueTooMany", f"Too many: {len(fields)}: must have at most 8 items", path)
+        yield too_many(path, len(fields), 8)
     seen: set[str] = set()
     for index, one in enumerate(fields):
         at, json_path = f"{path}[{index}].jsonPath", one.get("jsonPath", "")

@@ -10,7 +10,7 @@ import orjson
 
 from apiserver.customresources import formats, rules
 from apiserver.customresources.structural import Structural
-from apiserver.registry.kind import Object, duplicate, invalid, required, unsupported
+from apiserver.registry.kind import Object, duplicate, invalid, required, too_many, unsupported
 from machinery.api.patterns import compile_pattern
 from machinery.errors import Cause
 
@@ -144,7 +144,7 @@ def _number(value: float) -> str:
 
 def _check_object(value: Object, raw: Mapping[str, Any], path: str, found: list[Cause], old: Any) -> None:
     if (limit := raw.get("maxProperties")) is not None and len(value) > limit:
-        found.append(Cause("FieldValueTooMany", f"Too many: {len(value)}: must have at most {limit} items", path))
+        found.append(too_many(path, len(value), limit))
     if (limit := raw.get("minProperties")) is not None and len(value) < limit:
         found.append(invalid(path, value, f"{path} in body should have at least {limit} properties"))
     found.extend(
@@ -162,7 +162,7 @@ def _check_object(value: Object, raw: Mapping[str, Any], path: str, found: list[
 
 def _check_array(value: list[Any], raw: Mapping[str, Any], path: str, found: list[Cause], old: Any) -> None:
     if (limit := raw.get("maxItems")) is not None and len(value) > limit:
-        found.append(Cause("FieldValueTooMany", f"Too many: {len(value)}: must have at most {limit} items", path))
+        found.append(too_many(path, len(value), limit))
     if (limit := raw.get("minItems")) is not None and len(value) < limit:
         found.append(invalid(path, value, f"{path} in body should have at least {limit} items"))
     if raw.get("uniqueItems") and len({orjson.dumps(one, option=orjson.OPT_SORT_KEYS) for one in value}) < len(value):

@@ -9,7 +9,7 @@ from typing import Any
 
 from apiserver.registry import names
 from apiserver.registry.csi_rules import driver_name_causes
-from apiserver.registry.kind import Object, duplicate, invalid, required, unsupported
+from apiserver.registry.kind import Object, duplicate, invalid, required, too_many, unsupported
 from apiserver.registry.pod_rules import toleration_causes
 from machinery.errors import Cause
 
@@ -29,7 +29,7 @@ def claim_causes(spec: Object, path: str) -> Iterator[Cause]:
     devices, at = spec.get("devices") or {}, f"{path}.devices"
     requests = devices.get("requests") or ()
     if len(requests) > _MAX_REQUESTS:
-        yield _too_many(f"{at}.requests", len(requests), _MAX_REQUESTS)
+        yield too_many(f"{at}.requests", len(requests), _MAX_REQUESTS)
     known: set[str] = set()
     for index, request in enumerate(requests):
         place, name = f"{at}.requests[{index}]", request.get("name", "")
@@ -44,10 +44,6 @@ def claim_causes(spec: Object, path: str) -> Iterator[Cause]:
             yield from _reference_causes(one.get("requests") or [], known, f"{at}.{group}[{index}].requests")
             if group == "constraints" and not (one.get("matchAttribute") or one.get("distinctAttribute")):
                 yield required(f"{at}.constraints[{index}].matchAttribute")
-
-
-def _too_many(path: str, count: int, most: int) -> Cause:
-    return Cause("FieldValueTooMany", f"Too many: {count}: must have at most {most} items", path)
 
 
 def _name_causes(name: str, path: str) -> Iterator[Cause]:
@@ -109,7 +105,7 @@ def _reference_causes(requests: list[str], known: set[str], path: str) -> Iterat
 def selector_causes(selectors: list[Object], path: str) -> Iterator[Cause]:
     """Yield what is wrong with expressions that choose devices."""
     if len(selectors) > _MAX_SELECTORS:
-        yield _too_many(path, len(selectors), _MAX_SELECTORS)
+        yield too_many(path, len(selectors), _MAX_SELECTORS)
     for index, selector in enumerate(selectors):
         if selector.get("cel") is None:
             yield required(f"{path}[{index}].cel")
@@ -156,7 +152,7 @@ def slice_causes(resource_slice: Object) -> Iterator[Cause]:
         yield invalid("spec", _quoted(given), f"{rule}, but multiple fields are set")
     devices = spec.get("devices") or ()
     if len(devices) > _MAX_DEVICES:
-        yield _too_many("spec.devices", len(devices), _MAX_DEVICES)
+        yield too_many("spec.devices", len(devices), _MAX_DEVICES)
     seen = set()
     for index, device in enumerate(devices):
         path, name = f"spec.devices[{index}]", device.get("name", "")
@@ -194,10 +190,7 @@ def _attribute_causes(key: str, value: Any, field: str, path: str) -> Iterator[C
         yield invalid(path, name, _IDENTIFIER_RULE)
     if field == "attributes":
         count = sum(value.get(one) is not None for one in _VALUES)
-        if count != 1:
-            why = (
-                "exactly one value must be specified"
-                if not count
-                else "exactly one value must be specified, got several"
-            )
-            yield required(path, why) if not count else invalid(path, value, why)
+        if not count:
+            yield required(path, "exactly one value must be specified")
+        elif count > 1:
+            yield invalid(path, value, "exactly one value must be specified, got several")

@@ -6,7 +6,7 @@ Source: https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/
 from collections.abc import Iterator, Sequence
 
 from apiserver.registry import names
-from apiserver.registry.kind import Object, default_text, duplicate, invalid, required, unsupported
+from apiserver.registry.kind import Object, default_text, duplicate, invalid, required, too_many, unsupported
 from apiserver.registry.service_rules import PROTOCOLS, address_problem
 from machinery.errors import Cause
 
@@ -76,12 +76,12 @@ def slice_causes(endpoint_slice: Object) -> Iterator[Cause]:
         yield unsupported("addressType", kind, _ADDRESS_TYPES)
     endpoints, ports = endpoint_slice.get("endpoints") or (), endpoint_slice.get("ports") or ()
     if len(endpoints) > _MAX_ENDPOINTS:
-        yield _too_many("endpoints", len(endpoints), _MAX_ENDPOINTS)
+        yield too_many("endpoints", len(endpoints), _MAX_ENDPOINTS)
     else:
         for index, endpoint in enumerate(endpoints):
             yield from _endpoint_causes(endpoint, endpoint_slice, f"endpoints[{index}]")
     if len(ports) > _MAX_PORTS:
-        yield _too_many("ports", len(ports), _MAX_PORTS)
+        yield too_many("ports", len(ports), _MAX_PORTS)
         return
     seen = set()
     for index, port in enumerate(ports):
@@ -91,16 +91,12 @@ def slice_causes(endpoint_slice: Object) -> Iterator[Cause]:
         seen.add(port["name"])
 
 
-def _too_many(path: str, count: int, most: int) -> Cause:
-    return Cause("FieldValueTooMany", f"Too many: {count}: must have at most {most} items", path)
-
-
 def _endpoint_causes(endpoint: Object, endpoint_slice: Object, path: str) -> Iterator[Cause]:
     addresses = endpoint.get("addresses") or ()
     if not addresses:
         yield required(f"{path}.addresses", "must contain at least 1 address")
     elif len(addresses) > _MAX_ADDRESSES:
-        yield _too_many(f"{path}.addresses", len(addresses), _MAX_ADDRESSES)
+        yield too_many(f"{path}.addresses", len(addresses), _MAX_ADDRESSES)
     for at, address in enumerate(addresses):
         if wrong := _wrong_address(address, endpoint_slice):
             yield invalid(f"{path}.addresses[{at}]", address, wrong)
@@ -113,7 +109,7 @@ def _endpoint_causes(endpoint: Object, endpoint_slice: Object, path: str) -> Ite
 
 def _zone_causes(zones: Sequence[Object], path: str) -> Iterator[Cause]:
     if len(zones) > _MAX_ZONE_HINTS:
-        yield _too_many(path, len(zones), _MAX_ZONE_HINTS)
+        yield too_many(path, len(zones), _MAX_ZONE_HINTS)
         return
     seen = set()
     for at, zone in enumerate(zones):

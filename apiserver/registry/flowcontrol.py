@@ -93,9 +93,9 @@ def _limited_causes(limited: Object, path: str) -> Iterator[Cause]:
 
 
 def _queuing_causes(queuing: Object, path: str) -> Iterator[Cause]:
-    for field, words in (("queueLengthLimit", "positive"), ("queues", "positive"), ("handSize", "positive")):
+    for field in ("queueLengthLimit", "queues", "handSize"):
         if queuing[field] <= 0:
-            yield invalid(f"{path}.{field}", queuing[field], f"must be {words}")
+            yield invalid(f"{path}.{field}", queuing[field], "must be positive")
     queues, hand = queuing["queues"], queuing["handSize"]
     if queues > _MAX_QUEUES:
         yield invalid(f"{path}.queues", queues, f"must not be greater than {_MAX_QUEUES}")

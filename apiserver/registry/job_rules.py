@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from apiserver.registry import names, templates
-from apiserver.registry.kind import Object, duplicate, invalid, required, unsupported
+from apiserver.registry.kind import Object, duplicate, invalid, required, too_many, unsupported
 from machinery.errors import Cause
 
 _NUMBERS = (
@@ -107,16 +107,12 @@ def _choice_causes(value: str, path: str, known: tuple[str, ...]) -> Iterator[Ca
         yield unsupported(path, value, known)
 
 
-def _too_many(path: str, count: int, most: int) -> Cause:
-    return Cause("FieldValueTooMany", f"Too many: {count}: must have at most {most} items", path)
-
-
 def _failure_policy_causes(spec: Object, path: str) -> Iterator[Cause]:
     pod = spec["template"]["spec"]
     containers = {one.get("name") for group in ("containers", "initContainers") for one in pod.get(group) or ()}
     rules = (spec.get("podFailurePolicy") or {}).get("rules") or ()
     if len(rules) > _MAX_RULES:
-        yield _too_many(f"{path}.rules", len(rules), _MAX_RULES)
+        yield too_many(f"{path}.rules", len(rules), _MAX_RULES)
     for index, rule in enumerate(rules):
         at, action = f"{path}.rules[{index}]", rule.get("action", "")
         if action == "FailIndex" and spec.get("backoffLimitPerIndex") is None:
@@ -138,7 +134,7 @@ def _without_value(path: str, why: str) -> Cause:
 
 def _condition_causes(conditions: Any, path: str) -> Iterator[Cause]:
     if len(conditions) > _MAX_RULES:
-        yield _too_many(path, len(conditions), _MAX_RULES)
+        yield too_many(path, len(conditions), _MAX_RULES)
     for index, pattern in enumerate(conditions):
         if wrong := names.qualified_name(pattern.get("type", "")):
             yield invalid(f"{path}[{index}].type", pattern.get("type", ""), wrong)
@@ -156,7 +152,7 @@ def _exit_code_causes(codes: Object, path: str, containers: set[Any]) -> Iterato
     if not values:
         yield invalid(f"{path}.values", values, "at least one value is required")
     elif len(values) > _MAX_CODES:
-        yield _too_many(f"{path}.values", len(values), _MAX_CODES)
+        yield too_many(f"{path}.values", len(values), _MAX_CODES)
     seen = set()
     for index, value in enumerate(values):
         if operator == "In" and value == 0:
@@ -179,7 +175,7 @@ def _success_policy_causes(spec: Object, path: str) -> Iterator[Cause]:
     if not rules:
         yield required(f"{path}.rules", "at least one rules must be specified when the successPolicy is specified")
     if len(rules) > _MAX_RULES:
-        yield _too_many(f"{path}.rules", len(rules), _MAX_RULES)
+        yield too_many(f"{path}.rules", len(rules), _MAX_RULES)
     for index, rule in enumerate(rules):
         yield from _success_causes(rule, spec.get("completions") or 0, f"{path}.rules[{index}]")
 

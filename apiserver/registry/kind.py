@@ -223,6 +223,11 @@ def unsupported(path: str, value: Any, supported: Sequence[str]) -> Cause:
     return Cause("FieldValueNotSupported", f"Unsupported value: {shown}: supported values: {known}", path)
 
 
+def too_many(path: str, count: int, most: int) -> Cause:
+    """A list that is too long."""
+    return Cause("FieldValueTooMany", f"Too many: {count}: must have at most {most} items", path)
+
+
 def duplicate(path: str, value: Any) -> Cause:
     """A value that may be there once only."""
     return Cause("FieldValueDuplicate", f"Duplicate value: {_shown(value)}", path)
