@@ -8,7 +8,8 @@ from typing import Any
 
 from apiserver.registry.columns import AGE, NAME, UNKNOWN, count, number_at, value_at
 from apiserver.registry.kind import STATUS, Column, Kind, Object, invalid, required, unsupported
-from apiserver.registry.metric_rules import SOURCES, metric_causes, target_causes
+from apiserver.registry.metric_rules import SOURCES, metric_causes
+from apiserver.registry.object_rules import kind_and_name_causes
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -48,7 +49,7 @@ def _causes(autoscaler: Object) -> Iterator[Cause]:
         yield invalid("spec.maxReplicas", most, "must be greater than 0")
     if most < least:
         yield invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
-    yield from target_causes(spec.get("scaleTargetRef") or {}, "spec.scaleTargetRef")
+    yield from kind_and_name_causes(spec.get("scaleTargetRef") or {}, "spec.scaleTargetRef")
     for index, metric in enumerate(spec["metrics"]):
         yield from metric_causes(metric, f"spec.metrics[{index}]")
     for direction in ("scaleUp", "scaleDown"):

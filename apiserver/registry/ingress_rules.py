@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from apiserver.registry import names
 from apiserver.registry.kind import Object, forbidden, invalid, required, unsupported
+from apiserver.registry.object_rules import kind_and_name_causes
 from apiserver.registry.pod_rules import port_name_problem
 from machinery.errors import Cause
 
@@ -125,11 +126,7 @@ def reference_causes(reference: Object, path: str) -> Iterator[Cause]:
     """Yield what is wrong with a reference to an object of any kind."""
     if (group := reference.get("apiGroup")) is not None and (wrong := names.dns_subdomain(group)):
         yield invalid(f"{path}.apiGroup", group, wrong)
-    for field in ("kind", "name"):
-        if not reference.get(field):
-            yield required(f"{path}.{field}")
-        elif wrong := names.path_segment(reference[field]):
-            yield invalid(f"{path}.{field}", reference[field], wrong)
+    yield from kind_and_name_causes(reference, path)
 
 
 def class_causes(ingress_class: Object) -> Iterator[Cause]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from apiserver.registry import names
 from apiserver.registry.kind import Object, forbidden, invalid, required, unsupported
+from apiserver.registry.object_rules import kind_and_name_causes
 from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
 
@@ -15,15 +16,6 @@ SOURCES = {
     "Object": "object", "External": "external", "Pods": "pods", "Resource": "resource",
     "ContainerResource": "containerResource",
 }  # fmt: skip
-
-
-def target_causes(target: Object, path: str) -> Iterator[Cause]:
-    """Yield what is wrong with a reference to an object of some version."""
-    for field in ("kind", "name"):
-        if not target.get(field):
-            yield required(f"{path}.{field}")
-        elif wrong := names.path_segment(target[field]):
-            yield invalid(f"{path}.{field}", target[field], wrong)
 
 
 def metric_causes(metric: Object, path: str) -> Iterator[Cause]:
@@ -51,7 +43,7 @@ def _source_causes(source: Object, field: str, path: str) -> Iterator[Cause]:
         yield from _resource_causes(source, field, path)
     else:
         if field == "object":
-            yield from target_causes(source.get("describedObject") or {}, f"{path}.describedObject")
+            yield from kind_and_name_causes(source.get("describedObject") or {}, f"{path}.describedObject")
         name = (source.get("metric") or {}).get("name", "")
         if not name:
             yield required(f"{path}.metric.name", "must specify a metric name")

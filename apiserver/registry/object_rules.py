@@ -64,6 +64,15 @@ def object_causes(kind: Kind, obj: Object, old: Object | None = None) -> Iterato
     yield from (required(path) for path in missing if path not in told)
 
 
+def kind_and_name_causes(reference: Object, path: str) -> Iterator[Cause]:
+    """Yield what is wrong with the kind and the name by which another object is referred to."""
+    for field in ("kind", "name"):
+        if not reference.get(field):
+            yield required(f"{path}.{field}")
+        elif wrong := names.path_segment(reference[field]):
+            yield invalid(f"{path}.{field}", reference[field], wrong)
+
+
 def finalizer_causes(new: Object, old: Object) -> Iterator[Cause]:
     """Yield finalizers that came to an object on its way out."""
     if old["metadata"].get("deletionTimestamp"):
