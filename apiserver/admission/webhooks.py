@@ -9,14 +9,14 @@ import binascii
 import copy
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.audit_annotations import publish
-from apiserver.admission.equivalents import FindVersions, as_version, converted, version_taken
+from apiserver.admission.equivalents import FindVersions, as_asked, as_version, version_taken
 from apiserver.admission.match_conditions import Conditions
 from apiserver.admission.rules import selectors_take
 from apiserver.admission.webhook_client import CallFailed, WebhookClient
@@ -122,9 +122,7 @@ class Webhooks:
             changed = apply_json_patch(copy.deepcopy(shown.obj), operations)
             if not isinstance(changed, dict) or not isinstance(changed.get("metadata"), dict):
                 raise ValueError("the patch leaves no object")
-            if kind is not request.kind:
-                changed = await converted(changed, kind, request.kind)
-            request.obj = complete(changed)
+            request.obj = complete(await as_asked(changed, kind, request))
         except (PatchError, ValueError, binascii.Error, errors.BadRequest) as error:
             self._failed(hook, request, CallFailed(str(error)))
 
@@ -194,21 +192,12 @@ def _name_of(obj: Object) -> str:
     return str(obj["metadata"]["name"])
 
 
-def _names(request: Attributes, kind: Kind) -> tuple[dict[str, str], dict[str, str]]:
-    """Return how a kind and its resource are named in a review."""
-    resource = kind.resource
-    named = {"group": resource.group, "version": resource.version, "resource": resource.plural}
-    if request.operation == "CONNECT" and request.obj is not None:
-        return {"group": "", "version": "v1", "kind": request.obj["kind"]}, named
-    return {"group": resource.group, "version": resource.version, "kind": resource.kind}, named
-
-
 def _asked(request: Attributes, uid: str, asked_for: Kind) -> dict[str, Any]:
     resource = request.kind.resource
-    (kind, named), (asked_kind, asked_resource) = _names(request, request.kind), _names(request, asked_for)
     found: dict[str, Any] = {
-        "uid": uid, "kind": kind, "resource": named, "requestKind": asked_kind,
-        "requestResource": asked_resource,
+        "uid": uid, "kind": request.body_kind, "resource": request.named,
+        "requestKind": replace(request, kind=asked_for).body_kind,
+        "requestResource": replace(request, kind=asked_for).named,
         "name": request.name, "operation": request.operation, "userInfo": _user_info(request.user),
         "object": request.obj, "oldObject": request.old, "dryRun": request.dry_run,
         "options": request.options() or None,
