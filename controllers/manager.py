@@ -213,7 +213,13 @@ def _of_volumes(client: Client, informers: InformerFactory, options: Options) ->
         AttachDetachController(client, informers, EventRecorder(client, "attachdetach-controller")),
         ClaimProtectionController(client, informers),
         EphemeralVolumeController(client, informers, EventRecorder(client, "ephemeral_volume")),
-        VolumeBinder(client, informers, recorder, own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,))),
+        VolumeBinder(
+            client,
+            informers,
+            recorder,
+            own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,)),
+            recycler_image=(options.local_path or LocalPath("")).image,
+        ),
         VolumeExpandController(client, informers, EventRecorder(client, "volume_expand")),
         VolumeProtectionController(client, informers),
     ]
