@@ -7,7 +7,7 @@ from typing import Any
 
 from machinery.api.meta import now
 from machinery.api.resources import PODS
-from machinery.client.events import EventRecorder
+from machinery.client.events import EventRecorder, EventType
 from machinery.client.rest import Client, ConnectionFailed, PatchType
 from machinery.errors import APIError
 from scheduler.pods import Pod
@@ -24,6 +24,11 @@ class Reporter:
         self._client = client
         self.recorders = {name: EventRecorder(client, name) for name in names}
         self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def tell(self, pod: Pod, kind: EventType, reason: str, text: str) -> None:
+        """Tell of something about a pod by an event."""
+        async with self._turns:
+            await self.recorders[pod.scheduler].event(pod.reference, kind, reason, text)
 
     async def report(self, pod: Pod, text: str, nominated: str | None) -> None:
         """Tell of a pod that was not placed; `nominated` is its node to be, "" for none any more, None for no news."""

@@ -1,204 +1,337 @@
-"""Devices that drivers publish, and giving them to claims: structured parameters. Pure.
+"""Giving devices to claims: a search that goes back where a choice leads nowhere, and takes the first way that works.
 
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from machinery.api.placement import untolerated
+from machinery.api.quantity import parse_quantity
+from scheduler.devices.capacity import Amounts, needed
+from scheduler.devices.pools import CounterKey, Device, DeviceKey, Pool, PoolKey, Taken
 
 Object = Mapping[str, Any]
-DeviceKey = tuple[str, str, str]
-"""Driver, pool, name."""
-Matches = Callable[["Device", str], bool]
-"""Whether a device meets a CEL expression."""
+Matches = Callable[[Device, str], bool]
+"""Whether a device meets a CEL expression. Raises: ValueError when that can't be said."""
+
+MAX_RESULTS = 32
+"""So many devices a claim can have."""
+MAX_STEPS = 20_000
+"""So many choices are tried for one node: a search could last for ever, and everybody waits meanwhile."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Device:
-    """One device, and the slice that tells of it."""
-
-    key: DeviceKey
-    object: Object
-
-    def attribute(self, name: str) -> Any:
-        """Return the value of an attribute; one without a domain is the driver's own. None when it has none."""
-        attributes = self.object.get("attributes") or {}
-        own = name.removeprefix(f"{self.key[0]}/")
-        found = attributes.get(name, attributes.get(own))
-        return next(iter(found.values()), None) if found else None
-
-    def variables(self) -> dict[str, Any]:
-        """Return what CEL expressions see as `device`: attributes and capacities by domain."""
-        return {
-            "driver": self.key[0],
-            "attributes": self._by_domain("attributes", _attribute),
-            "capacity": self._by_domain("capacity", lambda value: {"kubernetes.quantity": str(value["value"])}),
-        }
-
-    def _by_domain(self, field: str, read: Callable[[Any], Any]) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for name, value in (self.object.get(field) or {}).items():
-            domain, _, rest = name.rpartition("/")
-            found.setdefault(domain or self.key[0], {})[rest] = read(value)
-        return found
+class AllocationError(Exception):
+    """Something is wrong with a claim or a class, whatever the node; users read the text."""
 
 
-def _attribute(typed: Mapping[str, Any]) -> Any:
-    """Return an attribute's value as machinery.cel takes it."""
-    kind, value = next(iter(typed.items()))
-    return {"kubernetes.semver": value} if kind == "version" else value
+class TooHard(Exception):
+    """The search was given up."""
 
 
-def devices_of(slices: Iterable[Object]) -> Iterator[tuple[Device, Object]]:
-    """Yield the devices of the newest generation of each pool, each with what says where it can be reached."""
-    known = list(slices)
-    newest: dict[tuple[str, str], int] = {}
-    for one in known:
-        pool = (one["spec"]["driver"], one["spec"]["pool"]["name"])
-        newest[pool] = max(newest.get(pool, 0), int(one["spec"]["pool"].get("generation") or 0))
-    for one in known:
-        spec = one["spec"]
-        pool = (spec["driver"], spec["pool"]["name"])
-        if int(spec["pool"].get("generation") or 0) != newest[pool]:
-            continue
-        for device in spec.get("devices") or ():
-            place = device if spec.get("perDeviceNodeSelection") else spec
-            yield Device((*pool, device["name"]), device), place
-
-
-@dataclass(slots=True)
-class _Part:
+@dataclass(slots=True, eq=False)
+class Part:
     """A request, or one of the alternatives of a request."""
 
     name: str
+    """As in results: an alternative bears its request's name before a slash."""
+    request: str
+    place: int
+    """Which of the alternatives it is."""
     object: Object
+    device_class: Object
+    count: int = 1
+    suited: list[Device] = field(default_factory=list)
+    """Those that match, on the node at hand."""
 
     @property
-    def admin(self) -> bool:
+    def is_admin(self) -> bool:
+        """Whether it asks to look at devices that others have."""
         return bool(self.object.get("adminAccess"))
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether it asks for all devices that match."""
+        return self.object.get("allocationMode") == "All"
+
+    def tolerates(self, device: Device) -> bool:
+        """Say whether the device's taints are no hindrance."""
+        taints = device.object.get("taints") or ()
+        return not taints or untolerated(taints, self.object.get("tolerations") or (), _HINDERING) is None
+
+
+_HINDERING = ("NoSchedule", "NoExecute")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A device for a request, and what it takes of its capacities where it is shared."""
+
+    part: Part
+    device: Device
+    consumed: Amounts
 
 
 class Allocator:
-    """Gives devices to claims."""
+    """Gives devices to claims, node by node."""
 
-    def __init__(self, classes: Callable[[str], Object | None], matches: Matches, in_use: frozenset[DeviceKey]) -> None:
-        """Args: `classes` looks DeviceClasses up; `in_use` are devices that others have."""
-        self._classes, self._matches, self._in_use = classes, matches, in_use
+    def __init__(
+        self,
+        classes: Callable[[str], Object | None],
+        matches: Matches,
+        taken: Taken,
+        pools: Sequence[Pool],
+    ) -> None:
+        """Args: `classes` looks DeviceClasses up; `taken` is what others have; `pools` are all there are."""
+        self._classes, self._matches = classes, matches
+        self.taken = taken
+        self._pools = {pool.key: pool for pool in pools}
+        self._left: dict[PoolKey, dict[CounterKey, Decimal]] = {}
 
-    def allocate(self, claims: Sequence[Object], devices: Sequence[Device]) -> list[list[dict[str, Any]]] | None:
-        """Return the results for each claim (as in its `status.allocation`); None when they can't all have theirs."""
-        taken: set[DeviceKey] = set()
-        found = []
+    def allocate(self, claims: Sequence[Object], devices: Sequence[Device]) -> list[list[Choice]] | None:
+        """Return what each claim gets of devices that can be reached; None when they can't all have theirs.
+
+        Raises: AllocationError, TooHard.
+        """
+        here = {device.pool for device in devices}
+        usable = [one for one in devices if self._pools[one.pool].is_usable]
+        plans = []
         for claim in claims:
-            results = self._claim(claim["spec"].get("devices") or {}, devices, taken)
-            if results is None:
-                return None
-            found.append(results)
+            plan = [self._parts(claim, request, usable, here) for request in _requests(claim)]
+            least = sum(min(part.count for part in parts) for parts in plan)
+            if least > MAX_RESULTS:
+                text = f"number of requested devices {least} exceeds the claim limit of {MAX_RESULTS}"
+                raise AllocationError(f"claim {_name_of(claim)}: {text}")
+            plans.append(_Plan(plan, (claim["spec"].get("devices") or {}).get("constraints") or ()))
+        search = _Search(plans, self.taken, self.left)
+        return search.results if search.from_request(0, 0) else None
+
+    def left(self, pool: PoolKey) -> dict[CounterKey, Decimal]:
+        """Return what is left of a pool's counters; less than nothing where a driver changed them in use."""
+        found = self._left.get(pool)
+        if found is None:
+            found = self._left[pool] = dict(self._pools[pool].counters)
+            for device in self._pools[pool].devices:
+                for key, amount in device.counters() if self.taken.has(device.key) else ():
+                    found[key] = found.get(key, Decimal(0)) - amount
         return found
 
-    def _claim(self, spec: Object, devices: Sequence[Device], taken: set[DeviceKey]) -> list[dict[str, Any]] | None:
-        requests = list(spec.get("requests") or ())
-        chosen: list[tuple[_Part, Device]] = []
-        if not self._next(requests, 0, spec.get("constraints") or (), devices, taken, chosen):
-            return None
-        return [
-            {
-                "request": part.name, "driver": device.key[0], "pool": device.key[1], "device": device.key[2],
-                **({"adminAccess": True} if part.admin else {}),
-            }
-            for part, device in chosen
-        ]  # fmt: skip
+    def _parts(self, claim: Object, request: Object, usable: Sequence[Device], here: set[PoolKey]) -> list[Part]:
+        found = []
+        for place, (name, wish) in enumerate(_alternatives(request)):
+            device_class = self._classes(wish["deviceClassName"])
+            if device_class is None:
+                text = f"could not retrieve device class {wish['deviceClassName']}"
+                raise AllocationError(f"claim {_name_of(claim)}, request {name}: {text}")
+            part = Part(name, request["name"], place, wish, device_class, int(wish.get("count") or 1))
+            part.suited = [one for one in usable if self._suits(claim, one, part)]
+            if part.wants_all:
+                self._check_all(claim, part, here)
+                part.suited = [one for one in part.suited if self._has_room(one, part)]
+                part.count = len(part.suited)
+            found.append(part)
+        return found
 
-    def _next(
-        self,
-        requests: Sequence[Object],
-        at: int,
-        constraints: Sequence[Object],
-        devices: Sequence[Device],
-        taken: set[DeviceKey],
-        chosen: list[tuple[_Part, Device]],
-    ) -> bool:
-        """Serve the requests from `at` on, going back where a choice leads nowhere."""
-        if at == len(requests):
+    def _check_all(self, claim: Object, part: Part, here: set[PoolKey]) -> None:
+        """All devices of a pool are known only once all of its slices are there."""
+        for key in sorted(here):
+            pool = self._pools[key]
+            if not pool.is_usable:
+                state = "being updated" if pool.is_incomplete else "invalid"
+                text = f"asks for all devices, but resource pool {'/'.join(key)} is currently {state}"
+                raise AllocationError(f"claim {_name_of(claim)}, request {part.name.rpartition('/')[2]}: {text}")
+
+    def _has_room(self, device: Device, part: Part) -> bool:
+        consumed = needed(part.object.get("capacity"), device)
+        return consumed is not None and _fits(device, consumed, self.taken.shares.get(device.key) or {})
+
+    def _suits(self, claim: Object, device: Device, part: Part) -> bool:
+        of_class = (part.device_class.get("spec") or {}).get("selectors") or ()
+        for at, selector in enumerate(of_class):
+            whose = f"class {part.device_class['metadata']['name']}: selector #{at}"
+            if not self._meets(device, selector["cel"]["expression"], whose):
+                return False
+        return all(
+            self._meets(device, selector["cel"]["expression"], f"claim {_name_of(claim)}: selector #{at}")
+            for at, selector in enumerate(part.object.get("selectors") or ())
+        )
+
+    def _meets(self, device: Device, expression: str, whose: str) -> bool:
+        try:
+            return self._matches(device, expression)
+        except ValueError as error:
+            text = f"{whose} on device {'/'.join(device.key)}: CEL runtime error: {error}"
+            raise AllocationError(text) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    requests: Sequence[Sequence[Part]]
+    constraints: Sequence[Object]
+
+
+class _Search:
+    """One search: what has been chosen so far, and what that takes."""
+
+    def __init__(
+        self, plans: Sequence[_Plan], taken: Taken, left: Callable[[PoolKey], Mapping[CounterKey, Decimal]]
+    ) -> None:
+        self._plans, self._taken, self._left = plans, taken, left
+        self.results: list[list[Choice]] = [[] for _ in plans]
+        self._users: dict[DeviceKey, list[int]] = {}
+        """By which claims devices are used that are not shared."""
+        self._shares: dict[DeviceKey, list[Amounts]] = {}
+        self._counters: dict[tuple[PoolKey, CounterKey], Decimal] = {}
+        self._steps = 0
+
+    def from_request(self, claim: int, request: int) -> bool:
+        """Serve the requests from here on."""
+        if claim == len(self._plans):
             return True
-        for part in _alternatives(requests[at]):
-            suited = [one for one in devices if self._suits(one, part)]
-            for picked in self._picks(part, suited, taken, constraints, chosen):
-                before = len(chosen)
-                chosen += [(part, one) for one in picked]
-                mine = {one.key for one in picked} if not part.admin else set()
-                taken |= mine
-                if self._next(requests, at + 1, constraints, devices, taken, chosen):
-                    return True
-                taken -= mine
-                del chosen[before:]
+        requests = self._plans[claim].requests
+        if request == len(requests):
+            return self.from_request(claim + 1, 0)
+        for part in requests[request]:
+            if len(self.results[claim]) + part.count > MAX_RESULTS or not part.count:
+                continue
+            if self._from_device((claim, request), part, part.count, 0):
+                return True
         return False
 
-    def _suits(self, device: Device, part: _Part) -> bool:
-        found = self._classes(part.object["deviceClassName"])
-        if found is None:
-            return False
-        selectors = [*((found.get("spec") or {}).get("selectors") or ()), *(part.object.get("selectors") or ())]
-        if not all(self._matches(device, one["cel"]["expression"]) for one in selectors):
-            return False
-        taints = device.object.get("taints") or ()
-        return untolerated(taints, part.object.get("tolerations") or (), ("NoSchedule", "NoExecute")) is None
+    def _from_device(self, at: tuple[int, int], part: Part, missing: int, start: int) -> bool:
+        """Choose so many more of the devices from `start` on, and go on from there."""
+        if not missing:
+            return self.from_request(at[0], at[1] + 1)
+        last = start + 1 if part.wants_all else len(part.suited) - missing + 1
+        for place in range(start, last):
+            self._steps += 1
+            if self._steps > MAX_STEPS:
+                raise TooHard
+            choice = self._choose(at[0], part, part.suited[place])
+            if choice is None:
+                continue
+            self._enter(at[0], choice)
+            if self._from_device(at, part, missing - 1, place + 1):
+                return True
+            self._take_back(at[0], choice)
+        return False
 
-    def _picks(
-        self,
-        part: _Part,
-        suited: Sequence[Device],
-        taken: set[DeviceKey],
-        constraints: Sequence[Object],
-        chosen: Sequence[tuple[_Part, Device]],
-    ) -> Iterator[list[Device]]:
-        """Yield the sets of devices a request may have."""
-        free = [one for one in suited if part.admin or (one.key not in taken and one.key not in self._in_use)]
-        if part.object.get("allocationMode") == "All":
-            if suited and len(free) == len(suited) and _agree(constraints, [*chosen, *((part, one) for one in free)]):
-                yield free
-            return
-        yield from _combinations(free, int(part.object.get("count") or 1), part, constraints, list(chosen))
+    def _choose(self, claim: int, part: Part, device: Device) -> Choice | None:
+        """Return what a device would be for a request; None when it can't have it."""
+        users = self._users.get(device.key, ())
+        in_use = claim in users if part.is_admin else bool(users) or device.key in self._taken.devices
+        if in_use:
+            return None
+        if not part.tolerates(device):
+            return None
+        consumed = needed(part.object.get("capacity"), device)
+        if consumed is None or not (part.is_admin or self._has_room(device, consumed)):
+            return None
+        if not part.is_admin and not self._has_counters(device):
+            return None
+        chosen = self.results[claim]
+        if not all(_agrees(one, chosen, part, device) for one in self._plans[claim].constraints):
+            return None
+        return Choice(part, device, consumed if device.is_shared and not part.is_admin else {})
+
+    def _has_room(self, device: Device, consumed: Amounts) -> bool:
+        before = self._taken.shares.get(device.key)
+        if not device.is_shared:
+            return before is None and _fits(device, consumed, {})
+        used = dict(before or {})
+        for share in self._shares.get(device.key, ()):
+            _add(used, device, share)
+        return _fits(device, consumed, used)
+
+    def _takes_counters(self, device: Device) -> bool:
+        """Say whether a device would be used for the first time: its shares take nothing more of what it shares."""
+        return not (device.is_shared and (self._shares.get(device.key) or device.key in self._taken.shares))
+
+    def _has_counters(self, device: Device) -> bool:
+        if not self._takes_counters(device):
+            return True
+        pool = device.pool
+        return all(
+            self._left(pool)[key] - self._counters.get((pool, key), Decimal(0)) >= amount
+            for key, amount in device.counters()
+        )
+
+    def _enter(self, claim: int, choice: Choice) -> None:
+        device = choice.device
+        self.results[claim].append(choice)
+        if not choice.part.is_admin:
+            self._count(device, 1)
+        if not device.is_shared:
+            self._users.setdefault(device.key, []).append(claim)
+        elif not choice.part.is_admin:
+            self._shares.setdefault(device.key, []).append(choice.consumed)
+
+    def _take_back(self, claim: int, choice: Choice) -> None:
+        device = choice.device
+        self.results[claim].pop()
+        if not device.is_shared:
+            self._users[device.key].remove(claim)
+        elif not choice.part.is_admin:
+            self._shares[device.key].pop()
+        if not choice.part.is_admin:
+            self._count(device, -1)
+
+    def _count(self, device: Device, sign: int) -> None:
+        if self._takes_counters(device):
+            for key, amount in device.counters():
+                at = (device.pool, key)
+                self._counters[at] = self._counters.get(at, Decimal(0)) + sign * amount
 
 
-def _combinations(
-    free: Sequence[Device], count: int, part: _Part, constraints: Sequence[Object], chosen: list[tuple[_Part, Device]]
-) -> Iterator[list[Device]]:
-    if count == 0:
-        yield []
-        return
-    for at, one in enumerate(free[: len(free) - count + 1]):
-        together = [*chosen, (part, one)]
-        if _agree(constraints, together):
-            for rest in _combinations(free[at + 1 :], count - 1, part, constraints, together):
-                yield [one, *rest]
+def _fits(device: Device, consumed: Amounts, used: Mapping[str, Decimal]) -> bool:
+    return all(
+        used.get(_own(device, name), Decimal(0)) + amount
+        <= parse_quantity((device.object.get("capacity") or {})[name]["value"])
+        for name, (amount, _) in consumed.items()
+    )
 
 
-def _alternatives(request: Object) -> Iterator[_Part]:
+def _add(used: dict[str, Decimal], device: Device, share: Amounts) -> None:
+    for name, (amount, _) in share.items():
+        own = _own(device, name)
+        used[own] = used.get(own, Decimal(0)) + amount
+
+
+def _own(device: Device, name: str) -> str:
+    return name.removeprefix(f"{device.key[0]}/")
+
+
+def _name_of(claim: Object) -> str:
+    return f"{claim['metadata'].get('namespace', '')}/{claim['metadata'].get('name', '')}"
+
+
+def _requests(claim: Object) -> Sequence[Object]:
+    return (claim["spec"].get("devices") or {}).get("requests") or ()
+
+
+def _alternatives(request: Object) -> Iterator[tuple[str, Object]]:
     for one in request.get("firstAvailable") or ():
-        yield _Part(f"{request['name']}/{one['name']}", one)
+        yield f"{request['name']}/{one['name']}", one
     if (exactly := request.get("exactly")) is not None:
-        yield _Part(request["name"], exactly)
+        yield request["name"], exactly
 
 
-def _agree(constraints: Sequence[Object], chosen: Sequence[tuple[_Part, Device]]) -> bool:
-    """Say whether chosen devices meet the constraints that are about their requests."""
-    for one in constraints:
-        names = one.get("requests") or ()
-        about = [
-            device for part, device in chosen if not names or part.name in names or part.name.split("/")[0] in names
-        ]
-        attribute = one.get("matchAttribute") or one.get("distinctAttribute")
-        if attribute is None:
-            continue
-        values = [device.attribute(attribute) for device in about]
-        if None in values:
-            return False
-        if one.get("matchAttribute") and len(set(values)) > 1:
-            return False
-        if one.get("distinctAttribute") and len(set(values)) < len(values):
-            return False
-    return True
+def _agrees(constraint: Object, chosen: Sequence[Choice], part: Part, device: Device) -> bool:
+    """Say whether a device goes with those that were chosen before, as far as a constraint is about them."""
+    names = constraint.get("requests") or ()
+
+    def concerns(one: Part) -> bool:
+        return not names or one.name in names or one.request in names
+
+    attribute = constraint.get("matchAttribute") or constraint.get("distinctAttribute")
+    if attribute is None or not concerns(part):
+        return True
+    value = device.attribute(attribute)
+    if value is None:
+        return False
+    others = (one.device.attribute(attribute) for one in chosen if concerns(one.part))
+    if constraint.get("matchAttribute"):
+        return all(other == value for other in others)
+    return all(other != value for other in others)
