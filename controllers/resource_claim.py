@@ -7,10 +7,11 @@ import contextlib
 import copy
 from typing import Any
 
+from controllers.device_views import ResourceClaim
 from controllers.informers import InformerFactory
 from controllers.ownership import owner_reference, reference
 from controllers.reconciler import DONE, Controller, Result
-from controllers.views import JSON, ObjectMeta, OwnerReference, Pod, View
+from controllers.views import JSON, OwnerReference, Pod
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
 from machinery.client.events import EventRecorder
@@ -20,20 +21,6 @@ from machinery.errors import APIError, NotFound
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
 FINALIZER = "resource.kubernetes.io/delete-protection"
 _OWNER_INDEX = "claims-of-pod"
-
-
-class ResourceClaimStatus(View, frozen=True):
-    """What a claim has, and for whom."""
-
-    allocation: JSON | None = None
-    reservedFor: tuple[JSON, ...] = ()
-
-
-class ResourceClaim(View, frozen=True):
-    """A ResourceClaim."""
-
-    metadata: ObjectMeta
-    status: ResourceClaimStatus = ResourceClaimStatus()
 
 
 class ResourceClaimController(Controller[tuple[str, ObjectKey]]):

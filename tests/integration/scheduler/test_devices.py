@@ -8,6 +8,7 @@ import pytest
 from machinery.api.resources import (
     DEVICE_CLASSES,
     EVENTS,
+    NAMESPACES,
     PODS,
     RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
@@ -15,6 +16,7 @@ from machinery.api.resources import (
 )
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client
+from machinery.errors import Invalid
 from tests.integration.controllers.conftest import running_controllers
 from tests.integration.scheduler.conftest import make_node, make_pod, placed, scheduling
 from tests.support.waiting import until, until_one
@@ -161,6 +163,53 @@ async def test_a_pod_is_bound_once_its_device_is_ready_and_is_given_another_try_
         await say(*await allocated(), "attached")
         (pod,) = await until(client, PODS, placed)
         assert (pod["spec"]["nodeName"], pod["status"].get("nominatedNodeName")) == ("a", None)
+
+
+async def test_pods_leave_devices_that_are_tainted_and_administrators_look_on(
+    config: ClientConfig, client: Client
+) -> None:
+    await make_node(client, "a")
+    await _publish(client, "a", {"name": "gpu-0"}, {"name": "gpu-1"})
+    looking = {"name": "gpu", "exactly": {"deviceClassName": "gpu", "adminAccess": True, "allocationMode": "All"}}
+    patient = [{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3600}]
+    staying = {"name": "gpu", "exactly": {"deviceClassName": "gpu", "tolerations": patient}}
+    bodies = {
+        name: {"metadata": {"name": name}, "spec": {"devices": {"requests": [request]}}}
+        for name, request in (("looking", looking), ("staying", staying))
+    }
+    with pytest.raises(Invalid, match=r"requests\[0\].adminAccess: Forbidden: admin access to devices requires the"):
+        await client.create(RESOURCE_CLAIMS, bodies["looking"], "default")
+    labels = {"resource.kubernetes.io/admin-access": "true"}
+    await client.patch(NAMESPACES, "default", {"metadata": {"labels": labels}})
+    async with running_controllers(config), scheduling(config):
+        for body in bodies.values():
+            await client.create(RESOURCE_CLAIMS, body, "default")
+        for name in ("staying", "looking"):
+            await make_pod(client, name, resourceClaims=[{"name": "gpu", "resourceClaimName": name}])
+        await make_pod(client, "leaving", resourceClaims=CLAIMS)
+        pods = await until(client, PODS, lambda pods: len(placed(pods)) == 3)
+        assert set(placed(pods)) == {"staying", "looking", "leaving"}
+        found = await client.get(RESOURCE_SLICES, "a-0")
+        devices = [{**one, "taints": [{"key": "broken", "effect": "NoExecute"}]} for one in found["spec"]["devices"]]
+        await client.patch(RESOURCE_SLICES, "a-0", {"spec": {"devices": devices}})
+        await until(client, PODS, lambda pods: set(placed(pods)) == {"staying"})
+        events = await until(client, EVENTS, lambda events: events)
+        told = [one for one in events if one["reason"] == "DeviceTaintManagerEviction"]
+        assert {(one["involvedObject"]["name"], one["message"]) for one in told} == {
+            ("looking", "Marking for deletion"), ("leaving", "Marking for deletion"),
+        }  # fmt: skip
+        await client.patch(RESOURCE_SLICES, "a-0", {"spec": {"devices": [{"name": "gpu-0"}, {"name": "gpu-1"}]}})
+        cancelled = "Cancelling deletion"
+        await until(client, EVENTS, lambda events: any(one["message"] == cancelled for one in events))
+    claim = await client.get(RESOURCE_CLAIMS, "staying", "default")
+    for status, wrong in (
+        ({"allocation": {"devices": {"results": []}}}, "status.allocation: Invalid value"),
+        ({"allocation": None}, "reservedFor: Forbidden: may not be specified when `allocated` is not set"),
+        ({"devices": [{"driver": DRIVER, "pool": "a", "device": "x"}]}, "must be an allocated device in the claim"),
+    ):
+        with pytest.raises(Invalid, match=wrong):
+            await client.patch(RESOURCE_CLAIMS, "staying", {"status": status}, "default", subresource="status")
+    assert claim == await client.get(RESOURCE_CLAIMS, "staying", "default")
 
 
 def _result(claim: dict[str, Any]) -> dict[str, Any]:
