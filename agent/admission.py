@@ -78,7 +78,7 @@ def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> 
     most = int(allocatable.get("pods", "110"))
     if len(admitted) + 1 > most:
         return "OutOfpods", _text("pods", 1, len(admitted), most)
-    for name in sorted(_asked_names(pod)):
+    for name in sorted(_asked_names(pod) - _from_claims(pod)):
         if name not in allocatable and _is_extended(name):
             continue
         asked, used = requested(pod, name), sum(requested(one, name) for one in admitted)
@@ -86,6 +86,12 @@ def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> 
         if asked and asked + used > most:
             return f"OutOf{name}", _text(name, asked, used, most)
     return None
+
+
+def _from_claims(pod: Pod) -> set[str]:
+    """Return the extended resources that devices stand for which the pod has been given already."""
+    told = (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
+    return {one["resourceName"] for one in told.get("requestMappings") or ()}
 
 
 def _is_extended(name: str) -> bool:

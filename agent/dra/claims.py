@@ -100,7 +100,7 @@ class ResourceClaims:
 
     async def prepare(self, pod: Pod) -> None:
         """Have all devices of a pod's claims prepared. Raises: ClaimError, APIError, ConnectionFailed."""
-        if not pod["spec"].get("resourceClaims"):
+        if not pod["spec"].get("resourceClaims") and not _for_resources(pod):
             return
         uid = pod["metadata"]["uid"]
         async with self._lock:
@@ -186,14 +186,24 @@ class ResourceClaims:
 
     def cdi_names(self, pod: Pod, container: Mapping[str, Any]) -> list[str]:
         """Return the names by which the runtime knows the devices of the claims that a container uses."""
-        names = dict(_claim_names(pod))
+        names, namespace = dict(_claim_names(pod)), pod["metadata"]["namespace"]
+        wishes = [
+            (names.get(wanted["name"], ""), wanted.get("request"))
+            for wanted in (container.get("resources") or {}).get("claims") or ()
+        ]
+        told = _for_resources(pod)
+        wishes += [
+            (told["resourceClaimName"], mapping["requestName"])
+            for mapping in told.get("requestMappings") or ()
+            if mapping["containerName"] == container["name"]
+        ]
         prepared = {(one["namespace"], one["name"]): one for one in self._prepared.values()}
         found: list[str] = []
-        for wanted in (container.get("resources") or {}).get("claims") or ():
-            known = prepared.get((pod["metadata"]["namespace"], names.get(wanted["name"], "")))
+        for claim, wanted_request in wishes:
+            known = prepared.get((namespace, claim))
             for devices in (known or {"devices": {}})["devices"].values():
                 for device in devices:
-                    if _is_meant(wanted.get("request"), device["requests"]):
+                    if _is_meant(wanted_request, device["requests"]):
                         found += [name for name in device["cdi"] if name not in found]
         return found
 
@@ -210,7 +220,10 @@ def _named(uid: str, metadata: Mapping[str, Any]) -> Any:
 
 
 def _claim_names(pod: Pod) -> Iterator[tuple[str, str]]:
-    """Yield how the pod calls each of its claims, and the claim itself, where one turned out to be needed."""
+    """Yield how the pod calls each of its claims, and the claim itself, where one turned out to be needed.
+
+    The one made for its extended resources comes last; the pod has no name for it.
+    """
     made = {
         one["name"]: one.get("resourceClaimName")
         for one in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
@@ -222,6 +235,13 @@ def _claim_names(pod: Pod) -> Iterator[tuple[str, str]]:
             raise ClaimError(f"pod {pod['metadata']['name']}: ResourceClaim {one['name']} not created yet")
         elif made[one["name"]]:
             yield one["name"], str(made[one["name"]])
+    if told := _for_resources(pod):
+        yield "", told["resourceClaimName"]
+
+
+def _for_resources(pod: Pod) -> Mapping[str, Any]:
+    """Return what is told of the claim behind a pod's extended resources."""
+    return (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
 
 
 def _drivers(claim: Mapping[str, Any]) -> list[str]:
