@@ -6,7 +6,7 @@ Source: https://kubernetes.io/docs/concepts/scheduling-eviction/ (the node check
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from agent.pod_state import Pod, Spec, is_sidecar, specs
+from agent.pod_state import Pod, Spec, is_sidecar, is_static, specs
 from agent.security import forbidden_sysctl, merged
 from machinery.api.placement import pod_selects_node, untolerated
 from machinery.api.quantity import cpu_millis, to_bytes
@@ -48,17 +48,13 @@ def _misplaced(pod: Pod, admitted: list[Pod], node: Mapping[str, Any]) -> Refusa
     if any(_clash(ours, theirs) for one in admitted for theirs in _host_ports(one) for ours in _host_ports(pod)):
         return _failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
     taints = (node.get("spec") or {}).get("taints") or ()
-    if not _is_static(pod) and untolerated(taints, spec.get("tolerations") or (), ("NoExecute",)) is not None:
+    if not is_static(pod) and untolerated(taints, spec.get("tolerations") or (), ("NoExecute",)) is not None:
         return _failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
     return None
 
 
 def _failed(predicate: str, why: str) -> Refusal:
     return predicate, f"Predicate {predicate} failed: {why}"
-
-
-def _is_static(pod: Pod) -> bool:
-    return "kubernetes.io/config.mirror" in (pod["metadata"].get("annotations") or {})
 
 
 def _host_ports(pod: Pod) -> Iterator[tuple[int, str, str]]:

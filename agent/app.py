@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.certificates import CertificateRotation, pairs_of, settle
+from agent.checkpoint import Checkpoint
 from agent.config import AgentConfig
 from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
@@ -25,6 +26,7 @@ from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
 from agent.plugins.watcher import PluginWatcher
 from agent.pod_manager import PodManager
+from agent.pod_state import is_mirror, is_static
 from agent.resizes import Resizes
 from agent.server import AgentServer
 from agent.shutdown import NodeShutdown
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
+# An API server that doesn't answer within this is away: pods are run as it told them last.
+_API_SECONDS = 2.0
 
 
 async def run(config: AgentConfig) -> None:
@@ -64,6 +68,7 @@ async def run(config: AgentConfig) -> None:
         stack.push_async_callback(objects.close)
         tokens = TokenSource(client)
         storage = Storage(config, client, tokens, metrics)
+        checkpoint = Checkpoint(config.data_dir / "checkpoint")
         node = NodeServices(
             config=config, client=client, runtime=runtime, recorder=EventRecorder(client, "kubelet", config.node_name),
             volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes, metrics),
@@ -71,10 +76,10 @@ async def run(config: AgentConfig) -> None:
                 runtime, lambda seconds, size: pulled(metrics, seconds, size), state=config.data_dir / "pulled-images",
                 providers=_providers(config, client, tokens),
             ), objects=objects,
-            tokens=tokens, services=services.list, admission_failure=lambda _: None,
+            tokens=tokens, services=_services(services, checkpoint), admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
             allocatable=reporter.allocatable, memory_bytes=to_bytes(reporter.capacity["memory"]), container_scheme=f"{version.partition('://')[0]}://",
-            metrics=metrics,
+            metrics=metrics, keep_pod=lambda pod: checkpoint.note_pod(None, pod),
         )  # fmt: skip
         node.claims = claims = ResourceClaims(client, config.data_dir, config.node_name)
         node.devices = devices = DevicePlugins(
@@ -92,13 +97,14 @@ async def run(config: AgentConfig) -> None:
         await server.start()
         stack.push_async_callback(server.close)
         plugins = PluginWatcher(config.plugins_registry, {"CSIPlugin": storage, "DRAPlugin": claims})
-        await _work(config, client, node, pods, reporter, services, plugins)
+        await _work(node, pods, reporter, services, plugins, checkpoint)
 
 
 async def _work(
-    config: AgentConfig, client: Client, node: NodeServices, pods: PodManager, reporter: NodeReporter,
-    services: Informer[Object], plugins: PluginWatcher,
+    node: NodeServices, pods: PodManager, reporter: NodeReporter, services: Informer[Object], plugins: PluginWatcher,
+    checkpoint: Checkpoint,
 ) -> None:  # fmt: skip
+    config, client = node.config, node.client
     selector = f"spec.nodeName={config.node_name}"
     wanted: Informer[Object] = Informer(client, PODS, dict, field_selector=selector)
     itself: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
@@ -125,13 +131,42 @@ async def _work(
             group.create_task(CertificateRotation(config, client, node.metrics).run())
         if config.proxy:
             group.create_task(network.run(node, services, pods))
-        if config.static_pod_dir is not None:
-            group.create_task(StaticPods(config, client).run())
-        await services.synced()  # containers are told of services when they are made
-        wanted.add_handler(pods.on_pod)
-        group.create_task(wanted.run())
-        await wanted.synced()
-        await pods.end_orphans()
+        await _run_pods(group, node, pods, services, wanted, checkpoint)
+
+
+async def _run_pods(
+    group: asyncio.TaskGroup, node: NodeServices, pods: PodManager, services: Informer[Object],
+    wanted: Informer[Object], checkpoint: Checkpoint,
+) -> None:  # fmt: skip
+    """Run static pods at once, and the others as the API tells them; as it told them last where it is away."""
+    static = StaticPods(node.config, node.client, pods, checkpoint)
+    await static.start()
+    group.create_task(static.run())
+    group.create_task(checkpoint.run())
+    services.add_handler(lambda _, __: checkpoint.note_services(services.list))
+    group.create_task(wanted.run())
+    try:
+        async with asyncio.timeout(_API_SECONDS):
+            await asyncio.gather(services.synced(), wanted.synced())
+    except TimeoutError:
+        for pod in await asyncio.to_thread(checkpoint.pods):
+            if not is_static(pod):
+                pods.take(pod)
+        # Containers are told of services when they are made, but those that run need looking after.
+        await asyncio.gather(services.synced(), wanted.synced())
+    wanted.add_handler(pods.on_pod)
+    wanted.add_handler(lambda old, new: None if is_mirror(new or old or {}) else checkpoint.note_pod(old, new))
+    known = {pod["metadata"]["uid"] for pod in wanted.list()}
+    pods.keep_only(known)
+    static.synced()
+    checkpoint.keep_only(known | {one.uid for one in pods.runtimes() if is_static(one.pod)})
+    await pods.end_orphans()
+
+
+def _services(services: Informer[Object], checkpoint: Checkpoint) -> Callable[[], Sequence[Object] | None]:
+    """Return what tells of all Services: as the API told them last, until it does so again."""
+    before = checkpoint.services()
+    return lambda: services.list() if services.is_synced else before
 
 
 def _providers(config: AgentConfig, client: Client, tokens: TokenSource) -> "CredentialProviders | None":

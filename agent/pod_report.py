@@ -86,10 +86,13 @@ class PodReporter:
 
     async def write(self, status: dict[str, Any]) -> None:
         """Send a status when it says something new. A pod that is gone or another by now needs none."""
-        if status == self._written:
+        if self._context.is_static:
+            self._context.keep_status(status)
+        shown = self._context.shown
+        if shown is None or (status, shown["metadata"]["uid"]) == self._written:
             return
-        metadata = self._context.pod["metadata"]
-        patch = {"metadata": {"uid": self._context.uid}, "status": _as_patch(status)}
+        metadata = shown["metadata"]
+        patch = {"metadata": {"uid": metadata["uid"]}, "status": _as_patch(status)}
         began = time.perf_counter()
         try:
             await self._context.node.client.patch(
@@ -100,7 +103,7 @@ class PodReporter:
             return
         seconds = time.perf_counter() - began
         self._context.node.metrics.observe("kubelet_pod_status_sync_duration_seconds", seconds)
-        self._written = status
+        self._written = (status, metadata["uid"])
 
 
 def _as_patch(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ STEADY_SECONDS = 600.0
 # Static and system pods stand above this and go last of all.
 CRITICAL_PRIORITY = 2_000_000_000
 RESTART_ALL = "RestartAllContainers"
+MIRROR, HASH, SOURCE = "kubernetes.io/config.mirror", "kubernetes.io/config.hash", "kubernetes.io/config.source"
 GROUPS = ("initContainers", "containers", "ephemeralContainers")
 
 Pod = Mapping[str, Any]
@@ -209,6 +210,15 @@ def is_over(pod: Pod) -> bool:
 
 def is_critical(pod: Pod) -> bool:
     """Whether the node must not end a pod for its own sake."""
-    return int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY or "kubernetes.io/config.mirror" in (
-        pod["metadata"].get("annotations") or {}
-    )
+    return int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY or is_static(pod)
+
+
+def is_static(pod: Pod) -> bool:
+    """Whether a pod is one of this node's own manifests, or its mirror."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return MIRROR in annotations or annotations.get(SOURCE, "api") != "api"
+
+
+def is_mirror(pod: Pod) -> bool:
+    """Whether a pod of the API shows one of a node's own manifests."""
+    return MIRROR in (pod["metadata"].get("annotations") or {})

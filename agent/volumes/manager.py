@@ -16,17 +16,19 @@ from agent.environment import ConfigError, expand_strictly
 from agent.metrics import Metrics
 from agent.volumes import subpath
 from agent.volumes.claims import Claims, Source
-from agent.volumes.files import write_files
+from agent.volumes.files import is_filled, write_files
 from agent.volumes.host_path import check_host_path
 from agent.volumes.ownership import give_to_group
 from agent.volumes.sources import FileSources
 from machinery.api.quantity import to_bytes
+from machinery.client.rest import ConnectionFailed
 
 if TYPE_CHECKING:
     from agent.csi.volumes import CsiVolume, CsiVolumes
 
 Pod = Mapping[str, Any]
 _MOUNT_SECONDS = 60
+_API_SECONDS = 2.0  # so long the API is waited for where it told what is needed before
 FILE_SOURCES = ("configMap", "secret", "downwardAPI", "projected")
 
 
@@ -120,7 +122,14 @@ class VolumeManager:
         security = pod["spec"].get("securityContext") or {}
         group = security.get("fsGroup")
         if any(source in volume for source in FILE_SOURCES):
-            files = await sources.files(volume)
+            is_there = is_filled(self.path(pod, volume))
+            try:
+                async with asyncio.timeout(_API_SECONDS if is_there else None):
+                    files = await sources.files(volume)
+            except (ConnectionFailed, TimeoutError):
+                if not is_there:
+                    raise
+                return False  # the API is away: what it told before stands
             return await asyncio.to_thread(write_files, self.path(pod, volume), files, group)
         if "emptyDir" in volume:
             await asyncio.to_thread(_make_empty_dir, self.path(pod, volume), volume["emptyDir"] or {}, group)
@@ -147,7 +156,7 @@ class VolumeManager:
             return
         if self._claims is None:
             raise ConfigError("this node can't look up claims")
-        source = await self._claims.resolve(pod, volume)
+        source = await self._claims.resolve(pod, volume, self.folder(key[0]) / "claims" / f"{volume['name']}.json")
         if source.one_pod and any(
             one.volume == source.volume and uid != key[0] for (uid, _), one in self._bound.items()
         ):

@@ -1,8 +1,10 @@
 """What a person does with a cluster, with the real kubectl and real containers."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -315,11 +317,64 @@ def test_a_static_pod_runs_is_shown_and_goes_with_its_file(cluster: Cluster) -> 
     manifest = folder / "fixed.yaml"
     manifest.write_text(pod("fixed", "sleep 3600", policy="Always"))
     node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
-    cluster.until(lambda: "1/1" in cluster.kubectl("get", "pod", f"fixed-{node}", check=False), "the mirror to run", 20)
+    name = f"fixed-{node}"
+    cluster.until(lambda: "1/1" in cluster.kubectl("get", "pod", name, check=False), "the mirror to run", 20)
+    mirror = cluster.path(name, "{.metadata.uid}")
+    cluster.kubectl("delete", "pod", name, "--wait=false")  # what runs is not the mirror
+    cluster.until(lambda: not _shown(cluster, name).startswith(f"{mirror} "), "a new mirror")
+    cluster.until(lambda: _shown(cluster, name).endswith(" Running 0"), "the pod shown by it")
+    text = manifest.read_text()
     manifest.unlink()
-    cluster.until(
-        lambda: "NotFound" in cluster.kubectl("get", "pod", f"fixed-{node}", check=False), "the mirror to go", 20
-    )
+    manifest.write_text(text)  # the same pod ends and begins anew
+    cluster.until(lambda: _shown(cluster, name).endswith(" Running 1"), "a restart")
+    metrics = cluster.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics")
+    assert 'kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 1' in metrics
+    assert "kubelet_mirror_pods 1" in metrics
+    manifest.unlink()
+    cluster.until(lambda: "NotFound" in cluster.kubectl("get", "pod", name, check=False), "the mirror to go", 20)
+
+
+def _shown(cluster: Cluster, name: str) -> str:
+    fields = "{.metadata.uid} {.status.phase} {.status.containerStatuses[0].restartCount}"
+    code, _, out = cluster.kubectl("get", "pod", name, "-o", f"jsonpath={fields}", check=False).partition("\n")
+    return out if code == "0" else ""
+
+
+def test_an_agent_that_starts_without_an_api_looks_after_its_pods_and_runs_static_ones(cluster: Cluster) -> None:
+    probe = "livenessProbe: {exec: {command: [cat, /ok]}, periodSeconds: 1, failureThreshold: 1}"
+    service = "kind: Service\napiVersion: v1\nmetadata: {name: known}\nspec: {ports: [{port: 7}]}\n---\n"
+    command = "touch /ok; echo service $KNOWN_SERVICE_PORT $(ls /var/run/secrets/kubernetes.io/serviceaccount | wc -l); sleep 3600"
+    cluster.kubectl("apply", "-f", "-", stdin=service + pod("cared-for", command, policy="Always", container=probe))
+    cluster.kubectl("wait", "pod/cared-for", "--for=condition=Ready", "--timeout=20s")
+    container = cluster.path("cared-for", "{.status.containerStatuses[0].containerID}").rpartition("/")[2]
+    uid = cluster.path("cared-for", "{.metadata.uid}")
+    saved = cluster.layout.root / "agent" / "checkpoint"
+    cluster.until(lambda: '"Running"' in _text(saved / "pods" / f"{uid}.json"), "the pod to be written down")
+    cluster.until(lambda: "known" in _text(saved / "services.json"), "the service to be written down")
+    pid = int(next(cluster.layout.root.glob(f"**/{container}/pid")).read_text())
+    node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    api, agent, logs = cluster.pid("apiserver"), cluster.pid("agent"), cluster.layout.root / "agent" / "pod-logs"
+    manifest = cluster.layout.root / "static-pods" / "alone.yaml"
+    os.kill(api, signal.SIGSTOP)  # it takes connections and says nothing: the worst way to be away
+    try:
+        os.kill(agent, signal.SIGKILL)
+        cluster.until(lambda: running_pid(cluster.layout, "agent") not in (None, agent), "a new agent", 10)
+        manifest.write_text(pod("alone", "echo here; sleep 3600", policy="Always"))
+        cluster.until(lambda: any(logs.glob(f"default_alone-{node}_*/main/0.log")), "the static pod to run")
+        Path(f"/proc/{pid}/root/ok").unlink()
+        again = logs / f"default_cared-for_{uid}" / "main" / "1.log"
+        cluster.until(lambda: "service 7 3" in _text(again), "the container to be started again", 30)
+    finally:
+        os.kill(api, signal.SIGCONT)
+    restarts = "{.metadata.uid} {.status.containerStatuses[0].restartCount}"
+    cluster.until(lambda: cluster.path("cared-for", restarts) == f"{uid} 1", "the restart to be told")
+    cluster.until(lambda: _shown(cluster, f"alone-{node}").endswith(" Running 0"), "the static pod's mirror")
+    manifest.unlink()
+    cluster.kubectl("delete", "pod/cared-for", "service/known", "--now")
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_bench_results_are_json(cluster: Cluster) -> None:
