@@ -3,7 +3,7 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/ (the node checks again what the scheduler found)
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from agent.pod_state import Pod, Spec, is_sidecar, is_static, specs
@@ -16,13 +16,15 @@ _ANY = "0.0.0.0"  # noqa: S104 - the word for every address, not one to listen o
 
 
 def refusal(
-    pod: Pod, admitted: Iterable[Pod], allocatable: Mapping[str, str], node: Mapping[str, Any], *, apparmor: bool
-) -> Refusal | None:
+    pod: Pod, admitted: Iterable[Pod], allocatable: Mapping[str, str], node: Mapping[str, Any], *, apparmor: bool,
+    allows_sysctl: Callable[[str], bool] = lambda _: False,
+) -> Refusal | None:  # fmt: skip
     """Return reason and message when the node can't take a pod beside those it has; None when it can.
 
-    Args: `node` is the Node object, empty while it isn't known; `apparmor` tells whether this host has AppArmor.
+    Args: `node` is the Node object, empty while it isn't known; `apparmor` tells whether this host has AppArmor;
+    `allows_sysctl` whether an administrator allowed one that is not safe by itself.
     """
-    if text := forbidden_sysctl(pod):
+    if text := forbidden_sysctl(pod, allows_sysctl):
         return "SysctlForbidden", text
     if not apparmor and (text := _apparmor_needed(pod)):
         return "AppArmor", text

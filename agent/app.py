@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent.certificates import CertificateRotation, pairs_of, settle
 from agent.checkpoint import Checkpoint
 from agent.config import AgentConfig
+from agent.config_follower import ConfigFollower
 from agent.cpu_manager import CpuManager
 from agent.cri.client import Runtime
 from agent.csi.growth import VolumeGrowth
@@ -33,7 +34,7 @@ from agent.shutdown import NodeShutdown
 from agent.static_pods import StaticPods
 from agent.volumes.claims import Claims
 from agent.volumes.manager import VolumeManager
-from machinery.api.quantity import to_bytes
+from machinery.api.quantity import cpu_millis, to_bytes
 from machinery.api.resources import NODES, PODS, SERVICE_ACCOUNTS, SERVICES
 from machinery.client.events import EventRecorder
 from machinery.client.informer import Informer
@@ -74,7 +75,7 @@ async def run(config: AgentConfig) -> None:
             volumes=VolumeManager(config.pods_dir, Claims(client), storage.volumes, metrics),
             puller=ImagePuller(
                 runtime, lambda seconds, size: pulled(metrics, seconds, size), state=config.data_dir / "pulled-images",
-                providers=_providers(config, client, tokens),
+                providers=_providers(config, client, tokens), at_once=lambda: config.settings.max_pulls,
             ), objects=objects,
             tokens=tokens, services=_services(services, checkpoint), admission_failure=lambda _: None,
             resizes=Resizes(config.pods_dir), ids=IdRanges(config.pods_dir),
@@ -91,7 +92,8 @@ async def run(config: AgentConfig) -> None:
         stack.push_async_callback(devices.close)
         pods = PodManager(node, reporter.pressures)
         if config.cpu_manager_policy == "static":
-            node.cpus = CpuManager(config.data_dir, -(-config.reserved_cpu_millis // 1000), pods.wake_all)
+            reserved = cpu_millis(config.settings.reserved.get("cpu", "0"))
+            node.cpus = CpuManager(config.data_dir, -(-reserved // 1000), pods.wake_all)
         stack.push_async_callback(pods.close)
         server = AgentServer(node, pods)
         await server.start()
@@ -121,9 +123,16 @@ async def _work(
         group.create_task(pods.follow_runtime())
         group.create_task(plugins.run())
         group.create_task(VolumeGrowth(node, pods).run())
-        group.create_task(LogRotator(pods.growing_logs, node.runtime.reopen_log).run())
+        group.create_task(LogRotator(pods.growing_logs, node.runtime.reopen_log, settings=config.settings).run())
         if node.claims is not None:
             group.create_task(node.claims.run())
+        if config.config_file is not None or config.config_dir is not None:
+
+            def settings_changed(_: list[str]) -> None:
+                reporter.settings_changed()
+                pods.wake_all()
+
+            group.create_task(ConfigFollower(config, node.recorder, settings_changed).run())
         group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())

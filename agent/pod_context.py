@@ -85,13 +85,13 @@ class PodContext:
     def sandbox_config(self, attempt: int) -> Any:
         """Return the sandbox as the runtime is to make it."""
         config = self.node.config
-        dns = dns_config(self.pod, config.cluster_dns, config.cluster_domain)
+        dns = dns_config(self.pod, config.settings.cluster_dns, config.settings.cluster_domain)
         return container_config.sandbox_config(
             self.pod,
             attempt,
             config.logs_dir,
             dns,
-            hostname=hostname(self.pod, config.cluster_domain),
+            hostname=hostname(self.pod, config.settings.cluster_domain),
             seccomp_root=config.seccomp_dir,
             id_base=self.id_base(),
         )

@@ -199,8 +199,9 @@ class PodManager:
                 told = ", ".join(dict.fromkeys(_CONDITIONS[one] for one in short))
                 return "Evicted", f"The node had condition: [{told}]. "
         return admission.refusal(
-            pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
-        )
+            pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir(),
+            allows_sysctl=self._services.config.settings.allows_sysctl,
+        )  # fmt: skip
 
     def _admitted(self, pod: Pod) -> list[Pod]:
         # One that is gone from the API holds nothing any more, though its containers may still be ending.

@@ -277,6 +277,7 @@ class PodRuntime:
             await self._rest()
             return _REST_SECONDS
         decision = pod_worker.Decision()
+        self._context.memory.max_backoff = self._node.config.settings.max_backoff_seconds
         while True:
             seen = await self._look()
             self._probes.keep(seen)
@@ -383,7 +384,7 @@ class PodRuntime:
         self._refreshed_at, self._is_stale = time.monotonic(), False
         if not self._node.runtime.is_simulated:
             with self._node.metrics.timed("kubelet_cgroup_manager_duration_seconds", "create"):
-                await asyncio.to_thread(cgroups.make_pod, self.pod)
+                await asyncio.to_thread(cgroups.make_pod, self.pod, self._node.config.settings.pids_limit)
         try:
             config = self._context.sandbox_config(attempt)
         except (NameTooLong, ConfigError) as error:

@@ -184,7 +184,7 @@ class ContainerStarter:
         mounts = context.node.volumes.mounts(context.pod, spec, environment)
         taken = {one.container_path for one in mounts}
         ips = context.seen.ips or [ip for ip in (context.seen.ip,) if ip]
-        hosts = write_hosts(context.folder, context.pod, ips, context.node.config.cluster_domain)
+        hosts = write_hosts(context.folder, context.pod, ips, context.node.config.settings.cluster_domain)
         if "/etc/hosts" not in taken:
             mounts.append(container_config.mount("/etc/hosts", hosts, readonly=False))
         note = context.folder / "termination" / f"{spec['name']}-{attempt}"

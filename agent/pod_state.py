@@ -92,6 +92,7 @@ class Memory:
     # id: why its liveness or startup probe gave it up, and the probe whose grace period counts
     unhealthy: dict[str, tuple[str, str]] = field(default_factory=dict)
     hooking: set[str] = field(default_factory=set)  # ids whose postStart hook is under way
+    max_backoff: float = MAX_BACKOFF_SECONDS  # the longest wait before a container is started again
     resized: dict[str, str] = field(default_factory=dict)  # id: why it must be restarted to get its new resources
 
 
@@ -158,11 +159,11 @@ def init_again(pod: Pod, spec: Spec, exit_code: int) -> bool:
 
 
 def backoff_seconds(exited: ContainerSeen, memory: Memory) -> float:
-    """Return how long after its end a container may be started again: 0, 10, 20, 40, … up to 300 s."""
+    """Return how long after its end a container may be started again: 0, 10, 20, 40, … up to 300 s, or less."""
     crashes = crashes_before(exited, memory)
     if crashes == 0 or was_steady(exited):
         return 0.0
-    return float(min(BACKOFF_SECONDS * 2 ** min(crashes - 1, 10), MAX_BACKOFF_SECONDS))
+    return float(min(BACKOFF_SECONDS * 2 ** min(crashes - 1, 10), memory.max_backoff))
 
 
 def crashes_before(exited: ContainerSeen, memory: Memory) -> int:

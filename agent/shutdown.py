@@ -39,21 +39,22 @@ class NodeShutdown:
         self._telling: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Wait for the signal, then end the pods; for ever. With no time to do it in, signals mean what they did."""
-        config = self._services.config
-        if config.shutdown_seconds <= 0:
-            return
+        """Wait for the signal, then end the pods; for ever."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, self._told.set)
         try:
-            await self._told.wait()
+            while True:
+                await self._told.wait()
+                if any(seconds for _, seconds in self._groups()):
+                    break
+                log.warning("the machine is about to stop, and pods are given no time to end")
+                self._told.clear()
             await self._end_all()
             await asyncio.Event().wait()  # the machine is to stop; another signal changes nothing
         finally:
             loop.remove_signal_handler(signal.SIGUSR1)
 
     async def _end_all(self) -> None:
-        config = self._services.config
         log.info("the machine is about to stop")
         state = {"startTime": now()}
         self._services.metrics.set("kubelet_graceful_shutdown_start_time_seconds", time.time())
@@ -64,9 +65,10 @@ class NodeShutdown:
             text = "Shutdown manager detected shutdown event"
             telling = self._services.recorder.event(self._pods.node, "Normal", "NodeShutdown", text)
             self._telling = asyncio.create_task(telling)
-        critical_seconds = min(config.shutdown_critical_seconds, config.shutdown_seconds)
-        await self._end(is_critical=False, seconds=config.shutdown_seconds - critical_seconds)
-        await self._end(is_critical=True, seconds=critical_seconds)
+        groups = self._groups()
+        for number, (least, seconds) in enumerate(groups):
+            below = groups[number + 1][0] if number + 1 < len(groups) else None
+            await self._end(least if number else None, below, seconds)
         await asyncio.to_thread(self._write, {**state, "endTime": now()})
         self._services.metrics.set("kubelet_graceful_shutdown_end_time_seconds", time.time())
         log.info("the pods of this node have ended")
@@ -77,16 +79,31 @@ class NodeShutdown:
         new.write_text(json.dumps(state))
         new.replace(path)
 
-    async def _end(self, *, is_critical: bool, seconds: int) -> None:
-        """End the pods of one group together, none of which gets longer than the group has."""
-        group = [one for one in self._pods.runtimes() if _is_critical(one) == is_critical and not is_over(one.pod)]
+    def _groups(self) -> list[tuple[int, float]]:
+        """Return the least priority of each group and its time in seconds, those that end first in front."""
+        now = self._services.config.settings
+        if now.shutdown_by_priority:
+            return list(now.shutdown_by_priority)
+        critical = min(now.shutdown_critical_seconds, now.shutdown_seconds)
+        return [(0, now.shutdown_seconds - critical), (CRITICAL_PRIORITY, critical)]
+
+    async def _end(self, least: int | None, below: int | None, seconds: float) -> None:
+        """End the pods of one group together, none of which gets longer than the group has.
+
+        Args: the group has priorities from `least` on and under `below`; None for no such bound.
+        """
+        group = [
+            one for one in self._pods.runtimes()
+            if not is_over(one.pod) and (least is None or _priority(one) >= least)
+            and (below is None or _priority(one) < below)
+        ]  # fmt: skip
         for one in group:
             own = one.pod["spec"].get("terminationGracePeriodSeconds", 30)
-            one.evict(REASON, MESSAGE, grace=min(int(own), seconds), with_event=False)
+            one.evict(REASON, MESSAGE, grace=int(min(int(own), seconds)), with_event=False)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(one.ended.wait() for one in group))
 
 
-def _is_critical(one: PodRuntime) -> bool:
-    return int(one.pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY
+def _priority(one: PodRuntime) -> int:
+    return int(one.pod["spec"].get("priority") or 0)

@@ -373,6 +373,39 @@ def test_an_agent_that_starts_without_an_api_looks_after_its_pods_and_runs_stati
     cluster.kubectl("delete", "pod/cared-for", "service/known", "--now")
 
 
+def test_a_node_follows_its_configuration_files(cluster: Cluster) -> None:
+    folder = cluster.layout.root / "kubelet.conf.d"
+    folder.mkdir(exist_ok=True)
+    head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+    node = cluster.kubectl("get", "nodes", "-o", "name").strip()
+    most = ("get", node, "-o", "jsonpath={.status.allocatable.pods} {.status.capacity.pods}")
+    before = cluster.kubectl("get", node, "-o", "jsonpath={.status.allocatable.memory}")
+    security = "securityContext: {sysctls: [{name: kernel.msgmax, value: '65536'}]}"
+    cluster.kubectl("apply", "-f", "-", stdin=pod("unsafe", "true", security))
+    cluster.until(lambda: cluster.path("unsafe", "{.status.reason}") == "SysctlForbidden", "its refusal")
+    text = "maxPods: 60\nallowedUnsafeSysctls: [kernel.msg*]\npodPidsLimit: 50\nsystemReserved: {memory: 64Mi}\n"
+    (folder / "10.conf").write_text(head + text)
+    try:
+        cluster.until(lambda: cluster.kubectl(*most) == "60 60", "the node to tell of it")
+        left = cluster.kubectl("get", node, "-o", "jsonpath={.status.allocatable.memory}")
+        assert int(before.removesuffix("Ki")) - int(left.removesuffix("Ki")) == 64 * 1024
+        command = "cat /proc/sys/kernel/msgmax; i=0; while [ $i -lt 80 ]; do sleep 9 & i=$((i+1)); done; echo all"
+        cluster.kubectl("apply", "-f", "-", stdin=pod("allowed", command, security))
+        cluster.until(lambda: cluster.path("allowed", "{.status.phase}") in ("Succeeded", "Failed"), "its end")
+        out = cluster.kubectl("logs", "allowed")
+        assert out.startswith("65536\n")
+        assert "can't fork" in out
+        (folder / "10.conf").write_text(head + "maxPods: 0")
+        events = ("get", "events", "--field-selector", "reason=InvalidKubeletConfiguration", "-o", "name")
+        cluster.until(lambda: "event/" in cluster.kubectl(*events), "an event about what is wrong")
+        config = json.loads(cluster.kubectl("get", "--raw", f"/api/v1/nodes/{node.partition('/')[2]}/proxy/configz"))
+        assert config["kubeletconfig"]["maxPods"] == 60
+    finally:
+        (folder / "10.conf").unlink()
+    cluster.until(lambda: cluster.kubectl(*most) == "110 110", "what was before")
+    cluster.kubectl("delete", "pod", "unsafe", "allowed", "--now")
+
+
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
