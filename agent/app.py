@@ -28,6 +28,7 @@ from agent.objects import ObjectSource, TokenSource
 from agent.plugins.watcher import PluginWatcher
 from agent.pod_manager import PodManager
 from agent.pod_state import is_mirror, is_static
+from agent.podresources.server import PodResourcesServer
 from agent.resizes import Resizes
 from agent.server import AgentServer
 from agent.shutdown import NodeShutdown
@@ -83,18 +84,24 @@ async def run(config: AgentConfig) -> None:
             metrics=metrics, keep_pod=lambda pod: checkpoint.note_pod(None, pod),
         )  # fmt: skip
         node.claims = claims = ResourceClaims(client, config.data_dir, config.node_name)
-        node.devices = devices = DevicePlugins(
-            config.device_plugin_dir,
-            lambda: reporter.set_devices(devices.capacity(), devices.allocatable()),
-            metrics,
-        )
+
+        def devices_changed() -> None:
+            reporter.set_devices(devices.capacity(), devices.allocatable())
+            pods.wake(devices.holders())
+
+        node.devices = devices = DevicePlugins(config.device_plugin_dir, devices_changed, metrics)
+        pods = PodManager(node, reporter.pressures)
+        claims.on_health = pods.wake
+        stack.push_async_callback(claims.health.close)
         await devices.start()
         stack.push_async_callback(devices.close)
-        pods = PodManager(node, reporter.pressures)
         if config.cpu_manager_policy == "static":
             reserved = cpu_millis(config.settings.reserved.get("cpu", "0"))
             node.cpus = CpuManager(config.data_dir, -(-reserved // 1000), pods.wake_all)
         stack.push_async_callback(pods.close)
+        lister = PodResourcesServer(config.pod_resources_dir, node, pods)
+        await lister.start()
+        stack.push_async_callback(lister.close)
         server = AgentServer(node, pods)
         await server.start()
         stack.push_async_callback(server.close)

@@ -69,6 +69,11 @@ class AgentConfig:
         return self.data_dir / "device-plugins"
 
     @property
+    def pod_resources_dir(self) -> Path:
+        """Where the PodResources API is served."""
+        return self.data_dir / "pod-resources"
+
+    @property
     def plugins_registry(self) -> Path:
         """Where other plugins of the node put the sockets by which they register."""
         return self.data_dir / "plugins_registry"

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import grpc
 from agent import admission
 from agent.container_config import log_folder
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
+from agent.environment import ConfigError
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
 from agent.pod_state import is_critical, is_mirror, is_over, is_static
@@ -198,10 +199,28 @@ class PodManager:
             if set(short) != {"memory"} or quality == "BestEffort":
                 told = ", ".join(dict.fromkeys(_CONDITIONS[one] for one in short))
                 return "Evicted", f"The node had condition: [{told}]. "
-        return admission.refusal(
+        if (refused := self._short_of_devices(pod)) is not None:
+            return refused
+        refused = admission.refusal(
             pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir(),
             allows_sysctl=self._services.config.settings.allows_sysctl,
         )  # fmt: skip
+        if refused is not None and self._services.devices is not None:
+            self._services.devices.forget(pod["metadata"]["uid"])
+        return refused
+
+    def _short_of_devices(self, pod: Pod) -> tuple[str, str] | None:
+        """Set devices aside for a pod; return reason and message where there are not enough."""
+        devices = self._services.devices
+        if devices is None or not devices.are_asked_for(pod):
+            return None
+        # What has ended holds none, though it may still be tidied up: the scheduler counts so, too.
+        devices.release(uid for uid, one in self._running.items() if not is_over(one.pod))
+        try:
+            devices.reserve(pod)
+        except ConfigError as error:
+            return "UnexpectedAdmissionError", f"Allocate failed due to {error}, which is unexpected"
+        return None
 
     def _admitted(self, pod: Pod) -> list[Pod]:
         # One that is gone from the API holds nothing any more, though its containers may still be ending.
@@ -221,6 +240,12 @@ class PodManager:
                 text = f"requested: {asked}, used: {used}, capacity: {most}"
                 return "Deferred", f"Node didn't have enough resource: {name}, {text}"
         return None
+
+    def wake(self, uids: Iterable[str]) -> None:
+        """Something that concerns these pods changed."""
+        for uid in uids:
+            if uid in self._running:
+                self._running[uid].wake()
 
     def wake_all(self) -> None:
         """Something that concerns all pods changed."""
