@@ -133,14 +133,16 @@ async def _work(
         group.create_task(LogRotator(pods.growing_logs, node.runtime.reopen_log, settings=config.settings).run())
         if node.claims is not None:
             group.create_task(node.claims.run())
+        shutdown = NodeShutdown(node, pods, reporter.shut_down)
         if config.config_file is not None or config.config_dir is not None:
 
-            def settings_changed(_: list[str]) -> None:
+            def settings_changed(names: list[str]) -> None:
                 reporter.settings_changed()
+                shutdown.settings_changed(names)
                 pods.wake_all()
 
             group.create_task(ConfigFollower(config, node.recorder, settings_changed).run())
-        group.create_task(NodeShutdown(node, pods, reporter.shut_down).run())
+        group.create_task(shutdown.run())
         group.create_task(Evictor(node, pods, reporter.pressures).run())
         group.create_task(ImageCollector(node, reporter.disk_percent).run())
         if config.rotate_certificates:

@@ -209,9 +209,9 @@ class NodeReporter:
         disk = shutil.disk_usage(self._config.data_dir)
         return 100.0 * (1 - disk.free / disk.total)
 
-    def shut_down(self) -> None:
-        """The machine is about to stop: say so."""
-        self._is_shutting_down = True
+    def shut_down(self, is_about_to_stop: bool) -> None:
+        """The machine is about to stop, or not after all: say so."""
+        self._is_shutting_down = is_about_to_stop
         self._news.set()
 
     async def _readiness(self) -> tuple[bool, str, str]:
