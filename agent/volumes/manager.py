@@ -220,6 +220,7 @@ class VolumeManager:
                 mount(
                     wanted["mountPath"], path, readonly=readonly, propagation=wanted.get("mountPropagation") or "",
                     recursive=wanted.get("recursiveReadOnly") in ("Enabled", "IfPossible"),
+                    relabel=_is_relabelled(volume, bound),
                 )
             )  # fmt: skip
         return found
@@ -305,6 +306,13 @@ def _make_empty_dir(path: Path, source: Mapping[str, Any], group: int | None) ->
         path.chmod(0o777 | (stat.S_ISGID if group is not None else 0))
         if group is not None:
             os.chown(path, -1, group)
+
+
+def _is_relabelled(volume: Mapping[str, Any], bound: Source | None) -> bool:
+    """Whether a volume's files get the label of the container: those the node makes, and local volumes."""
+    if bound is not None:
+        return bound.takes_group and bound.csi is None and not bound.read_only
+    return "emptyDir" in volume or any(source in volume for source in FILE_SOURCES)
 
 
 def _mount_nfs(path: Path, source: Mapping[str, Any]) -> None:
