@@ -69,7 +69,7 @@ def _pods(session: Session, word: str | None, given: dict[str, Any]) -> tuple[li
             "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"
         )
     try:
-        pods = find_pods(session, word)
+        pods = find_pods(session, word, wait_seconds=seconds(given["pod_running_timeout"]))
     except NotFound as error:
         raise click.ClickException(
             f'error from server (NotFound): {error} in namespace "{session.namespace}"'
