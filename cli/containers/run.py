@@ -24,7 +24,7 @@ from cli.containers.naming import (
     random_name,
     state_of,
 )
-from cli.containers.volumes import volume_of
+from cli.containers.volumes import own_all, volume_of
 from cli.durations import seconds
 from cli.framework import verb
 from cli.printers import plain_json
@@ -93,6 +93,7 @@ def run_container(image: str, command: Sequence[str], **given: Any) -> None:
         pod = container_pod(name, image, list(command), given)
         _check_ports(session, pod)
         known = session.discovery.find("pods")
+        own_all(session, pod["spec"].get("volumes") or ())
         made = session.connection.json(
             "POST", known.resource.path(session.namespace), body=pod, params={"fieldManager": "wherry-run"}
         )
