@@ -57,7 +57,7 @@ def _set_priority(cache: WatchCache, pod: Object) -> None:
             raise _forbidden(pod, f"no PriorityClass with name {name} was found")
         found: Object = entry.object() if entry is not None else {"value": SYSTEM_PRIORITIES[name]}
     else:
-        defaults = [obj for one in collection.entries("") if (obj := one.object()).get("globalDefault")]
+        defaults = [one.object() for one in collection.entries("") if _GLOBAL_DEFAULT in one.value]
         found = min(defaults, key=lambda obj: int(obj["value"]), default={"value": 0})
         if "metadata" in found:
             spec["priorityClassName"] = found["metadata"]["name"]
@@ -71,6 +71,10 @@ def _set_priority(cache: WatchCache, pod: Object) -> None:
             pod, why + f"priority admission controller computed {policy} from the given PriorityClass name"
         )
     spec["priority"], spec["preemptionPolicy"] = value, policy
+
+
+# How the PriorityClass is encoded that holds for pods which name none; every pod asks, so none is decoded for it.
+_GLOBAL_DEFAULT = b'"globalDefault":true'
 
 
 def _apply_runtime_class(cache: WatchCache, pod: Object) -> None:

@@ -27,6 +27,9 @@ _SERVERS_OWN = frozenset(
 _MAX_UPDATERS = 10
 _ANCIENT = "ancient-changes"
 MAX_MANAGER_BYTES = 128
+# Pods of one owner are alike: which fields they have is found out once.
+_REMEMBERED_PODS = 128
+_REMEMBERED_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +114,63 @@ def track(
     shape = shape_for(kind)
     fresh = _managed_part(kind, new, subresource)
     if old is None:
-        changed, removed = fields_of(fresh, shape, dots=True), Tree()
+        changed, removed = _new_fields(kind, fresh), Tree()
     else:
         changes = compare(_managed_part(kind, old, subresource), fresh, shape)
         changed, removed = changes.changed, changes.removed
     if changed or removed:
         base = _updated(base, changed, removed, manager, kind.resource.api_version, subresource)
     _write(new, base)
+
+
+def _new_fields(kind: Kind, fresh: Object) -> Tree:
+    """Return the fields of a new object. Those of pods are remembered: no tree is changed in place."""
+    shape = shape_for(kind)
+    if kind.built_in_kind != "Pod":
+        return fields_of(fresh, shape, dots=True)
+    spec = orjson.dumps(fresh["spec"])
+    known = _pods.get(spec)
+    if known is None:
+        known = fields_of({"spec": fresh["spec"]}, shape, dots=True)
+        if len(spec) <= _REMEMBERED_BYTES:
+            if len(_pods) >= _REMEMBERED_PODS:
+                _pods.pop(next(iter(_pods)))
+            _pods[spec] = known
+    return fields_of({**fresh, "spec": None}, shape, dots=True) | known
+
+
+_pods: dict[bytes, Tree] = {}
+
+
+def restore_if_broken(obj: Object, before: Any, warnings: list[str]) -> None:
+    """Put an object's managedFields back as they were where admission made something of them that can't be read."""
+    after = obj["metadata"].get("managedFields")
+    if after is before or not (wrong := _unreadable(after)):
+        return
+    if before is None:
+        obj["metadata"].pop("managedFields")
+    else:
+        obj["metadata"]["managedFields"] = before
+    warnings.append(
+        ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating "
+        f"admission controller; please fix your requests: {wrong}"
+    )
+
+
+def _unreadable(given: Any) -> str:
+    """Return what is wrong with managedFields, "" if nothing is."""
+    if given is None:
+        return ""
+    for one in given if isinstance(given, list) else [given]:
+        if not isinstance(one, dict):
+            return "metadata.managedFields: Invalid value: must be a list of objects"
+        if (operation := one.get("operation")) not in (APPLY, UPDATE):
+            return f'metadata.managedFields.operation: Invalid value: "{operation or ""}": must be `Apply` or `Update`'
+        if (form := one.get("fieldsType") or "FieldsV1") != "FieldsV1":
+            return f'metadata.managedFields.fieldsType: Invalid value: "{form}": must be `FieldsV1`'
+        if not isinstance(one.get("fieldsV1") or {}, dict):
+            return "error decoding managed fields: fieldsV1 is no object"
+    return ""
 
 
 def _updated(

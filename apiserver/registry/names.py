@@ -3,8 +3,8 @@
 Source: https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 """
 
+import random
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -136,7 +136,7 @@ def label_value(value: str) -> str | None:
 
 def generate(base: str) -> str:
     """Return `base` with five random letters, as generateName asks; a long base is cut."""
-    return base[:_MAX_GENERATED_BASE] + "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
+    return base[:_MAX_GENERATED_BASE] + "".join(random.choices(_SUFFIX_LETTERS, k=5))  # noqa: S311 - no secret
 
 
 def label_causes(labels: Mapping[str, Any], path: str) -> Iterator[Cause]:

@@ -115,16 +115,18 @@ class Rest:
                     obj.pop("status", None)
                     obj |= {} if kind.user_defined else {"status": {}}
                 kind.prepare_create(obj)
+                if options.field_manager and not options.applies:
+                    field_managers.track(kind, None, obj, options.field_manager, "", resettable=False)
+                managed = obj["metadata"].get("managedFields")
                 request = self._request("CREATE", kind, namespace, options, obj)
                 obj = await self._admission.admit_create(
                     request, lambda changed: self._completed(kind, changed, options)
                 )
                 metadata = obj["metadata"]
+                field_managers.restore_if_broken(obj, managed, options.warnings)
                 causes = [*metadata_causes(kind, obj), *object_causes(kind, obj), *kind.validate_create(obj)]
                 raise_invalid(kind, obj, causes)
                 await self._admission.judge_create(request, self._replace_quota)
-                if options.field_manager and not options.applies:
-                    field_managers.track(kind, None, obj, options.field_manager, "", resettable=False)
             try:
                 return await self._store_new(kind, namespace, obj, options)
             except errors.AlreadyExists:
@@ -317,8 +319,13 @@ class Rest:
         if main:
             complete(kind, new)
             kind.prepare_update(new, old)
+        if options.field_manager and not options.applies:
+            through = subresource or options.through
+            field_managers.track(kind, old, new, options.field_manager, through, resettable=main)
+        managed = new["metadata"].get("managedFields")
         request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
         new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
+        field_managers.restore_if_broken(new, managed, options.warnings)
         if not main and kind.custom is not None and kind.user_defined:
             raise_invalid(kind, new, kind.custom.causes(new, old))
         if main:
@@ -329,9 +336,6 @@ class Rest:
             causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *judge(new, old)]
             raise_invalid(kind, new, [*causes, *finalizer_causes(new, old)])
         await self._admission.judge_update(request, self._replace_quota)
-        if options.field_manager and not options.applies:
-            through = subresource or options.through
-            field_managers.track(kind, old, new, options.field_manager, through, resettable=main)
         return new
 
     def _check_preconditions(self, kind: Kind, key: str, old: Object, metadata: Object) -> None:

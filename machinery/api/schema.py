@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -393,7 +393,11 @@ def _is_complete_in(item: Any, shape: Shape) -> bool:
     items = shape.items
     if items is None or items.form != "object":
         return True
-    return all(_is_complete(one, items) for _, one in _held(item, shape))
+    if type(item) is list:
+        held: Iterable[Any] = item
+    else:
+        held = [one for _, one in _held(item, shape)]
+    return all(type(one) is not dict or _is_complete(one, items) for one in held)
 
 
 def _held(item: Any, shape: Shape) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -127,6 +127,11 @@ async def test_a_creation_is_noted_under_the_programs_name(client: Client) -> No
     assert (entry["manager"], entry["operation"], entry["apiVersion"]) == ("wherry", "Update", "v1")
     container = entry["fieldsV1"]["f:spec"]["f:containers"]['k:{"name":"c"}']
     assert {".", "f:name", "f:image", "f:imagePullPolicy"} <= set(container)
+    assert "f:volumeMounts" not in container, "admission's part has no manager"
+    assert set(entry["fieldsV1"]["f:spec"]) == {
+        "f:containers", "f:dnsPolicy", "f:enableServiceLinks", "f:restartPolicy", "f:schedulerName",
+        "f:securityContext", "f:terminationGracePeriodSeconds",
+    }  # fmt: skip
     cleared = await client.patch(PODS, "a", {"metadata": {"managedFields": [{}]}}, "default")
     assert "managedFields" not in cleared["metadata"]
 

@@ -97,6 +97,20 @@ async def test_a_mutating_webhook_changes_what_is_stored(client: Client, hook: H
     assert (hook.asked[-1]["operation"], hook.asked[-1]["oldObject"]["data"]["k"]) == ("UPDATE", "v")
 
 
+async def test_managed_fields_are_shown_to_a_webhook_and_survive_it(client: Client, hook: Hook) -> None:
+    broken = [{"manager": "hook", "operation": "Invent", "fieldsType": "FieldsV1", "fieldsV1": {}}]
+    hook.answer = lambda _: patch(
+        {"op": "add", "path": "/data/added", "value": "yes"},
+        {"op": "replace", "path": "/metadata/managedFields", "value": broken},
+    )
+    await client.create(MUTATING_WEBHOOKS, hook.registration("one"))
+    made = await client.create(CONFIG_MAPS, config_map(), "default")
+    assert made["data"] == {"k": "v", "added": "yes"}
+    [entry] = made["metadata"]["managedFields"]
+    assert (entry["operation"], entry["fieldsV1"]) == ("Update", {"f:data": {".": {}, "f:k": {}}})
+    assert hook.asked[0]["object"]["metadata"]["managedFields"] == [entry]
+
+
 async def test_a_validating_webhook_refuses_with_its_reason(client: Client, hook: Hook) -> None:
     hook.answer = lambda request: {
         "allowed": request["operation"] == "CREATE", "status": {"message": "not now", "code": 403}, "warnings": ["careful"],
