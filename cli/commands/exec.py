@@ -62,7 +62,7 @@ def exec_(words: Sequence[str], **given: Any) -> None:
         if not quiet:
             click.echo("Unable to use a TTY - input is not a terminal or the right kind of file", err=True)
         tty = False
-    argv = _surrounded(command, given, detach=detach)
+    argv = surrounded(command, given, detach=detach)
     request = StreamRequest(session.namespace, name, chosen, argv, stdin=stdin and not detach, tty=tty)
     code = run_stream(session.connection, request)
     if code:
@@ -81,7 +81,7 @@ def _named_in(given: dict[str, Any]) -> str:
     return f"{obj['kind'].lower()}/{obj['metadata']['name']}"
 
 
-def _surrounded(command: Sequence[str], given: dict[str, Any], *, detach: bool) -> tuple[str, ...]:
+def surrounded(command: Sequence[str], given: dict[str, Any], *, detach: bool) -> tuple[str, ...]:
     """Return the command with what Docker's options ask for around it: the API's exec has no such fields."""
     argv = list(command)
     if given["envs"]:
