@@ -154,7 +154,7 @@ class Streams:
         session = remote_command.PlainWebSocket(client)
         told: errors.APIError
         try:
-            async with self._agent(url, params, remote_command.PLAIN[:1]) as agent:
+            async with self._agent(url, params, remote_command.PLAIN) as agent:
                 await remote_command.bridge(session, agent)
                 return client
         except _Refused as refused:
