@@ -98,7 +98,12 @@ class Subresources:
             if pod["spec"].get("nodeName"):
                 why = f'pod {info.name} is already assigned to node "{pod["spec"]["nodeName"]}"'
                 raise conflict(kind.resource, info.name, why)
+            if pod["spec"].get("schedulingGates"):
+                raise conflict(kind.resource, info.name, f"pod {info.name} has non-empty .spec.schedulingGates")
             pod["spec"]["nodeName"] = target["name"]
+            pod.setdefault("status", {}).pop("nominatedNodeName", None)  # it was about where the pod may come to be
+            if annotations := binding["metadata"].get("annotations"):
+                pod["metadata"]["annotations"] = {**(pod["metadata"].get("annotations") or {}), **annotations}
             _set_condition(pod, {"type": "PodScheduled", "status": "True"})
             return pod
 

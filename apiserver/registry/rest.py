@@ -372,12 +372,15 @@ class Rest:
             field_managers.restore_if_broken(new, managed, options.warnings)
         if not main and kind.custom is not None and kind.user_defined:
             raise_invalid(kind, new, kind.custom.causes(new, old))
+        part = kind.subresources.get(subresource)
+        judge = part.validate_update if part is not None else None
+        if not main and judge is not None:
+            raise_invalid(kind, new, judge(new, old))
         if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            part = kind.subresources.get(subresource)
-            judge = (part.validate_update if part is not None else None) or kind.validate_update
-            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *judge(new, old)]
+            own = judge or kind.validate_update
+            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *own(new, old)]
             raise_invalid(kind, new, [*causes, *finalizer_causes(new, old)])
         await self._admission.judge_update(request, self._replace_quota)
         return new
