@@ -229,6 +229,7 @@ class PodStatus(View, frozen=True):
     """The part of a pod's status that controllers read."""
 
     phase: Word = Word.EMPTY
+    reason: Word = Word.EMPTY
     startTime: Word | None = None
     podIP: str = ""
     podIPs: tuple[PodIP, ...] = ()
