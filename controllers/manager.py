@@ -13,6 +13,7 @@ from controllers.clusterrole_aggregation import ClusterRoleAggregationController
 from controllers.cronjob import CronJobController
 from controllers.daemonset import DaemonSetController
 from controllers.deployment import DeploymentController
+from controllers.device_taint_eviction import DeviceTaintEvictionController
 from controllers.disruption import DisruptionController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
@@ -199,6 +200,7 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
     found: list[Controller[Any]] = [
         EndpointSliceMirroringController(client, informers),
         ResourceClaimController(client, informers, EventRecorder(client, "resource_claim")),
+        DeviceTaintEvictionController(client, informers, EventRecorder(client, "device-taint-eviction")),
         ServiceAddressController(client, informers),
         ServiceRangeController(client, informers, cidrs=options.service_cidrs),
     ]

@@ -237,6 +237,7 @@ class PodStatus(View, frozen=True):
     containerStatuses: tuple[ContainerStatus, ...] = ()
     initContainerStatuses: tuple[ContainerStatus, ...] = ()
     resourceClaimStatuses: tuple[JSON, ...] = ()
+    extendedResourceClaimStatus: JSON | None = None
 
 
 class Pod(View, frozen=True):
