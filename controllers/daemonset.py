@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from controllers import daemon_plan
+from controllers import conditions, daemon_plan
 from controllers.apps_views import ControllerRevision, DaemonSet
 from controllers.informers import InformerFactory
 from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, reference
@@ -203,7 +203,8 @@ class DaemonSetController(Controller[ObjectKey]):
         wanted = {**status, "collisionCount": collisions or present["collisionCount"]}
         if wanted == present:
             return
-        patch = {"metadata": {"uid": found.metadata.uid}, "status": wanted}
+        shown = conditions.without_zeros(wanted, "updatedNumberScheduled", "numberAvailable", "numberUnavailable")
+        patch = {"metadata": {"uid": found.metadata.uid}, "status": shown}
         key = found.metadata.key
         try:
             await self._client.patch(DAEMON_SETS, key.name, patch, key.namespace, subresource="status")

@@ -78,6 +78,7 @@ class ObjectMeta(View, frozen=True):
     finalizers: tuple[str, ...] = ()
     creationTimestamp: str = ""
     deletionTimestamp: str | None = None
+    deletionGracePeriodSeconds: int | None = None
 
     @property
     def key(self) -> ObjectKey:
