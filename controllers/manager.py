@@ -198,7 +198,9 @@ def _of_access(
 
 def _of_networks(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
     found: list[Controller[Any]] = [
-        EndpointSliceMirroringController(client, informers),
+        EndpointSliceMirroringController(
+            client, informers, EventRecorder(client, "endpoint-slice-mirroring-controller")
+        ),
         ResourceClaimController(client, informers, EventRecorder(client, "resource_claim")),
         DeviceTaintEvictionController(client, informers, EventRecorder(client, "device-taint-eviction")),
         ServiceAddressController(client, informers),
