@@ -8,7 +8,7 @@ template share one object for it; a pod itself is a name, a uid, a node and a po
 - `Shape`: needs, what other pods see of it (namespace, labels, owner), and what it asks of others (affinity, spread).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,8 @@ from scheduler.terms import AffinityTerms, SpreadConstraint, read_affinity, read
 DEFAULT_SCHEDULER = "default-scheduler"
 GROUP, GROUP_MIN = "scheduling.wherry.dev/pod-group", "scheduling.wherry.dev/pod-group-min-member"
 """Annotations: pods of one namespace with the same GROUP are bound once GROUP_MIN of them have a place."""
+RESTART_ALL_FEATURE = "RestartAllContainersOnContainerExits"
+_RESTART_ALL = "RestartAllContainers"
 Port = tuple[str, str, int]
 """Address, protocol, number; the address is 0.0.0.0 when a pod takes the port on all of them."""
 
@@ -67,12 +69,17 @@ class ResourcesView(msgspec.Struct, omit_defaults=True):
     limits: dict[str, Any] | None = None
 
 
+class _RestartRule(msgspec.Struct, omit_defaults=True):
+    action: str = ""
+
+
 class ContainerView(msgspec.Struct, omit_defaults=True):
     """A container, as far as it matters where it runs."""
 
     name: str = ""
     image: str = ""
     restartPolicy: str | None = None
+    restartPolicyRules: list[_RestartRule] | None = None
     resources: ResourcesView | None = None
     ports: list[PortView] | None = None
 
@@ -181,7 +188,7 @@ class Needs:
     """What a pod asks of a node by itself. Shared by all pods that ask the same; never changed."""
 
     __slots__ = (
-        "__weakref__", "affinity", "claims", "devices", "images", "key", "node_selector", "policy", "ports",
+        "__weakref__", "affinity", "claims", "devices", "features", "images", "key", "node_selector", "policy", "ports",
         "priority", "requests", "scored", "tolerations", "volumes",
     )  # fmt: skip
 
@@ -199,6 +206,7 @@ class Needs:
         self.images = tuple(container.image for container in containers)
         self.volumes = tuple(volume for volume in spec.volumes or () if volume.ties())
         self.claims: list[Mapping[str, Any]] = _json(spec.resourceClaims) or []
+        self.features = _features(containers)
         self.devices = asks_of(spec.initContainers or (), spec.containers)
 
 
@@ -349,6 +357,12 @@ def _controller(metadata: _Metadata) -> tuple[str, str, str] | None:
     """Return kind, name and uid of the owner that controls the pod."""
     found = next((one for one in metadata.ownerReferences or () if one.controller), None)
     return None if found is None else (found.kind, found.name, found.uid)
+
+
+def _features(containers: Iterable[ContainerView]) -> frozenset[str]:
+    """Return what a node must declare it can do. Few pods need any such thing."""
+    rules = [rule for one in containers for rule in one.restartPolicyRules or ()]
+    return frozenset({RESTART_ALL_FEATURE} if any(rule.action == _RESTART_ALL for rule in rules) else ())
 
 
 def _ports(spec: _Spec) -> tuple[Port, ...]:
