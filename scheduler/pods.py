@@ -17,7 +17,7 @@ import orjson
 
 from machinery.api.meta import ObjectKey
 from scheduler.devices.extended import asks_of
-from scheduler.requests import Amounts, requests_of, scored_requests_of
+from scheduler.requests import Amounts, Running, larger, requests_of, scored_requests_of
 from scheduler.terms import AffinityTerms, SpreadConstraint, read_affinity, read_constraints
 
 DEFAULT_SCHEDULER = "default-scheduler"
@@ -170,6 +170,8 @@ class _Status(msgspec.Struct):
     containerStatuses: list[_ContainerStatus] | None = None
     initContainerStatuses: list[_ContainerStatus] | None = None
     conditions: list[_Condition] | None = None
+    resources: ResourcesView | None = None
+    allocatedResources: dict[str, Any] | None = None
     resourceClaimStatuses: list[_ClaimStatus] | None = None
 
 
@@ -342,7 +344,7 @@ class PodReader:
         if needs is None:
             amounts = requests_of(
                 spec.containers, spec.initContainers or (), overhead=_json(spec.overhead) or {},
-                whole=(_json(spec.resources) or {}).get("requests") or {}, running=_running(view) if resized else {},
+                whole=(_json(spec.resources) or {}).get("requests") or {}, running=_running(view) if resized else None,
             )  # fmt: skip
             needs = self._needs[key] = Needs(key, spec, node_affinity, amounts)
         return needs
@@ -378,25 +380,31 @@ def _ports(spec: _Spec) -> tuple[Port, ...]:
 
 def _resized(view: PodView) -> bytes:
     """Return what the node gave the containers where that is not what they now ask for (in-place resize)."""
-    running = _running(view)
-    if not running:
+    running, spec = _running(view), view.spec
+    if not running.containers and not running.whole:
         return b""
     asked = {
         one.name: (one.resources.requests if one.resources else None) or {}
-        for one in (*view.spec.containers, *(view.spec.initContainers or ()))
+        for one in (*spec.containers, *(spec.initContainers or ()))
     }
-    return orjson.dumps(running) if any(asked.get(name, {}) != given for name, given in running.items()) else b""
+    whole = (_json(spec.resources) or {}).get("requests") or {}
+    differs = any(asked.get(name, {}) != given for name, given in running.containers.items())
+    return orjson.dumps(running) if differs or (running.whole and running.whole != whole) else b""
 
 
-def _running(view: PodView) -> dict[str, dict[str, Any]]:
-    """Return the larger of what a node has allotted and what is in effect, by container."""
-    found: dict[str, dict[str, Any]] = {}
+def _running(view: PodView) -> Running:
+    """Return the larger of what a node has allotted and what is in effect, of each container and of the whole."""
     status = view.status
+    found: dict[str, dict[str, Any]] = {}
     for one in (*(status.containerStatuses or ()), *(status.initContainerStatuses or ())):
-        given = one.allocatedResources or (one.resources.requests if one.resources else None)
-        if given:
+        if given := larger(one.allocatedResources, one.resources.requests if one.resources else None):
             found[one.name] = given
-    return found
+    whole = larger(status.allocatedResources, status.resources.requests if status.resources else None)
+    impossible = any(
+        one.type == "PodResizePending" and one.status == "True" and one.reason == "Infeasible"
+        for one in status.conditions or ()
+    )
+    return Running(found, whole, impossible)
 
 
 def _claims(view: PodView, shape: Shape) -> tuple[tuple[str, str], ...]:
