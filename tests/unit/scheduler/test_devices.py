@@ -326,3 +326,12 @@ def test_a_claim_that_keeps_its_pod_from_every_node_is_given_back_if_nobody_else
     assert plugin.post_filter(cycle, caught.value.diagnosis.resolvable).text == "still not schedulable"
     no_claims = using_these.cycle(pod("plain"))
     assert plugin.post_filter(no_claims, caught.value.diagnosis.resolvable).text == "no new claims to deallocate"
+
+
+def test_a_search_that_leads_nowhere_ends_nonetheless() -> None:
+    """Twenty devices and ten requests that can't all be served: to try everything would take days."""
+    slices = [slice_of(name, *(device(str(at), numa=at) for at in range(20))) for name in "abc"]
+    requests = [request(f"r{at}") for at in range(10)]
+    same = [{"requests": ["r8", "r9"], "matchAttribute": f"{DRIVER}/numa"}]
+    text = refusal([claim("x", *requests, constraints=same)], slices, "x")
+    assert text.startswith("0/3 nodes are available: 3 timed out trying to allocate devices.")
