@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import grpc
 from agent import admission
 from agent.container_config import log_folder
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
+from agent.environment import ConfigError
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
-from agent.pod_state import is_critical, is_over
+from agent.pod_state import is_critical, is_mirror, is_over, is_static
 from machinery.api.quantity import cpu_millis, to_bytes
 from machinery.client.rest import ConnectionFailed
 from machinery.errors import APIError
@@ -47,15 +48,30 @@ class PodManager:
         self.is_shutting_down = False  # the machine is about to stop: no new pods
         self.node: Mapping[str, Any] = {}  # the Node object as it was last seen
         self.on_network_change: Callable[[], None] = lambda: None
+        self.on_mirror: Callable[[Pod | None, Pod | None], None] = lambda _, __: None  # news of a static pod's mirror
+        self.on_end: Callable[[], None] = lambda: None  # a pod has ended and is gone from here
 
     def on_pod(self, old: Pod | None, new: Pod | None) -> None:
         """Take news of a pod from the API."""
+        if any(one is not None and is_mirror(one) for one in (old, new)):
+            self.on_mirror(old, new)  # what runs is not the mirror
+            return
         if new is not None:
             if old is not None and old["metadata"]["uid"] != new["metadata"]["uid"]:
                 self._vanish(old)  # deleted and made anew under the same name
             self._ensure(new)
         elif old is not None:
             self._vanish(old)
+
+    def take(self, pod: Pod) -> None:
+        """Run a pod that the API need not know: a static one, or one that was known when the API was last there."""
+        self._ensure(pod)
+
+    def keep_only(self, uids: Collection[str]) -> None:
+        """End the pods that were taken over from an agent before this one and that the API has no more."""
+        for uid, one in list(self._running.items()):
+            if uid not in uids and not is_static(one.pod) and not one.deleted:
+                one.vanish()
 
     def _vanish(self, pod: Pod) -> None:
         found = self._running.get(pod["metadata"]["uid"])
@@ -83,6 +99,7 @@ class PodManager:
             self._tasks.pop(uid, None)
             self._services.puller.forget(uid)
             self.on_network_change()
+            self.on_end()
         if not runtime.deleted and not runtime.pod["metadata"].get("deletionTimestamp"):
             self._ensure(runtime.pod)  # it fell over: start it anew
         else:
@@ -193,9 +210,28 @@ class PodManager:
             if set(short) != {"memory"} or quality == "BestEffort":
                 told = ", ".join(dict.fromkeys(_CONDITIONS[one] for one in short))
                 return "Evicted", f"The node had condition: [{told}]. "
-        return admission.refusal(
-            pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
-        )
+        if (refused := self._short_of_devices(pod)) is not None:
+            return refused
+        refused = admission.refusal(
+            pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir(),
+            allows_sysctl=self._services.config.settings.allows_sysctl,
+        )  # fmt: skip
+        if refused is not None and self._services.devices is not None:
+            self._services.devices.forget(pod["metadata"]["uid"])
+        return refused
+
+    def _short_of_devices(self, pod: Pod) -> tuple[str, str] | None:
+        """Set devices aside for a pod; return reason and message where there are not enough."""
+        devices = self._services.devices
+        if devices is None or not devices.are_asked_for(pod):
+            return None
+        # What has ended holds none, though it may still be tidied up: the scheduler counts so, too.
+        devices.release(uid for uid, one in self._running.items() if not is_over(one.pod))
+        try:
+            devices.reserve(pod)
+        except ConfigError as error:
+            return "UnexpectedAdmissionError", f"Allocate failed due to {error}, which is unexpected"
+        return None
 
     def _admitted(self, pod: Pod) -> list[Pod]:
         # One that is gone from the API holds nothing any more, though its containers may still be ending.
@@ -218,6 +254,12 @@ class PodManager:
                 text = f"requested: {asked}, used: {used}, capacity: {most}"
                 return "Deferred", f"Node didn't have enough resource: {name}, {text}"
         return None
+
+    def wake(self, uids: Iterable[str]) -> None:
+        """Something that concerns these pods changed."""
+        for uid in uids:
+            if uid in self._running:
+                self._running[uid].wake()
 
     def wake_all(self) -> None:
         """Something that concerns all pods changed."""

@@ -446,6 +446,7 @@ class NodeStatus(View, frozen=True):
     volumesAttached: tuple[JSON, ...] = ()
     volumesInUse: tuple[str, ...] = ()
     addresses: tuple[JSON, ...] = ()
+    allocatable: JSON = {}
     daemonEndpoints: JSON = {}
 
 

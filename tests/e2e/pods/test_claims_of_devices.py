@@ -21,7 +21,7 @@ from machinery.api.resources import (
     RESOURCE_SLICES,
 )
 from machinery.errors import NotFound
-from tests.e2e.pods.conftest import Pods, shell
+from tests.e2e.pods.conftest import Pods, container_status, shell
 from tests.support.dra_driver import ToyDriver
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.only_wherry]
@@ -34,6 +34,7 @@ async def driver(pods: Pods) -> AsyncIterator[ToyDriver]:
     name = f"toys-{uuid.uuid4().hex[:6]}.example.com"
     node = (await pods.client.list(NODES))["items"][0]["metadata"]["name"]
     found = ToyDriver(name, pods.client, pods.cluster.layout.root / "agent" / "plugins_registry", ["a", "b"])
+    found.pool = node
     kind = {"apiVersion": "resource.k8s.io/v1", "metadata": {"name": name}}
     selector = {"cel": {"expression": f'device.driver == "{name}"'}}
     of_class = {"selectors": [selector], "extendedResourceName": "example.com/toy"}
@@ -69,6 +70,12 @@ async def test_a_pod_has_the_device_made_for_it_and_gives_it_back(pods: Pods, dr
     claim = await pods.client.get(RESOURCE_CLAIMS, made["resourceClaimName"], pods.namespace)
     (result,) = claim["status"]["allocation"]["devices"]["results"]
     assert await pods.exec(pod, "sh", "-c", "echo $TOY") == result["device"] + "\n"
+    device = {"resourceID": f"{driver.name}/toy={result['device']}", "health": "Healthy"}
+    told = [{"name": "claim:mine/one", "resources": [device]}]
+    await pods.until(pod, lambda one: container_status(one).get("allocatedResourcesStatus") == told, "its health")
+    assert "allocatedResourcesStatus" not in container_status(await pods.get(pod), "main1")
+    driver.ill.put_nowait(result["device"])
+    await pods.until(pod, lambda one: "Unhealthy" in str(container_status(one)), "its illness")
     assert await pods.exec(pod, "sh", "-c", "echo ${TOY:-none}", container="main1") == "none\n"
     assert driver.calls == [f"prepare {claim['metadata']['name']}"]
     await pods.delete(pod)
