@@ -35,7 +35,7 @@ Object = dict[str, Any]
 ListAll = Callable[[Resource], Iterable[Object]]
 
 
-def _storage(list_all: ListAll) -> dict[str, Any]:
+def _storage(list_all: ListAll, slices: list[Object]) -> dict[str, Any]:
     """Return the lookups of what is stored about volumes."""
     claims = {
         (one["metadata"]["namespace"], one["metadata"]["name"]): one for one in list_all(PERSISTENT_VOLUME_CLAIMS)
@@ -46,7 +46,6 @@ def _storage(list_all: ListAll) -> dict[str, Any]:
 
     device_claims = {key_of(one): one for one in list_all(RESOURCE_CLAIMS)}
     classes = named(DEVICE_CLASSES)
-    slices = list(list_all(RESOURCE_SLICES))
     attachments = list(list_all(VOLUME_ATTACHMENTS))
     volumes, capacities = named(PERSISTENT_VOLUMES), list(list_all(CSI_STORAGE_CAPACITIES))
     return {
@@ -95,12 +94,13 @@ class Snapshot:
             for kind, resource in kinds.items()
             for one in list_all(resource)
         }
+        self.slices = list(list_all(RESOURCE_SLICES))
         budgets = list(list_all(POD_DISRUPTION_BUDGETS))
         self.cluster = Cluster(
             services=lambda namespace: self._services.get(namespace, ()),
             workload=self._workload,
             budgets=lambda: budgets,
-            **_storage(list_all),
+            **_storage(list_all, self.slices),
         )
 
         self.table.set_device_resources(classes_by_resource(self.cluster.device_classes()))

@@ -6,6 +6,7 @@ import pytest
 
 from scheduler.cluster import Cluster
 from scheduler.devices.extended import Ask, classes_by_resource, wanted_of
+from scheduler.explain import explain
 from scheduler.plugins.dynamic_resources import DynamicResources
 from scheduler.pods import Pod
 from scheduler.schedule_one import Unschedulable
@@ -256,6 +257,15 @@ def test_an_expression_that_fails_is_the_claims_fault_and_an_unknown_domain_is_n
     assert f"claim n/x: selector #0 on device {DRIVER}/a/0: CEL runtime error: " in text
     wanted = cel('!("any" in device.attributes["nobody.example.com"]) && !device.allowMultipleAllocations')
     assert choose(table(*NODES), using("x"), cluster([claim("x", request(selectors=wanted))], slices)) == "a"
+
+
+def test_why_tells_how_many_devices_are_free() -> None:
+    results = [{"request": "r", "driver": DRIVER, "pool": "a", "device": "0"}]
+    taken = claim("old", request(), allocation={"devices": {"results": results}})
+    nodes, slices = table(*NODES), [slice_of("a", device("0"), device("1"))]
+    found = cluster([taken, claim("x", request(count=2))], slices)
+    answer = explain(chooser(nodes, found), nodes, using("x"))
+    assert answer["changes"] == ["asks for 2 of class gpu (1 of 2 in the cluster are free)"]
 
 
 def test_a_class_that_is_not_there_is_named() -> None:
