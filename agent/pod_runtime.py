@@ -46,6 +46,8 @@ _STATES = {
 _EVICTION_SECONDS = 1
 # An API server that doesn't answer holds a pod up this long; then it is tried again after at most so long.
 _TELL_SECONDS, _MAX_UNTOLD_SECONDS = 5.0, 5.0
+# So often it is looked whether pods that were ended for a critical one have gone.
+_ROOM_SECONDS = 0.2
 _MAX_KEPT = 2  # attempts of a container that are kept: the newest and the one before it, for its logs
 
 
@@ -127,10 +129,12 @@ class PodRuntime:
         self._is_stale = True
         self._context.wake()
 
-    def evict(self, reason: str, message: str, *, grace: int = _EVICTION_SECONDS, with_event: bool = True) -> None:
+    def evict(
+        self, reason: str, message: str, *, grace: int | None = _EVICTION_SECONDS, with_event: bool = True
+    ) -> None:
         """End the pod for good, as the node's decision; it stays in the API as Failed.
 
-        Args: `grace` is how long its containers get, in seconds.
+        Args: `grace` is how long its containers get, in seconds; as long as they ask for with None.
         """
         if self._end is None:
             if with_event:
@@ -268,6 +272,8 @@ class PodRuntime:
             await self._rest()
             return _REST_SECONDS
         if reason := self._node.admission_failure(self.pod):
+            if self._node.make_room(self.pod, reason[0]):
+                return _ROOM_SECONDS
             await self._reject(*reason)
             return None
         if self._past_deadline():
