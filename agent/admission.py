@@ -76,7 +76,7 @@ def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> 
     most = int(allocatable.get("pods", "110"))
     if len(admitted) + 1 > most:
         return "OutOfpods", _text("pods", 1, len(admitted), most)
-    for name in sorted(_asked_names(pod)):
+    for name in sorted(_asked_names(pod) - _from_claims(pod)):
         if name not in allocatable and _is_extended(name):
             continue
         asked, used = requested(pod, name), sum(requested(one, name) for one in admitted)
@@ -94,6 +94,12 @@ def missing(pod: Pod, admitted: Iterable[Pod], allocatable: Mapping[str, str]) -
         used = sum(requested(one, name) for one in others)
         found[name] = requested(pod, name) + used - _read(name, allocatable[name])
     return {name: amount for name, amount in found.items() if amount > 0}
+
+
+def _from_claims(pod: Pod) -> set[str]:
+    """Return the extended resources that devices stand for which the pod has been given already."""
+    told = (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
+    return {one["resourceName"] for one in told.get("requestMappings") or ()}
 
 
 def _is_extended(name: str) -> bool:

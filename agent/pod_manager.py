@@ -41,6 +41,8 @@ class PodManager:
         self._services = services
         self._running: dict[str, PodRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._taken: set[str] = set()
+        """Uids of pods that were let in: they hold their room before the API tells that they have begun."""
         services.admission_failure, services.make_room = self.admission_failure, self.make_room
         services.resizes.refusal = self.resize_refusal
         self.is_shutting_down = False  # the machine is about to stop: no new pods
@@ -100,6 +102,8 @@ class PodManager:
             self.on_end()
         if not runtime.deleted and not runtime.pod["metadata"].get("deletionTimestamp"):
             self._ensure(runtime.pod)  # it fell over: start it anew
+        else:
+            self._taken.discard(uid)
 
     def _network_changed(self) -> None:
         self.on_network_change()
@@ -190,8 +194,15 @@ class PodManager:
 
     def admission_failure(self, pod: Pod) -> tuple[str, str] | None:
         """Return reason and message when the node can't take a pod beside those it has; None when it can."""
-        if (pod.get("status") or {}).get("startTime"):
-            return None  # it was taken before
+        uid = pod["metadata"]["uid"]
+        if uid in self._taken or (pod.get("status") or {}).get("startTime"):
+            return None
+        reason = self._refusal(pod)
+        if reason is None:
+            self._taken.add(uid)
+        return reason
+
+    def _refusal(self, pod: Pod) -> tuple[str, str] | None:
         if self.is_shutting_down:
             return "NodeShutdown", "Pod was rejected as the node is shutting down."
         if (short := self._pressures()) and not is_critical(pod):
@@ -218,8 +229,8 @@ class PodManager:
         if found is None:
             return False
         for one in found:
-            self._running[one["metadata"]["uid"]].evict(preemption.REASON, preemption.MESSAGE, grace=None)
-            self._services.metrics.add("kubelet_preemptions", "resource")
+            if self._running[one["metadata"]["uid"]].evict(preemption.REASON, preemption.MESSAGE, grace=None):
+                self._services.metrics.add("kubelet_preemptions", "resource")
         return True
 
     def _short_of_devices(self, pod: Pod) -> tuple[str, str] | None:
@@ -238,7 +249,10 @@ class PodManager:
     def _admitted(self, pod: Pod) -> list[Pod]:
         # One that is gone from the API holds nothing any more, though its containers may still be ending.
         others = [one.pod for one in self._running.values() if not one.deleted and one.uid != pod["metadata"]["uid"]]
-        return [one for one in others if (one.get("status") or {}).get("startTime") and not is_over(one)]
+        return [one for one in others if self._is_taken(one) and not is_over(one)]
+
+    def _is_taken(self, pod: Pod) -> bool:
+        return pod["metadata"]["uid"] in self._taken or bool((pod.get("status") or {}).get("startTime"))
 
     def resize_refusal(self, pod: Pod) -> tuple[str, str] | None:
         """Return why a running pod can't have the resources it asks for now; None when it can."""

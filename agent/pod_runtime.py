@@ -37,6 +37,7 @@ REFRESH_SECONDS = 60.0
 RELIST_SECONDS = 30.0
 # … and at one that has ended, this often.
 _REST_SECONDS = 600.0
+_END_SECONDS = 0.02
 _RETRY_SECONDS = 1.0
 # A start that takes longer than this is told of before it is done.
 _SLOW_SECONDS = 0.4
@@ -131,8 +132,8 @@ class PodRuntime:
 
     def evict(
         self, reason: str, message: str, *, grace: int | None = _EVICTION_SECONDS, with_event: bool = True
-    ) -> None:
-        """End the pod for good, as the node's decision; it stays in the API as Failed.
+    ) -> bool:
+        """End the pod for good, as the node's decision; it stays in the API as Failed. Returns whether that is news.
 
         Args: `grace` is how long its containers get, in seconds; as long as they ask for with None.
         """
@@ -141,7 +142,10 @@ class PodRuntime:
                 self._context.event("Warning", reason, message)
             self._end = {"phase": "Failed", "reason": reason, "message": message}
             self._end_grace, self._is_evicted = grace, True
+            self._context.wake()
+            return True
         self._context.wake()
+        return False
 
     @property
     def _is_ending(self) -> bool:
@@ -443,6 +447,9 @@ class PodRuntime:
             waking = asyncio.create_task(self._context.changed.wait())
             await asyncio.wait({stops, waking}, return_when=asyncio.FIRST_COMPLETED)
             waking.cancel()
+            if not stops.done():
+                # What woke us is mostly the end itself, a moment before it is seen here: then one report says it all.
+                await asyncio.wait({stops}, timeout=_END_SECONDS)
             self._context.changed.clear()
             shorter = self._grace_seconds()
             if not stops.done() and shorter < grace - 1:

@@ -24,12 +24,17 @@ def annotated(obj: dict[str, Any], namespace: str) -> dict[str, Any]:
     metadata["annotations"] = annotations
     if namespace:
         metadata["namespace"] = namespace
-    text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode() + "\n"
-    for char in "<>&":  # as Go's JSON has them, so that kubectl finds its own text
-        text = text.replace(char, f"\\u{ord(char):04x}")
+    text = escaped(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode() + "\n")
     result = copy.deepcopy(plain)
     result["metadata"]["annotations"] = {**annotations, LAST: text}
     return result
+
+
+def escaped(text: str) -> str:
+    """Return JSON with <, > and & as Go writes them, so that kubectl finds its own text."""
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
 
 
 def last_applied(current: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,32 @@
 """One blocking connection to the API server, on the standard library alone: the command line has to start quickly."""
 
+import base64
 import http.client
 import json
 import ssl
 import tempfile
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
+from cli.framework import LEADING
 from machinery.client.kubeconfig import ClientConfig, ConfigError, load_config
 from machinery.errors import from_status
+
+
+class Headers(dict[str, Any]):
+    """Headers for http.client, where a list of values becomes a line each: commas belong to a group's name."""
+
+    def items(self) -> Any:
+        """Return the pairs that are lines."""
+        return [
+            (name, one) for name, value in super().items() for one in (value if isinstance(value, list) else [value])
+        ]
+
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
@@ -97,7 +110,7 @@ class Connection:
                 connection = self.opened(timeout_seconds=None)
             else:
                 connection = self._connection = self._connection or self.opened(timeout_seconds=timeout_seconds)
-            connection.request(method, url, data, headers)
+            connection.request(method, url, data, Headers(headers))
             response = connection.getresponse()
             self._warn(response)
             return response
@@ -118,12 +131,13 @@ class Connection:
             text = header.partition('"')[2].removesuffix('"').replace('\\"', '"')
             if text and text not in self._warned:
                 self._warned.add(text)
+                LEADING["warnings"] = LEADING.get("warnings", 0) + 1
                 click.echo(f"Warning: {text}", err=True)
 
     def ask(self, connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str]) -> None:
         """Send a request without a body on a connection of its own. Raises: ClickException."""
         try:
-            connection.request(method, target, headers={**self._headers("*/*", ""), **headers})
+            connection.request(method, target, headers=Headers({**self._headers("*/*", ""), **headers}))
         except OSError as error:
             raise self._unreachable(error) from error
 
@@ -184,16 +198,62 @@ def connect(settings: Mapping[str, Any]) -> Connection:
     }  # fmt: skip
     if settings.get("insecure"):
         changes["insecure"] = True
-    impersonation = {"Impersonate-User": settings["as_user"]} if settings.get("as_user") else {}
+    impersonation: dict[str, Any] = {"Impersonate-User": settings["as_user"]} if settings.get("as_user") else {}
     if settings.get("as_group"):
-        impersonation["Impersonate-Group"] = ",".join(settings["as_group"])
+        impersonation["Impersonate-Group"] = list(settings["as_group"])
     if settings.get("as_uid"):
         impersonation["Impersonate-Uid"] = settings["as_uid"]
-    timeout = str(settings.get("request_timeout") or "60").removesuffix("s")
-    return Connection(
+    impersonation |= _extra(settings.get("as_user_extra") or ())
+    if settings.get("username"):
+        pair = f"{settings['username']}:{settings.get('password') or ''}"
+        impersonation["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    connection = Connection(
         dataclasses.replace(config, **changes), impersonation=impersonation,
-        timeout_seconds=float(timeout) if timeout.isdigit() and timeout != "0" else 60.0,
+        timeout_seconds=_timeout_seconds(settings.get("request_timeout")),
     )  # fmt: skip
+    if settings.get("match_server_version"):
+        _match_versions(connection)
+    return connection
+
+
+_DEFAULT_TIMEOUT_SECONDS, _NO_TIMEOUT_SECONDS = 60.0, 86400.0 * 365
+
+
+def _timeout_seconds(text: str | None) -> float:
+    """Return what --request-timeout says: a number of seconds, or a duration; 0 is none. Raises: ClickException."""
+    from cli.durations import seconds
+
+    if not text:
+        return _DEFAULT_TIMEOUT_SECONDS
+    try:
+        asked = float(text) if text.isdigit() else seconds(text)
+    except click.ClickException as error:
+        raise click.ClickException(
+            "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a "
+            "corresponding time unit (e.g. 1s | 2m | 3h)"
+        ) from error
+    return asked or _NO_TIMEOUT_SECONDS
+
+
+def _match_versions(connection: Connection) -> None:
+    """Refuse to go on where client and server are not of the same version. Raises: ClickException."""
+    from importlib import metadata
+
+    own, server = f"v{metadata.version('wherry')}", connection.json("GET", "/version")["gitVersion"]
+    if own not in server:
+        raise click.ClickException(f"server version ({server}) differs from client version ({own})")
+
+
+def _extra(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the headers of --as-user-extra=KEY=VALUE."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            continue  # as kubectl does
+        name = f"Impersonate-Extra-{urllib.parse.quote(key.lower(), safe='')}"
+        found.setdefault(name, []).append(value)
+    return found
 
 
 _CHANGES = {

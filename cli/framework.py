@@ -4,7 +4,7 @@ Kept apart from main.py so that a command's module can use it without knowing ho
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,31 +12,88 @@ import click
 
 _TRUE, _FALSE = ("true", "True", "TRUE", "t", "T", "1"), ("false", "False", "FALSE", "f", "F", "0")
 
-LEADING: dict[str, str] = {}
-"""Global options that stood before the verb, by parameter name."""
+LEADING: dict[str, Any] = {}
+"""Global options that stood before the verb, or that the verb has no words of its own for, by parameter name."""
 
 
-_LENIENT = "--allow-missing-template-keys"
+EVERYWHERE: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "--kubeconfig", "--context", "--cluster", "--server", "--token", "--as-uid", "--certificate-authority",
+            "--client-certificate", "--client-key", "--tls-server-name", "--request-timeout", "--cache-dir", "--kuberc",
+            "--namespace", "--username", "--password",
+        ),
+        "one",
+    ),
+    **dict.fromkeys(("--as-group", "--as-user-extra"), "many"),
+    **dict.fromkeys(("--match-server-version", "--warnings-as-errors"), "flag"),
+    "--user": "one", "--as": "one", "--insecure-skip-tls-verify": "flag",
+    **dict.fromkeys(("--vmodule", "--log-flush-frequency", "--v"), "unused"), "--disable-compression": "unused flag",
+}  # fmt: skip
+"""kubectl's global options, which any command takes, beside those it names itself: "one" value, "many", "flag"."""
+_PARAMETERS = {"--as": "as_user", "--insecure-skip-tls-verify": "insecure"}
+_PRINTING = {"--allow-missing-template-keys": "flag", "--show-managed-fields": "flag", "--template": "one"}
+"""What goes with --output, where a verb does not name it."""
 _OPTIONAL_VALUES = {"--validate": "strict", "--cascade": "background"}
 """Options whose value may be left out, and what that means."""
 
 
 def _spelled_out(command: click.Command, args: Sequence[str]) -> list[str]:
     """Return the arguments with Go's spellings turned into click's."""
+    before, rest = _parted(command, args)
+    return [*before, *rest]
+
+
+def _parted(command: click.Command, args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments in click's spelling, and those from the first on that are no longer this command's."""
     by_name = {name: param for param in command.params if isinstance(param, click.Option) for name in param.opts}
-    if "--output" in by_name and _LENIENT not in by_name:  # what all verbs that print objects take, and always do here
-        args = [arg for arg in args if arg not in (_LENIENT, f"{_LENIENT}=true")]
     found: list[str] = []
     rest = list(args)
     while rest:
         arg = rest.pop(0)
         if arg == "--" or (not arg.startswith("-") and command.allow_interspersed_args is False):
-            return [*found, arg, *rest]
+            return found, [arg, *rest]
+        if _taken_everywhere(by_name, arg, rest):
+            continue
         found += _one(by_name, arg)
         option = by_name.get(arg)
         if option is not None and not option.is_flag and not option.count and rest and arg not in _OPTIONAL_VALUES:
             found.append(rest.pop(0))
-    return found
+    return found, []
+
+
+def _taken_everywhere(known: Container[str], arg: str, rest: list[str]) -> bool:
+    """Remember an option that every command takes, unless this one has its own of the name; its value leaves `rest`."""
+    name, equals, value = arg.partition("=")
+    if name in known:
+        return False
+    how = EVERYWHERE.get(name, "") or (_PRINTING.get(name, "") if "--output" in known else "")
+    if not how or (how == "one" and not equals and not rest):
+        return False
+    parameter = _PARAMETERS.get(name, name[2:].replace("-", "_"))
+    if how.endswith("flag"):
+        truth = _truth(name, value or "true")
+        if how == "flag":
+            LEADING[parameter] = truth
+        return True
+    given = value if equals else rest.pop(0) if rest else ""
+    if how == "many":
+        LEADING.setdefault(parameter, []).append(given)
+    elif how == "one":
+        LEADING[parameter] = given
+    return True
+
+
+def takes(command: click.Command, name: str) -> bool:
+    """Whether a command takes an option, be it its own or one that every command takes."""
+    own = {one for param in command.params if isinstance(param, click.Option) for one in param.opts}
+    return name in own or name in EVERYWHERE or ("--output" in own and name in _PRINTING)
+
+
+def _truth(name: str, value: str) -> bool:
+    if value not in (*_TRUE, *_FALSE):
+        raise click.ClickException(f'invalid argument "{value}" for "{name}" flag: strconv.ParseBool: invalid syntax')
+    return value in _TRUE
 
 
 def _one(by_name: Mapping[str, click.Option], arg: str) -> list[str]:
@@ -47,11 +104,7 @@ def _one(by_name: Mapping[str, click.Option], arg: str) -> list[str]:
     if option is None or not equals:
         return [arg]
     if option.is_flag:
-        if value in _TRUE:
-            return [name]
-        if value in _FALSE:
-            return list(option.secondary_opts[:1])
-        raise click.ClickException(f'invalid argument "{value}" for "{name}" flag: strconv.ParseBool: invalid syntax')
+        return [name] if _truth(name, value) else list(option.secondary_opts[:1])
     if not name.startswith("--"):  # click would take the sign for a part of the value
         return [name, value]
     return [arg]
@@ -70,6 +123,13 @@ class VerbGroup(click.Group):
 
     command_class = Verb
     group_class = type
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what stands before the command's name: options of the group, of the command, or global ones."""
+        before, rest = _parted(self, args)
+        if rest and self.invoke_without_command and self.get_command(ctx, rest[0]) is not None:
+            before, rest = [], [rest[0], *before, *rest[1:]]  # kubectl create --dry-run=client deployment web
+        return super().parse_args(ctx, [*before, *rest])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

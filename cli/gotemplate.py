@@ -13,7 +13,7 @@ from urllib.parse import quote_plus
 
 import click
 
-from cli.jsonpath import shown
+from cli.jsonpath import is_strict, shown
 
 _ACTION = re.compile(r"\{\{(-\s)?\s*(/\*.*?\*/|(?:`[^`]*`|\"(?:\\.|[^\"\\])*\"|.)*?)\s*(\s-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|`[^`]*`|\$?[\w]*(?:\.[\w]+)+|\$\w*|:=|[(),|=]|-?\d+(?:\.\d+)?|\.|\w+|\S')
@@ -233,6 +233,8 @@ _CONSTANTS = {"true": True, "false": False, "nil": None}
 
 def _follow(value: Any, names: Sequence[str]) -> Any:
     for name in names:
+        if is_strict() and isinstance(value, dict) and name not in value:
+            raise TemplateError(f'template: output:1: map has no entry for key "{name}"')
         value = value.get(name) if isinstance(value, dict) else None
     return value
 

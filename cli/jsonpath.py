@@ -10,6 +10,8 @@ from typing import Any
 import click
 import orjson
 
+from cli.framework import LEADING
+
 
 class PathError(click.ClickException):
     """A path that can't be read, or leads outside a list."""
@@ -70,9 +72,17 @@ def _closing(path: str, at: int) -> int:
     raise PathError("unterminated array")
 
 
+def is_strict() -> bool:
+    """Whether a missing key is an error: --allow-missing-template-keys=false."""
+    return LEADING.get("allow_missing_template_keys") is False
+
+
 def _field(name: str) -> Step:
     def step(values: list[Any]) -> list[Any]:
-        return [one[name] for one in values if isinstance(one, dict) and name in one]
+        found = [one[name] for one in values if isinstance(one, dict) and name in one]
+        if values and not found and is_strict():
+            raise PathError(f"Error executing template: {name} is not found")
+        return found
 
     return step
 

@@ -43,9 +43,12 @@ _FIRST = (
 _LAST = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 
 
-def build(folder: str) -> list[Object]:
-    """Return the objects of a kustomization, in the order kubectl prints them. Raises: ClickException."""
-    return sorted(_Build(Path(folder)).run(), key=_rank)
+def build(folder: str, *, restricted: bool = True) -> list[Object]:
+    """Return the objects of a kustomization, in the order kubectl prints them; files outside its folder may be refused.
+
+    Raises: ClickException.
+    """
+    return sorted(_Build(Path(folder), restricted=restricted).run(), key=_rank)
 
 
 def _rank(obj: Object) -> tuple[int, str, str, str, str]:
@@ -56,8 +59,13 @@ def _rank(obj: Object) -> tuple[int, str, str, str, str]:
 
 
 class _Build:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, restricted: bool) -> None:
+        self._folder, self._restricted = folder, restricted
+        if not folder.is_dir():
+            raise click.ClickException(
+                f"must build at directory: not a valid directory: evalsymlink failure on '{folder}' : "
+                f"lstat {folder}: no such file or directory"
+            )
         path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
         if path is None:
             names = "', '".join(_FILES)
@@ -78,7 +86,7 @@ class _Build:
             objects += self._resource(entry)
         objects += self._generated()
         for entry in self._spec.get("components") or ():
-            objects = _Build(self._folder / entry).run(objects)
+            objects = _Build(self._folder / entry, restricted=self._restricted).run(objects)
         self._patch(objects)
         self._transform(objects)
         return objects
@@ -88,12 +96,19 @@ class _Build:
         if "://" in entry:
             return [obj for _, obj in manifests.read([entry])]
         if path.is_dir():
-            return _Build(path).run()
+            return _Build(path, restricted=self._restricted).run()
         if not path.is_file():
             raise click.ClickException(
                 f"accumulating resources: accumulation err='accumulating resources from '{entry}': open {path.absolute()}: no such file or directory'"
             )
-        return list(manifests.parse(str(path), path.read_text()))
+        return list(manifests.parse(str(path), self._file(entry).read_text()))
+
+    def _file(self, name: str) -> Path:
+        """Return a file's path. Raises: ClickException for one outside the folder, unless that is asked for."""
+        path, root = (self._folder / name).resolve(), self._folder.resolve()
+        if self._restricted and not path.is_relative_to(root):
+            raise click.ClickException(f"security; file '{path}' is not in or below '{root}'")
+        return path
 
     def _generated(self) -> Iterator[Object]:
         for field, kind in (("configMapGenerator", "ConfigMap"), ("secretGenerator", "Secret")):
@@ -128,9 +143,9 @@ class _Build:
             data[key] = value.strip("'\"").encode()
         for text in entry.get("files") or ():
             key, equals, path = text.partition("=")
-            data[key if equals else Path(text).name] = (self._folder / (path if equals else text)).read_bytes()
+            data[key if equals else Path(text).name] = self._file(path if equals else text).read_bytes()
         for name in entry.get("envs") or filter(None, [entry.get("env")]):
-            for line in (self._folder / name).read_text().splitlines():
+            for line in self._file(name).read_text().splitlines():
                 if line.strip() and not line.startswith("#"):
                     key, _, value = line.partition("=")
                     data[key] = value.encode()
@@ -140,13 +155,13 @@ class _Build:
         for text in self._spec.get("patchesStrategicMerge") or ():
             self._apply(objects, self._text(text), None)
         for entry in self._spec.get("patchesJson6902") or ():
-            self._apply(objects, entry.get("patch") or (self._folder / entry["path"]).read_text(), entry["target"])
+            self._apply(objects, entry.get("patch") or self._file(entry["path"]).read_text(), entry["target"])
         for entry in self._spec.get("patches") or ():
-            self._apply(objects, entry.get("patch") or (self._folder / entry["path"]).read_text(), entry.get("target"))
+            self._apply(objects, entry.get("patch") or self._file(entry["path"]).read_text(), entry.get("target"))
 
     def _text(self, text: str) -> str:
-        path = self._folder / text if "\n" not in text else None
-        return path.read_text() if path is not None and path.is_file() else text
+        is_file = "\n" not in text and (self._folder / text).is_file()
+        return self._file(text).read_text() if is_file else text
 
     def _apply(self, objects: list[Object], text: str, target: Object | None) -> None:
         import yaml

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from cli.commands import COMMANDS
-from cli.framework import LazyGroup, Source
+from cli.framework import LEADING, LazyGroup, Source
 from machinery.errors import APIError
 
 _MISSING = {
@@ -52,6 +52,7 @@ def run_cli(extra: Mapping[str, str | Source]) -> int:
         os.execv(plugin[0], plugin)  # noqa: S606 - a plugin takes over the process, as kubectl's do
     try:
         build_group(extra).main(prog_name="wherry", standalone_mode=False)
+        return _warnings_counted(0)
     except click.exceptions.Abort:
         return 130
     except click.ClickException as error:
@@ -67,8 +68,16 @@ def run_cli(extra: Mapping[str, str | Source]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except SystemExit as error:
-        return int(error.code or 0)
-    return 0
+        return _warnings_counted(int(error.code or 0))
+
+
+def _warnings_counted(code: int) -> int:
+    """Return the exit code, where --warnings-as-errors makes the server's warnings count."""
+    count = LEADING.get("warnings", 0)
+    if code or not count or not LEADING.get("warnings_as_errors"):
+        return code
+    click.echo(f"error: {count} warning{'s' if count > 1 else ''} received", err=True)
+    return 1
 
 
 def _complain(error: click.ClickException) -> int:

@@ -27,7 +27,8 @@ GLOBAL = (
     ("cache_dir", "--cache-dir", "Where discovery is kept."),
 )
 _SHORT = {"server": "-s", "verbosity": "-v"}
-SETTINGS = (*(name for name, _, _ in GLOBAL), "as_group", "insecure")
+_UNLISTED = ("as_user_extra", "username", "password", "match_server_version", "warnings_as_errors")
+SETTINGS = (*(name for name, _, _ in GLOBAL), "as_group", "insecure", *_UNLISTED)
 
 LEADING_OPTIONS = {
     **{long: name for name, long, _ in GLOBAL}, **{short: name for name, short in _SHORT.items()},
@@ -72,6 +73,11 @@ validated = click.option(
 dry_run = click.option(
     "--dry-run", type=click.Choice(["none", "client", "server"]), default="none", help="Do not change anything."
 )
+
+override_type = click.option(
+    "--override-type", type=click.Choice(["merge", "strategic", "json"]), default="merge",
+    help="What kind of patch --overrides is.",
+)  # fmt: skip
 
 DRY_SUFFIXES = {"none": "", "client": " (dry run)", "server": " (server dry run)"}
 

@@ -1,5 +1,6 @@
 """Which pod and which container a word means: a pod, or one of those a workload or service selects."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,16 @@ import click
 from cli.session import Session
 
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+_LOOK_AGAIN_SECONDS = 0.2
 REFUSED = "Error from server (BadRequest): "
 Pod = dict[str, Any]
 
 
-def find_pods(session: Session, word: str) -> list[Pod]:
-    """Return the pods a word names, running ones first. Raises: APIError, ClickException."""
+def find_pods(session: Session, word: str, *, wait_seconds: float = 0.0) -> list[Pod]:
+    """Return the pods a word names, running ones first; a workload's first pod may be waited for.
+
+    Raises: APIError, ClickException.
+    """
     kind, slash, name = word.partition("/")
     known = session.discovery.find(kind if slash else "pod")
     connection, namespace = session.connection, session.namespace
@@ -27,7 +32,10 @@ def find_pods(session: Session, word: str) -> list[Pod]:
     if not labels:
         raise click.ClickException(f"cannot attach to {known.resource.kind}: it selects no pods")
     text = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    pods = connection.json("GET", f"/api/v1/namespaces/{namespace}/pods", params={"labelSelector": text})["items"]
+    deadline = time.monotonic() + wait_seconds
+    path, params = f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": text}
+    while not (pods := connection.json("GET", path, params=params)["items"]) and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN_SECONDS)
     if not pods:
         raise click.ClickException(f"timed out waiting for the condition: no pods of {word}")
     return sorted(pods, key=lambda pod: ((pod.get("status") or {}).get("phase") != "Running", pod["metadata"]["name"]))

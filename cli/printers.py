@@ -8,6 +8,7 @@ from typing import Any
 import click
 import orjson
 
+from cli.framework import LEADING
 from cli.jsonpath import compiled, path_values, shown
 
 # kubectl's tables: a column is at least six wide, three of them blank; the last cell of a line is not padded.
@@ -158,7 +159,7 @@ def format_of(output: str, template: str = "") -> tuple[str, str]:
             f'unable to match a printer suitable for the output format "{output}", allowed formats are: '
             + ",".join(FORMS)
         )
-    text = inline or template
+    text = inline or template or LEADING.get("template", "")
     if form not in ("json", "yaml", "kyaml", "name", "wide") and not text:
         what = {"custom-columns": "custom-columns format specified but no custom columns given"}
         raise click.ClickException(what.get(form, f"template format specified but no template given: {form}"))
@@ -171,7 +172,7 @@ def print_objects(
 ) -> None:  # fmt: skip
     """Print objects in the form `-o` asks for. Raises: ClickException for forms that are not known."""
     form, text = format_of(output, template)
-    kept = objects if keep_managed else [_without_managed(one) for one in objects]
+    kept = objects if keep_managed or LEADING.get("show_managed_fields") else [_without_managed(one) for one in objects]
     if form == "name":
         for one in objects:
             click.echo(object_name(one))

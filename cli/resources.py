@@ -107,14 +107,14 @@ class Discovery:
         near = difflib.get_close_matches(word, sorted(names), 1, 0.75)
         return f"; did you mean {near[0]}?" if near else ""
 
-    def of_kind(self, api_version: str, kind: str, *, source: str = "") -> Known:
-        """Return the resource of a manifest's kind; `source` names the file in the error. Raises: ClickException."""
+    def of_kind(self, api_version: str, kind: str, *, source: str = "", name: str = "", namespace: str = "") -> Known:
+        """Return the resource of a manifest's kind; file and object are for the error. Raises: ClickException."""
         for one in self.all():
             if (one.resource.api_version, one.resource.kind) == (api_version, kind):
                 return one
         if self._fresh():
-            return self.of_kind(api_version, kind, source=source)
-        where = f' for name: "" namespace: "" from "{source}"' if source else ""
+            return self.of_kind(api_version, kind, source=source, name=name, namespace=namespace)
+        where = f' for name: "{name}" namespace: "{namespace}" from "{source}"' if source else ""
         raise click.ClickException(
             f'resource mapping not found{where}: no matches for kind "{kind}" in version "{api_version}"\n'
             "ensure CRDs are installed first"

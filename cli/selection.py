@@ -70,9 +70,17 @@ def file_objects(session: Session, given: dict[str, Any]) -> Iterator[Selected]:
     for source, obj in manifests.read(
         given.get("filenames") or (), recursive=bool(given.get("recursive")), kustomize=given.get("kustomize") or ""
     ):
-        known = session.discovery.of_kind(obj["apiVersion"], obj["kind"], source=source)
-        metadata = obj.setdefault("metadata", {})
-        yield Selected(known, object_namespace(session, known, metadata), metadata.get("name", ""), obj, source)
+        yield of_manifest(session, obj, source)
+
+
+def of_manifest(session: Session, obj: Object, source: str) -> Selected:
+    """Return the object that a manifest tells of. Raises: ClickException."""
+    metadata = obj.setdefault("metadata", {})
+    known = session.discovery.of_kind(
+        obj["apiVersion"], obj["kind"], source=source, name=metadata.get("name", ""),
+        namespace=metadata.get("namespace", ""),
+    )  # fmt: skip
+    return Selected(known, object_namespace(session, known, metadata), metadata.get("name", ""), obj, source)
 
 
 def object_namespace(session: Session, known: Known, metadata: Object) -> str:

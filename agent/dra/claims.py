@@ -111,7 +111,7 @@ class ResourceClaims:
 
     async def prepare(self, pod: Pod) -> None:
         """Have all devices of a pod's claims prepared. Raises: ClaimError, APIError, ConnectionFailed."""
-        if not pod["spec"].get("resourceClaims"):
+        if not pod["spec"].get("resourceClaims") and not _for_resources(pod):
             return
         uid = pod["metadata"]["uid"]
         async with self._lock:
@@ -207,13 +207,19 @@ class ResourceClaims:
         self, pod: Pod, container: Mapping[str, Any]
     ) -> Iterator[tuple[Mapping[str, Any], str, str, dict[str, Any]]]:
         """Yield each device a container has by its claims: how it asked, the claim's name, the driver, the device."""
-        wishes = (container.get("resources") or {}).get("claims") or ()
+        names, told = dict(_claim_names(pod)), _for_resources(pod)
+        wishes: list[tuple[Mapping[str, Any], str]] = [
+            (wanted, names.get(wanted["name"], "")) for wanted in (container.get("resources") or {}).get("claims") or ()
+        ]
+        wishes += [
+            ({"name": told["resourceClaimName"], "request": mapping["requestName"]}, told["resourceClaimName"])
+            for mapping in told.get("requestMappings") or ()
+            if mapping["containerName"] == container["name"]
+        ]
         if not wishes:
             return
-        names = dict(_claim_names(pod))
         prepared = {(one["namespace"], one["name"]): one for one in self._prepared.values()}
-        for wanted in wishes:
-            name = names.get(wanted["name"], "")
+        for wanted, name in wishes:
             known = prepared.get((pod["metadata"]["namespace"], name))
             for driver, devices in (known or {"devices": {}})["devices"].items():
                 for device in devices:
@@ -233,7 +239,10 @@ def _named(uid: str, metadata: Mapping[str, Any]) -> Any:
 
 
 def _claim_names(pod: Pod) -> Iterator[tuple[str, str]]:
-    """Yield how the pod calls each of its claims, and the claim itself, where one turned out to be needed."""
+    """Yield how the pod calls each of its claims, and the claim itself, where one turned out to be needed.
+
+    The one made for its extended resources comes last; the pod has no name for it.
+    """
     made = {
         one["name"]: one.get("resourceClaimName")
         for one in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
@@ -245,6 +254,13 @@ def _claim_names(pod: Pod) -> Iterator[tuple[str, str]]:
             raise ClaimError(f"pod {pod['metadata']['name']}: ResourceClaim {one['name']} not created yet")
         elif made[one["name"]]:
             yield one["name"], str(made[one["name"]])
+    if told := _for_resources(pod):
+        yield "", told["resourceClaimName"]
+
+
+def _for_resources(pod: Pod) -> Mapping[str, Any]:
+    """Return what is told of the claim behind a pod's extended resources."""
+    return (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
 
 
 def _drivers(claim: Mapping[str, Any]) -> list[str]:

@@ -7,29 +7,18 @@ import click
 import orjson
 
 from cli import options, problems
-from cli.applying import LAST, annotated, last_applied, shape_of_kind, three_way
-from cli.framework import Verb
+from cli.applying import LAST, annotated, escaped, last_applied, shape_of_kind, three_way
+from cli.deleting import FOREVER_SECONDS
+from cli.durations import seconds
+from cli.framework import VerbGroup
 from cli.making import tell
+from cli.pruning import matches, prunable
 from cli.selection import MERGE, STRATEGIC, Selected, file_objects, select
 from cli.session import Session, leave
 from machinery.errors import APIError, Conflict, NotFound
 
-_PRUNED = (
-    ("", "configmaps"), ("", "endpoints"), ("", "namespaces"), ("", "persistentvolumeclaims"),
-    ("", "persistentvolumes"), ("", "pods"), ("", "replicationcontrollers"), ("", "secrets"), ("", "services"),
-    ("batch", "jobs"), ("batch", "cronjobs"), ("networking.k8s.io", "ingresses"), ("apps", "daemonsets"),
-    ("apps", "deployments"), ("apps", "replicasets"), ("apps", "statefulsets"),
-)  # fmt: skip
-"""What --prune looks through unless --prune-allowlist says otherwise; kubectl's list."""
 
-
-class _Apply(click.Group):
-    """`apply` and what looks at the annotation it leaves."""
-
-    command_class = Verb
-
-
-@click.group(cls=_Apply, invoke_without_command=True)
+@click.group(cls=VerbGroup, invoke_without_command=True)
 @options.connected
 @options.namespaced
 @options.files
@@ -43,6 +32,7 @@ class _Apply(click.Group):
 @click.option("--template", default="", hidden=True)
 @click.option("--server-side", is_flag=True, help="Let the server merge.")
 @click.option("--field-manager", default="")
+@click.option("--subresource", default="", help="With --server-side: status, scale and the like.")
 @click.option("--force-conflicts", is_flag=True, help="Take fields that others manage.")
 @click.option("--prune", is_flag=True, help="Delete what was applied before and is no longer said.")
 @click.option("--all", "everything", is_flag=True, help="With --prune: whatever its labels.")
@@ -60,6 +50,8 @@ def apply(ctx: click.Context, **given: Any) -> None:
     if ctx.invoked_subcommand is not None:
         return
     session = Session(given)
+    if given["subresource"] and not given["server_side"]:
+        raise click.ClickException("--subresource can only be specified for --server-side")
     if given["prune"] and not (given["selector"] or given["everything"]):
         raise click.ClickException(
             "all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector"
@@ -67,7 +59,7 @@ def apply(ctx: click.Context, **given: Any) -> None:
     applied: list[str] = []
 
     def one_by_one(one: Selected) -> None:
-        if given["selector"] and not _matches(one.manifest or {}, given["selector"]):
+        if not matches(one.manifest or {}, given["selector"]):
             return
         answer = _one(session, one, given)
         applied.append(answer.get("metadata", {}).get("uid", ""))
@@ -81,12 +73,6 @@ def apply(ctx: click.Context, **given: Any) -> None:
 def _found(session: Session, given: dict[str, Any]) -> list[Selected]:
     """Return what files say; kinds that are missing are told of, after the others are applied as kubectl does."""
     return list(file_objects(session, given))
-
-
-def _matches(obj: dict[str, Any], selector: str) -> bool:
-    from machinery.api.selectors import parse_label_selector
-
-    return parse_label_selector(selector).matches((obj.get("metadata") or {}).get("labels") or {})
 
 
 def _one(session: Session, one: Selected, given: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +89,11 @@ def _server_side(session: Session, one: Selected, given: dict[str, Any]) -> dict
         "fieldValidation": options.field_validation(given),
         "dryRun": "All" if given["dry_run"] == "server" else None,
     }  # fmt: skip
+    path = one.known.resource.path(one.namespace, one.name, given["subresource"])
+    body = orjson.dumps(one.manifest)
+    media = "application/apply-patch+yaml"
     try:
-        answer = one.patch(session, orjson.dumps(one.manifest), "application/apply-patch+yaml", **params)
+        answer = session.connection.json("PATCH", path, body=body, content_type=media, params=params)
     except Conflict as error:
         raise click.ClickException(
             f"{error}\nThe fields above have other managers. Either leave them out of the manifest, give them the "
@@ -182,25 +171,24 @@ def _recreated(session: Session, one: Selected, wanted: dict[str, Any], params: 
 
 def _prune(session: Session, applied: set[str], given: dict[str, Any]) -> None:
     """Delete what apply made before, has our labels, and was not said this time."""
-    asked = {tuple(text.rsplit("/", 2)) for text in given["prune_allowlist"]}
-    for known in session.discovery.preferred():
-        resource = known.resource
-        group = resource.group or "core"
-        if (group, resource.version, resource.kind) not in asked if asked else (
-            (resource.group, resource.plural) not in _PRUNED
-        ):  # fmt: skip
-            continue
-        namespace = session.namespace if resource.namespaced else ""
-        params = {"labelSelector": given["selector"]}
-        for obj in session.connection.json("GET", resource.path(namespace), params=params)["items"]:
-            metadata = obj["metadata"]
-            if metadata["uid"] in applied or LAST not in (metadata.get("annotations") or {}):
-                continue
-            if given["dry_run"] != "client":
-                dry = {"dryRun": "All"} if given["dry_run"] == "server" else {}
-                body = {"propagationPolicy": "Background"}
-                session.connection.json("DELETE", resource.path(namespace, metadata["name"]), body=body, params=dry)
-            tell(resource, obj, "pruned", given)
+    from cli.deleting import wait_gone
+
+    limit_seconds = seconds(given["timeout"]) or FOREVER_SECONDS
+    for one in prunable(session, applied, given["selector"], given["prune_allowlist"]):
+        obj = one.read(session)
+        if given["dry_run"] != "client":
+            dry = {"dryRun": "All"} if given["dry_run"] == "server" else {}
+            session.connection.json("DELETE", one.path, body=_deletion(given), params=dry)
+        tell(one.known.resource, obj, "pruned", given)
+        if given["wait"] and given["dry_run"] == "none":
+            wait_gone(session, one, obj["metadata"]["uid"], limit_seconds)
+
+
+def _deletion(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what --cascade and --grace-period ask of a deletion."""
+    policy = {"true": "background", "false": "orphan"}.get(given["cascade"], given["cascade"])
+    grace = given["grace_period"]
+    return {"propagationPolicy": policy.capitalize(), **({"gracePeriodSeconds": grace} if grace >= 0 else {})}
 
 
 @apply.command("view-last-applied")
@@ -208,19 +196,27 @@ def _prune(session: Session, applied: set[str], given: dict[str, Any]) -> None:
 @options.connected
 @options.namespaced
 @options.files
+@options.kustomize
+@options.recursive
 @options.selected
 @click.option("-o", "--output", default="yaml")
 @click.option("--all", "everything", is_flag=True)
 def view_last_applied(words: Sequence[str], output: str, **given: Any) -> None:
     """Show what was applied last."""
-    from cli.printers import print_objects
+    from cli.printers import yaml_text
 
+    if output not in ("yaml", "json"):
+        raise click.ClickException(
+            f"Unexpected -o output mode: {output}, the flag 'output' must be one of yaml|json\n"
+            "See 'wherry apply view-last-applied -h' for help and examples"
+        )
     session = Session(given)
     for one in select(session, words, given):
         said = last_applied(one.read(session))
         if not said:
             raise click.ClickException(f"no last-applied-configuration annotation found on resource: {one.name}")
-        print_objects([said], output, single=True)
+        indented = orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n"
+        click.echo(yaml_text(said) if output == "yaml" else escaped(indented), nl=False)
 
 
 @apply.command("set-last-applied")
@@ -248,3 +244,39 @@ def set_last_applied(create_annotation: bool, **given: Any) -> None:
         tell(one.known.resource, answer, "configured", given)
 
     leave(problems.each(file_objects(session, given), one_by_one))
+
+
+@apply.command("edit-last-applied")
+@click.argument("words", nargs=-1)
+@options.connected
+@options.namespaced
+@options.files
+@options.kustomize
+@options.recursive
+@options.validated
+@options.field_manager
+@click.option("-o", "--output", default="yaml")
+@click.option("--windows-line-endings", is_flag=True, hidden=True)
+def edit_last_applied(words: Sequence[str], output: str, windows_line_endings: bool, **given: Any) -> None:
+    """Change in an editor what was applied last, without changing anything else."""
+    from cli.editing import edit_object
+
+    session = Session(given)
+
+    def one_by_one(one: Selected) -> None:
+        current = one.read(session)
+        said = last_applied(current)
+        if not said:
+            raise click.ClickException(f"no last-applied-configuration annotation found on resource: {one.name}")
+        form = "json" if output == "json" else "yaml"
+        edit_object(said, form, lambda changed: _note(session, one, changed, given), windows=windows_line_endings)
+
+    leave(problems.each(select(session, words, given), one_by_one))
+
+
+def _note(session: Session, one: Selected, changed: dict[str, Any], given: dict[str, Any]) -> None:
+    """Set what was applied last."""
+    text = annotated(changed, one.namespace)["metadata"]["annotations"][LAST]
+    params = {"fieldManager": given["field_manager"] or "kubectl-client-side-apply"}
+    answer = one.patch(session, {"metadata": {"annotations": {LAST: text}}}, MERGE, **params)
+    tell(one.known.resource, answer, "edited", {"dry_run": "none"})

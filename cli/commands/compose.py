@@ -1,6 +1,8 @@
 """`wherry compose`: the services of a Compose file, run in a namespace of the project's own."""
 
+import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,19 +11,20 @@ import click
 
 from cli import options
 from cli.containers.listing import ports_text
-from cli.containers.naming import status_text
+from cli.containers.naming import main_status, status_text
 from cli.containers.run import free_port
 from cli.framework import VerbGroup
 from cli.printers import json_text, rows_text, yaml_text
 from cli.selection import Selected
 from cli.session import Session
 from cli.watching import watch_one
-from machinery.compose.manifests import PROJECT, SERVICE, image_of, runs_once, service_objects, shared_objects
+from machinery.compose.manifests import ONE_OFF, PROJECT, SERVICE, image_of, runs_once, service_objects, shared_objects
 from machinery.compose.project import Project, dependencies, in_order, load, pairs
 from machinery.compose.values import ComposeError
 from machinery.errors import APIError, NotFound
 
 _UP_SECONDS = 300.0
+_LOOK_AGAIN_SECONDS, _STOP_SECONDS = 0.5, 10
 Object = dict[str, Any]
 
 
@@ -86,33 +89,70 @@ def apply(session: Session, obj: Object) -> Object:
 @click.option("--remove-orphans", is_flag=True)
 @click.option("--no-build", is_flag=True)
 @click.option("--force-recreate", is_flag=True, hidden=True)
-@click.option("--timeout", "-t", default=10, hidden=True)
+@click.option("-t", "--timeout", type=int, default=None, help="Seconds that containers have to end at Ctrl-C.")
+@click.option("--no-deps", is_flag=True, help="Leave alone what the services need.")
+@click.option("--no-start", is_flag=True, help="Make them, and no containers yet.")
+@click.option("--no-log-prefix", is_flag=True)
+@click.option("--timestamps", is_flag=True)
+@click.option("--no-color", is_flag=True, hidden=True)
+@click.option("--no-recreate", is_flag=True, hidden=True)
+@click.option("--quiet-pull", is_flag=True, hidden=True)
+@click.option("--quiet-build", is_flag=True, hidden=True)
+@click.option("-y", "--yes", is_flag=True, hidden=True)
 @click.pass_obj
 def up(given: Object, services: Sequence[str], detach: bool, builds: bool, **more: Any) -> None:
     """Create and start services; in the foreground, follow their logs and stop them at Ctrl-C."""
     call = _Call(given)
     project, session = call.project, call.session()
     counts = {name: int(count) for name, _, count in (text.partition("=") for text in more["scales"])}
-    wanted = in_order(project, services)
+    wanted = list(services) if more["no_deps"] and services else in_order(project, services)
     if not more["no_build"]:
         _build(project, wanted, always=builds)
     for obj in shared_objects(project):
         apply(session, obj)
-    for name in wanted:
+    if detach or more["no_start"]:
+        _start(session, project, wanted, dict.fromkeys(wanted, 0) if more["no_start"] else counts)
+        _remove_orphans(session, project)
+        if more["waits"] and not more["no_start"]:
+            _await_all(session, project, wanted)
+        return
+    try:  # from here on Ctrl-C stops what was started, however far that had come
+        _start(session, project, wanted, counts)
+        _remove_orphans(session, project)
+        _await_all(session, project, wanted)
+        _follow(session, project, wanted, prefix=not more["no_log_prefix"], timestamps=more["timestamps"])
+    except KeyboardInterrupt:
+        click.echo("Gracefully Stopping... press Ctrl+C again to leave them", err=True)
+        raise
+    finally:
+        _stop(session, project, wanted, more["timeout"])
+
+
+def _stop(session: Session, project: Project, names: Sequence[str], grace_seconds: int | None = None) -> None:
+    """Stop services, as far as they have been made, and wait until their containers have ended."""
+    stopped = [name for name in names if not runs_once(project, name) and _scale(session, project, name, 0)]
+    _hurry(session, project, stopped, grace_seconds)
+    deadline = time.monotonic() + _STOP_SECONDS + (grace_seconds or _STOP_SECONDS)
+    while stopped and _pods(session, project, stopped) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for name in stopped:
+        click.echo(f" Container {project.name}-{name}  Stopped", err=True)
+
+
+def _start(session: Session, project: Project, names: Sequence[str], counts: dict[str, int]) -> None:
+    """Bring services about in order, each when those it needs are as it needs them."""
+    for name in names:
         for other, condition in dependencies(project.services[name]).items():
-            _await(session, project, other, condition)
+            if other in names:
+                _await(session, project, other, condition)
         for obj in service_objects(project, name, replicas=counts.get(name)):
             _apply_workload(session, obj)
         click.echo(f" Container {project.name}-{name}  Started", err=True)
-    _remove_orphans(session, project)
-    if more["waits"] or not detach:
-        for name in wanted:
-            _await(session, project, name, "service_healthy" if not runs_once(project, name) else "service_started")
-    if not detach:
-        try:
-            _follow(session, project, wanted)
-        finally:
-            _scale_all(session, project, wanted, 0)
+
+
+def _await_all(session: Session, project: Project, names: Sequence[str]) -> None:
+    for name in names:
+        _await(session, project, name, "service_healthy" if not runs_once(project, name) else "service_started")
 
 
 def _apply_workload(session: Session, obj: Object) -> None:
@@ -175,11 +215,19 @@ def _remove_orphans(session: Session, project: Project) -> None:
                     click.echo(f" Container {project.name}-{service}  Removed", err=True)
 
 
+def _hurry(session: Session, project: Project, names: Sequence[str], grace_seconds: int | None) -> None:
+    """Give containers that are to end so many seconds; None for what the file says."""
+    for pod in _pods(session, project, names) if grace_seconds is not None else ():
+        with contextlib.suppress(NotFound):
+            path = f"/api/v1/namespaces/{project.name}/pods/{pod['metadata']['name']}"
+            session.connection.json("DELETE", path, body={"gracePeriodSeconds": grace_seconds})
+
+
 @compose.command()
 @click.option("-v", "--volumes", is_flag=True, help="Named volumes too.")
 @click.option("--rmi", default="", hidden=True)
 @click.option("--remove-orphans", is_flag=True, hidden=True)
-@click.option("-t", "--timeout", default=10, hidden=True)
+@click.option("-t", "--timeout", type=int, default=None, help="Seconds that containers have to end.")
 @click.pass_obj
 def down(given: Object, volumes: bool, **more: Any) -> None:
     """Stop and remove what `up` made."""
@@ -196,6 +244,10 @@ def down(given: Object, volumes: bool, **more: Any) -> None:
         service = ((one.live or {}).get("metadata") or {}).get("labels", {}).get(SERVICE)
         if service and one.known.resource.kind != "Service":
             click.echo(f" Container {project.name}-{service}  Removed", err=True)
+    for pod in _labelled(session, f"/api/v1/namespaces/{project.name}/pods", project):
+        if ONE_OFF in pod["metadata"]["labels"]:
+            session.connection.json("DELETE", f"/api/v1/namespaces/{project.name}/pods/{pod['metadata']['name']}")
+    _hurry(session, project, list(project.services), more["timeout"])
     deadline = time.monotonic() + _UP_SECONDS
     while _labelled(session, f"/api/v1/namespaces/{project.name}/pods", project):
         if time.monotonic() > deadline:
@@ -267,7 +319,8 @@ def pull(given: Object, services: Sequence[str], quiet: bool) -> None:
 
 def _pods(session: Session, project: Project, services: Sequence[str] = ()) -> list[Object]:
     found = _labelled(session, f"/api/v1/namespaces/{project.name}/pods", project)
-    return [pod for pod in found if not services or pod["metadata"]["labels"].get(SERVICE) in services]
+    named = ((pod, pod["metadata"]["labels"].get(SERVICE)) for pod in found)
+    return [pod for pod, service in named if (service in services if services else service)]
 
 
 @compose.command()
@@ -306,11 +359,45 @@ def ps(given: Object, services: Sequence[str], everything: bool, quiet: bool, na
         click.echo(rows_text(["NAME", "IMAGE", "SERVICE", "STATUS", "PORTS"], rows))
 
 
-def _follow(session: Session, project: Project, services: Sequence[str]) -> None:
-    from cli.commands.logs import print_logs
+def _headed(services: Sequence[str], *, prefix: bool) -> Callable[[Object], str]:
+    """Return what says before each line whose it is, as Compose does: "web-1  | ", numbered as they come."""
+    numbers: dict[str, dict[str, int]] = {}
+    width = max((len(name) for name in services), default=0) + 3
 
-    pods = _pods(session, project, services)
-    print_logs(session, pods, follow=True)
+    def head(pod: Object) -> str:
+        service, name = pod["metadata"]["labels"][SERVICE], pod["metadata"]["name"]
+        known = numbers.setdefault(service, {})
+        number = known.setdefault(name, len(known) + 1)
+        return f"{service}-{number}".ljust(width) + "| " if prefix else ""
+
+    return head
+
+
+def _follow(session: Session, project: Project, services: Sequence[str], *, prefix: bool, timestamps: bool) -> None:
+    """Print what containers say, those that come later too, until none is left that could say something."""
+    from cli.commands.logs import log_printer
+
+    printer = log_printer(session, [], _headed(services, prefix=prefix), follow=True, timestamps=timestamps)
+    followed: dict[tuple[str, int], threading.Thread] = {}
+    while True:
+        pods = _pods(session, project, services)
+        for pod in pods:
+            status = main_status(pod)
+            key = (pod["metadata"]["uid"], status.get("restartCount", 0))
+            if key not in followed and "waiting" not in (status.get("state") or {"waiting": {}}):
+                followed[key] = printer.start(pod, pod["spec"]["containers"][0]["name"])
+        over = all((pod.get("status") or {}).get("phase") in ("Succeeded", "Failed") for pod in pods)
+        if over and not any(thread.is_alive() for thread in followed.values()):
+            return
+        time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def _run_options(command: Any) -> Any:
+    from cli.commands.compose_run import OPTIONS
+
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
 
 
 @compose.command()
@@ -319,22 +406,47 @@ def _follow(session: Session, project: Project, services: Sequence[str]) -> None
 @click.option("-n", "--tail", default="all")
 @click.option("-t", "--timestamps", is_flag=True)
 @click.option("--no-log-prefix", is_flag=True)
+@click.option("--since", default="", help="A time, or so long ago.")
+@click.option("--index", default=0, help="The container of this number alone.")
 @click.option("--no-color", is_flag=True, hidden=True)
 @click.pass_obj
-def logs(given: Object, services: Sequence[str], follow: bool, **more: Any) -> None:
+def logs(given: Object, services: Sequence[str], follow: bool, index: int, **more: Any) -> None:
     """Show what services print."""
-    from cli.commands.logs import print_logs
+    from cli.commands.logs import log_printer
 
     call = _Call(given)
     session = call.session()
-    print_logs(
-        session,
-        _pods(session, call.project, services),
-        follow=follow,
-        prefix=not more["no_log_prefix"],
-        tail=more["tail"],
-        timestamps=more["timestamps"],
-    )
+    pods = _pods(session, call.project, services)
+    head = _headed(services or list(call.project.services), prefix=not more["no_log_prefix"])
+    printer = log_printer(
+        session, pods[index - 1 : index] if index else pods, head, follow=follow, tail=more["tail"],
+        timestamps=more["timestamps"], since=more["since"],
+    )  # fmt: skip
+    printer.run()
+
+
+@compose.command("run", context_settings={"allow_interspersed_args": False})
+@click.argument("service")
+@click.argument("command", nargs=-1)
+@_run_options
+@click.pass_obj
+def run(given: Object, service: str, command: Sequence[str], **more: Any) -> None:
+    """Run a command in a container of its own that is like a service's."""
+    from cli.commands.compose_run import one_off, run_one
+
+    call = _Call(given)
+    project, session = call.project, call.session()
+    if service not in project.services:
+        raise click.ClickException(f"no such service: {service}")
+    needed = [] if more["no_deps"] else [name for name in in_order(project, [service]) if name != service]
+    _build(project, [*needed, service], always=more["builds"])
+    for obj in shared_objects(project):
+        apply(session, obj)
+    _start(session, project, needed, {})
+    for name, condition in dependencies(project.services[service]).items():
+        if name in needed:
+            _await(session, project, name, condition)
+    sys.exit(run_one(session, project, service, one_off(project, service, command, more), more))
 
 
 @compose.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -343,10 +455,14 @@ def logs(given: Object, services: Sequence[str], follow: bool, **more: Any) -> N
 @click.option("-T", "--no-tty", is_flag=True)
 @click.option("-i", "--interactive", is_flag=True, hidden=True)
 @click.option("-t", "--tty", is_flag=True, hidden=True)
+@click.option("-d", "--detach", is_flag=True)
+@click.option("-e", "--env", "envs", multiple=True)
+@click.option("-w", "--workdir", default="")
 @click.option("--index", default=1)
 @click.pass_obj
 def exec_(given: Object, service: str, command: Sequence[str], no_tty: bool, index: int, **more: Any) -> None:
     """Run a command in a service's container."""
+    from cli.commands.exec import surrounded
     from cli.streaming import StreamRequest, run_stream
 
     call = _Call(given)
@@ -360,55 +476,58 @@ def exec_(given: Object, service: str, command: Sequence[str], no_tty: bool, ind
         call.project.name,
         pod["metadata"]["name"],
         pod["spec"]["containers"][0]["name"],
-        tuple(command),
-        stdin=True,
+        surrounded(command, more, detach=more["detach"]),
+        stdin=not more["detach"],
         tty=tty,
     )
     sys.exit(run_stream(session.connection, request) or 0)
 
 
-def _scale_all(session: Session, project: Project, services: Sequence[str], count: int | None) -> None:
-    """Set the replicas of services; None for what the file says."""
-    for name in services:
-        if runs_once(project, name):
-            continue
-        one = _workload(session, project, name)
-        body = project.services[name]
-        wanted = count if count is not None else (body.get("deploy") or {}).get("replicas", body.get("scale", 1))
-        session.connection.json(
-            "PATCH",
-            f"{one.path}/scale",
-            body={"spec": {"replicas": wanted}},
-            content_type="application/merge-patch+json",
-        )
-        click.echo(f" Container {project.name}-{name}  {'Stopped' if wanted == 0 else 'Started'}", err=True)
+def _scale(session: Session, project: Project, name: str, count: int | None) -> bool:
+    """Set the replicas of a service, None for what the file says; returns whether there is such a workload."""
+    body = project.services[name]
+    wanted = count if count is not None else (body.get("deploy") or {}).get("replicas", body.get("scale", 1))
+    path, patch = f"{_workload(session, project, name).path}/scale", {"spec": {"replicas": wanted}}
+    try:
+        session.connection.json("PATCH", path, body=patch, content_type="application/merge-patch+json")
+    except NotFound:
+        return False
+    return True
 
 
-def _services_command(name: str, text: str, action: Callable[[Session, Project, Sequence[str]], None]) -> None:
+def _start_again(session: Session, project: Project, names: Sequence[str], _: int | None) -> None:
+    for name in names:
+        if not runs_once(project, name) and _scale(session, project, name, None):
+            click.echo(f" Container {project.name}-{name}  Started", err=True)
+
+
+def _services_command(
+    name: str, text: str, action: Callable[[Session, Project, Sequence[str], int | None], None]
+) -> None:
     @compose.command(name, help=text)
     @click.argument("services", nargs=-1)
-    @click.option("-t", "--timeout", default=10, hidden=True)
+    @click.option("-t", "--timeout", type=int, default=None, help="Seconds that containers have to end.")
     @click.pass_obj
-    def command(given: Object, services: Sequence[str], timeout: int) -> None:
+    def command(given: Object, services: Sequence[str], timeout: int | None) -> None:
         call = _Call(given)
-        action(call.session(), call.project, services or list(call.project.services))
+        action(call.session(), call.project, services or list(call.project.services), timeout)
 
 
-def _restart(session: Session, project: Project, services: Sequence[str]) -> None:
+def _restart(session: Session, project: Project, services: Sequence[str], grace_seconds: int | None) -> None:
     for pod in _pods(session, project, services):
-        session.connection.json("DELETE", f"/api/v1/namespaces/{project.name}/pods/{pod['metadata']['name']}")
+        body = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
+        path = f"/api/v1/namespaces/{project.name}/pods/{pod['metadata']['name']}"
+        session.connection.json("DELETE", path, body=body)
     for name in services:
         _await(session, project, name, "service_started")
         click.echo(f" Container {project.name}-{name}  Started", err=True)
 
 
-_services_command(
-    "stop", "Stop services; they stay.", lambda session, project, names: _scale_all(session, project, names, 0)
-)
+_services_command("stop", "Stop services; they stay.", _stop)
 _services_command(
     "start",
     "Start services that were stopped.",
-    lambda session, project, names: _scale_all(session, project, names, None),
+    _start_again,
 )
 _services_command("restart", "Start services anew.", _restart)
 

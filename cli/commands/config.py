@@ -144,11 +144,14 @@ def get_users() -> None:
 @config.command()
 @click.option("--raw", is_flag=True, help="Secrets too.")
 @click.option("--minify", is_flag=True, help="Only what the current context uses.")
+@click.option("--merge/--no-merge", "merges", default=True, help="All files of $KUBECONFIG, or the first alone.")
 @click.option("--flatten", is_flag=True, help="Files' contents in place of their names.")
 @click.option("--context", default="")
 @click.option("-o", "--output", default="yaml")
-def view(raw: bool, minify: bool, flatten: bool, context: str, output: str) -> None:
+def view(raw: bool, minify: bool, flatten: bool, context: str, output: str, merges: bool) -> None:
     """Print the configuration, secrets left out."""
+    if not merges and not LEADING.get("kubeconfig"):
+        raise click.ClickException("if merge==false a precise file must be specified")
     found = _merged()
     if minify:
         found = _minified(found, context or found["current-context"])
@@ -266,6 +269,18 @@ def _exec(before: Config, asked: Config) -> Config:
     }  # fmt: skip
 
 
+def _provider(before: Config, name: str, arguments: Sequence[str]) -> Config:
+    """Return what a user's provider of credentials is, changed by what is asked."""
+    values: Config = dict(before.get("config") or {}) if name in ("", before.get("name")) else {}
+    for text in (one for given in arguments for one in given.split(",")):
+        key, equals, value = text.partition("=")
+        if equals:
+            values[key] = value
+        else:
+            values.pop(key.removesuffix("-"), None)
+    return {"config": values or None, "name": name or before.get("name", "")}
+
+
 @config.command("set-credentials")
 @click.argument("name")
 @click.option("--token", default="")
@@ -274,6 +289,8 @@ def _exec(before: Config, asked: Config) -> Config:
 @click.option("--client-certificate", default="")
 @click.option("--client-key", default="")
 @click.option("--embed-certs", is_flag=True)
+@click.option("--auth-provider", default="", help="The name of a provider of credentials, for other clients.")
+@click.option("--auth-provider-arg", "provider_args", multiple=True, help="KEY=VALUE for it; KEY- takes one away.")
 @click.option("--exec-command", default="", help="A program that tells our credentials.")
 @click.option("--exec-api-version", default="")
 @click.option("--exec-arg", "exec_args", multiple=True)
@@ -282,11 +299,14 @@ def _exec(before: Config, asked: Config) -> Config:
 @click.option("--exec-provide-cluster-info", "exec_cluster_info", is_flag=True)
 def set_credentials(name: str, client_certificate: str, client_key: str, embed_certs: bool, **given: Any) -> None:
     """Set fields of a user."""
+    provider, arguments = given.pop("auth_provider"), given.pop("provider_args")
     program = {key: given.pop(key) for key in list(given) if key.startswith("exec_")}
     changes: Config = dict(given)
+    user = (_entry(_merged(), "users", name) or {}).get("user") or {}
+    if provider or arguments:
+        changes["auth-provider"] = _provider(user.get("auth-provider") or {}, provider, arguments)
     if any(program.values()):
-        before = ((_entry(_merged(), "users", name) or {}).get("user") or {}).get("exec") or {}
-        changes["exec"] = _exec(before, program)
+        changes["exec"] = _exec(user.get("exec") or {}, program)
     _file_field(changes, "client-certificate", client_certificate, embed=embed_certs)
     _file_field(changes, "client-key", client_key, embed=embed_certs)
     _set_entry("users", name, changes)
@@ -390,8 +410,13 @@ def _place(found: Config, path: str, *, make: bool) -> tuple[Config, str]:
 @config.command("set")
 @click.argument("path")
 @click.argument("value")
-def set_value(path: str, value: str) -> None:
+@click.option("--set-raw-bytes", is_flag=True, help="The value of a …-data field as it is, not as base64.")
+def set_value(path: str, value: str, set_raw_bytes: bool) -> None:
     """Set one field: clusters.NAME.server https://…."""
+    if set_raw_bytes and path.endswith("-data"):
+        import base64
+
+        value = base64.b64encode(value.encode()).decode()
 
     def action(found: Config) -> None:
         holder, field = _place(found, path, make=True)

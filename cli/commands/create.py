@@ -7,7 +7,7 @@ import click
 from cli import options, problems
 from cli.framework import LazyGroup, Source
 from cli.making import tell
-from cli.selection import Selected, file_objects
+from cli.selection import Selected, file_objects, of_manifest
 from cli.session import Session, leave
 
 _GENERATORS = {
@@ -46,6 +46,8 @@ class _Create(LazyGroup):
 @options.show_managed_fields
 @click.option("--template", default="", hidden=True)
 @click.option("--save-config", is_flag=True, help="Remember what was said, for apply.")
+@click.option("--edit", "edits", is_flag=True, help="Open the manifest in an editor first.")
+@click.option("--windows-line-endings", is_flag=True, hidden=True)
 @click.option("--raw", default="", help="Send the file to a path of the server.")
 @click.pass_context
 def create(ctx: click.Context, **given: Any) -> None:
@@ -56,7 +58,20 @@ def create(ctx: click.Context, **given: Any) -> None:
     if given["raw"]:
         _raw(session, given)
         return
-    leave(problems.each(file_objects(session, given), lambda one: _one(session, one, given)))
+    leave(problems.each(file_objects(session, given), lambda one: _edited(session, one, given)))
+
+
+def _edited(session: Session, one: Selected, given: dict[str, Any]) -> None:
+    if not given["edits"]:
+        _one(session, one, given)
+        return
+    from cli.editing import edit_object
+
+    form = given["output"] if given["output"] in ("yaml", "json") else "yaml"
+    edit_object(
+        one.manifest or {}, form, lambda changed: _one(session, of_manifest(session, changed, one.source), given),
+        windows=given["windows_line_endings"],
+    )  # fmt: skip
 
 
 def _raw(session: Session, given: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import secrets
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from cli import options
 from cli.framework import verb
 from cli.pods import status_of
 from cli.resources import targets
-from cli.selection import STRATEGIC, Selected
+from cli.selection import STRATEGIC, Selected, file_objects
 from cli.session import Session
 from cli.streaming import ATTACHED, StreamRequest, run_stream
 from cli.watching import watch_one
@@ -27,6 +28,7 @@ _PROFILES: dict[str, dict[str, Any]] = {
     "sysadmin": {"privileged": True},
     "legacy": {},
 }  # fmt: skip
+_PROBES = ("liveness", "readiness", "startup")
 _READY_SECONDS = 60.0
 
 
@@ -47,19 +49,25 @@ _READY_SECONDS = 60.0
 @click.option("--same-node", is_flag=True)
 @click.option("--share-processes/--no-share-processes", default=True)
 @click.option("--set-image", default="", help="With --copy-to: NAME=IMAGE,….")
+@options.files
 @click.option("--keep-labels", is_flag=True)
+@click.option("--keep-annotations", is_flag=True)
+@click.option("--keep-liveness", is_flag=True)
+@click.option("--keep-readiness", is_flag=True)
+@click.option("--keep-startup", is_flag=True)
+@click.option("--keep-init-containers/--no-keep-init-containers", default=True)
+@click.option("--custom", default="", help="A file with part of a container, merged over what the profile says.")
 @click.option("--arguments-only", is_flag=True)
 @click.option("--image-pull-policy", default="")
 @click.option("--profile", type=click.Choice(sorted(_PROFILES)), default="general")
 def debug(words: Sequence[str], **given: Any) -> None:
     """Look into a pod or node: debug POD|node/NAME --image=IMAGE [-it] [-- COMMAND]."""
-    if not words:
+    if not words and not given["filenames"]:
         raise click.ClickException("NAME or TYPE/NAME is required for debug")
     session = Session(given)
-    word, *command = words
-    target = targets(session.discovery, [word] if "/" in word else ["pods", word])[0]
-    one = Selected(target.known, session.namespace if target.known.resource.namespaced else "", target.name)
+    one, command = _meant(session, words, given)
     obj = one.read(session)
+    given["partial"] = _partial(given["custom"]) if given["custom"] else {}
     if one.known.resource.kind == "Node":
         pod, name = _on_node(session, one, command, given)
     elif given["copy_to"]:
@@ -68,6 +76,43 @@ def debug(words: Sequence[str], **given: Any) -> None:
         pod, name = _ephemeral(session, one, obj, command, given)
     if given["attach"] or given["stdin"]:
         _join(session, pod, name, given)
+
+
+def _meant(session: Session, words: Sequence[str], given: dict[str, Any]) -> tuple[Selected, list[str]]:
+    """Return what to look into, and the command to run there."""
+    if given["filenames"]:
+        return next(file_objects(session, given)), list(words)
+    word, *command = words
+    target = targets(session.discovery, [word] if "/" in word else ["pods", word])[0]
+    namespace = session.namespace if target.known.resource.namespaced else ""
+    return Selected(target.known, namespace, target.name), command
+
+
+def _partial(path: str) -> dict[str, Any]:
+    """Return the part of a container in a file. Raises: ClickException."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise click.ClickException(f'failed to read custom profile "{path}": {error}') from error
+    if not isinstance(found, dict):
+        raise click.ClickException(f"{path} does not contain a valid container spec")
+    if any(found.get(field) for field in ("name", "command", "image", "lifecycle", "volumeDevices")):
+        raise click.ClickException(
+            "name, command, image, lifecycle and volume devices are not modifiable via custom profile"
+        )
+    return found
+
+
+def _customized(container: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return a container with what --custom says merged over it."""
+    if not given["partial"]:
+        return container
+    from machinery.api import schema
+    from machinery.api.patch import apply_strategic_merge_patch
+
+    return apply_strategic_merge_patch(container, given["partial"], schema.shape_of("io.k8s.api.core.v1.Container"))
 
 
 def _container(command: list[str], given: dict[str, Any], name: str) -> dict[str, Any]:
@@ -86,7 +131,7 @@ def _container(command: list[str], given: dict[str, Any], name: str) -> dict[str
             found[field] = True
     if _PROFILES[given["profile"]]:
         found["securityContext"] = _PROFILES[given["profile"]]
-    return found
+    return _customized(found, given)
 
 
 def _new_name(given: dict[str, Any]) -> str:
@@ -120,8 +165,15 @@ def _copy(
         spec["nodeName"] = pod["spec"].get("nodeName")
     if given["share_processes"]:
         spec["shareProcessNamespace"] = True
+    if not given["keep_init_containers"]:
+        spec.pop("initContainers", None)
     images = dict(pair.split("=", 1) for pair in given["set_image"].split(",")) if given["set_image"] else {}
-    containers = [{**c, "image": images.get(c["name"], images.get("*", c["image"]))} for c in spec["containers"]]
+    left_out = set() if given["profile"] == "legacy" else {f"{one}Probe" for one in _PROBES if not given[f"keep_{one}"]}
+    containers = [
+        {**{key: value for key, value in c.items() if key not in left_out},
+         "image": images.get(c["name"], images.get("*", c["image"]))}
+        for c in spec["containers"]
+    ]  # fmt: skip
     name = given["container"]
     present = next((c for c in containers if c["name"] == name), None)
     if present is not None:
@@ -129,6 +181,7 @@ def _copy(
             {"command": command, "args": []} if command else {}
         )
         present |= {field: True for field in ("stdin", "tty") if given[field]}
+        present |= _customized(present, given)
     elif given["image"]:
         name = _new_name(given)
         containers.append(_container(command, given, name))
@@ -137,6 +190,8 @@ def _copy(
     metadata: dict[str, Any] = {"name": given["copy_to"], "namespace": one.namespace}
     if given["keep_labels"]:
         metadata["labels"] = pod["metadata"].get("labels") or {}
+    if given["keep_annotations"]:
+        metadata["annotations"] = pod["metadata"].get("annotations") or {}
     if given["replace"]:
         from cli.deleting import delete_and_wait
 

@@ -17,6 +17,7 @@ from cli import options
 from cli.applying import annotated, last_applied, shape_of_kind, three_way
 from cli.framework import verb
 from cli.printers import yaml_text
+from cli.pruning import matches, prunable
 from cli.selection import MERGE, STRATEGIC, Selected, file_objects
 from cli.session import Session
 from machinery.errors import APIError, NotFound
@@ -33,15 +34,21 @@ from machinery.errors import APIError, NotFound
 @click.option("--server-side", is_flag=True)
 @click.option("--force-conflicts", is_flag=True)
 @click.option("--field-manager", default="")
-@click.option("--prune", is_flag=True, hidden=True)
+@click.option("--prune", is_flag=True, help="Show what apply --prune would delete, too.")
+@click.option("--prune-allowlist", multiple=True, help="With --prune: group/version/kind to look through.")
 @click.option("--concurrency", default=1, hidden=True)
 def diff(**given: Any) -> None:
     """Show what apply would change."""
     session = Session(given)
     with tempfile.TemporaryDirectory(prefix="LIVE-") as live, tempfile.TemporaryDirectory(prefix="MERGED-") as merged:
         try:
+            said: set[str] = set()
             for one in file_objects(session, given):
-                _write(session, one, Path(live), Path(merged), given)
+                if matches(one.manifest or {}, given["selector"]):
+                    said.add(_write(session, one, Path(live), Path(merged), given))
+            if given["prune"]:
+                for one in prunable(session, said, given["selector"], given["prune_allowlist"]):
+                    (Path(live) / _dotted(one)).write_text(yaml_text(_shown(one, one.read(session), given)))
         except APIError as error:
             from cli import problems
 
@@ -54,11 +61,14 @@ def diff(**given: Any) -> None:
         sys.exit(subprocess.run([*command, live, merged], check=False).returncode)
 
 
-def _write(session: Session, one: Selected, live: Path, merged: Path, given: dict[str, Any]) -> None:
+def _dotted(one: Selected) -> str:
     resource = one.known.resource
-    dotted = ".".join(
-        part for part in (resource.group, resource.version, resource.kind, one.namespace, one.name) if part
-    )
+    return ".".join(part for part in (resource.group, resource.version, resource.kind, one.namespace, one.name) if part)
+
+
+def _write(session: Session, one: Selected, live: Path, merged: Path, given: dict[str, Any]) -> str:
+    """Write an object before and after; returns its uid, empty when it is not there yet."""
+    resource, dotted = one.known.resource, _dotted(one)
     try:
         current: dict[str, Any] | None = session.connection.json("GET", one.path)
     except NotFound:
@@ -69,6 +79,7 @@ def _write(session: Session, one: Selected, live: Path, merged: Path, given: dic
         _mask(before, after)
     (live / dotted).write_text(yaml_text(before) if before else "")
     (merged / dotted).write_text(yaml_text(after))
+    return str(current["metadata"]["uid"]) if current else ""
 
 
 def _after(session: Session, one: Selected, current: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:

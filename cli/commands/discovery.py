@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.connection import connect
-from cli.framework import Verb, verb
+from cli.framework import Verb, verb, verb_group
 from cli.printers import json_text, rows_text, yaml_text
 from cli.session import Session
 from machinery.errors import APIError
@@ -101,7 +101,7 @@ def _machine() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
-@click.group("cluster-info", invoke_without_command=True)
+@verb_group("cluster-info", invoke_without_command=True)
 @options.connected
 @click.pass_context
 def cluster_info(ctx: click.Context, **given: Any) -> None:

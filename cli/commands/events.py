@@ -52,7 +52,7 @@ def events(whose: str, types: str, watches: bool, **given: Any) -> None:
     if kinds - {"normal", "warning"}:
         raise click.ClickException("valid --types are Normal or Warning")
     found = sorted((one for one in answer["items"] if not kinds or one["type"].lower() in kinds), key=last_seen)
-    if given["output"]:
+    if given["output"] and found:
         items = [{"apiVersion": "v1", "kind": "Event", **one} for one in found]
         print_objects(items, given["output"], single=False, template=given["template"])
         return

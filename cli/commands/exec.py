@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.durations import seconds
 from cli.framework import verb
 from cli.pods import REFUSED, chosen_container, find_pods, spec_of
 from cli.session import Session
@@ -33,6 +34,7 @@ def _late_options(words: Sequence[str]) -> tuple[str, list[str], dict[str, Any]]
 @click.option("-t", "--tty", is_flag=True, help="Be a terminal.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait for the end (Docker's).")
 @click.option("-c", "--container", default="")
+@options.files
 @click.option("-q", "--quiet", is_flag=True)
 @click.option("-e", "--env", "envs", multiple=True, help="KEY=VALUE for the command (Docker's).")
 @click.option("-w", "--workdir", default="", help="The command's folder (Docker's).")
@@ -40,6 +42,8 @@ def _late_options(words: Sequence[str]) -> tuple[str, list[str], dict[str, Any]]
 @click.argument("words", nargs=-1, required=True)
 def exec_(words: Sequence[str], **given: Any) -> None:
     """Run a command in a container: wherry exec POD [-c CONTAINER] -- COMMAND ARGS."""
+    if given["filenames"]:
+        words = (_named_in(given), *words)
     word, command, late = _late_options(words)
     given |= {name: value for name, value in late.items() if name != "words"}
     stdin, tty, container, quiet, detach = (
@@ -48,7 +52,7 @@ def exec_(words: Sequence[str], **given: Any) -> None:
     if not command:
         raise click.ClickException("you must specify at least one command for the container")
     session = Session(given)
-    pod = find_pods(session, word)[0]
+    pod = find_pods(session, word, wait_seconds=seconds(given["pod_running_timeout"]))[0]
     name = pod["metadata"]["name"]
     if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
         phase = pod["status"]["phase"]
@@ -58,7 +62,7 @@ def exec_(words: Sequence[str], **given: Any) -> None:
         if not quiet:
             click.echo("Unable to use a TTY - input is not a terminal or the right kind of file", err=True)
         tty = False
-    argv = _surrounded(command, given, detach=detach)
+    argv = surrounded(command, given, detach=detach)
     request = StreamRequest(session.namespace, name, chosen, argv, stdin=stdin and not detach, tty=tty)
     code = run_stream(session.connection, request)
     if code:
@@ -67,7 +71,17 @@ def exec_(words: Sequence[str], **given: Any) -> None:
         sys.exit(code)
 
 
-def _surrounded(command: Sequence[str], given: dict[str, Any], *, detach: bool) -> tuple[str, ...]:
+def _named_in(given: dict[str, Any]) -> str:
+    """Return KIND/NAME of the object in the file of -f. Raises: ClickException."""
+    from cli import manifests
+
+    _, obj = manifests.read(given["filenames"])[0]
+    if said := obj["metadata"].get("namespace"):
+        given["namespace"] = given["namespace"] or said
+    return f"{obj['kind'].lower()}/{obj['metadata']['name']}"
+
+
+def surrounded(command: Sequence[str], given: dict[str, Any], *, detach: bool) -> tuple[str, ...]:
     """Return the command with what Docker's options ask for around it: the API's exec has no such fields."""
     argv = list(command)
     if given["envs"]:
@@ -92,7 +106,7 @@ def _surrounded(command: Sequence[str], given: dict[str, Any], *, detach: bool) 
 def attach(word: str, stdin: bool, tty: bool, container: str, quiet: bool, no_stdin: bool, **given: Any) -> None:
     """Attach to a running container."""
     session = Session(given)
-    pod = find_pods(session, word)[0]
+    pod = find_pods(session, word, wait_seconds=seconds(given["pod_running_timeout"]))[0]
     name = pod["metadata"]["name"]
     phase = (pod.get("status") or {}).get("phase")
     if phase in ("Succeeded", "Failed"):

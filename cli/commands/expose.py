@@ -30,6 +30,7 @@ from cli.session import Session, leave
 @click.option("--session-affinity", default="")
 @click.option("-l", "--labels", "own_labels", default="", help="Labels of the service.")
 @click.option("--overrides", default="", help="JSON merged over the service.")
+@options.override_type
 def expose(words: Sequence[str], **given: Any) -> None:
     """Make a service for the pods of a workload, or of a service."""
     session = Session(given)
@@ -61,22 +62,31 @@ def _expose(session: Session, one: Selected, given: dict[str, Any]) -> None:
         "spec": spec,
         "status": {"loadBalancer": {}},
     }
-    make(session, with_overrides(service, given["overrides"]), given, what="exposed", manager="kubectl-expose")
+    make(session, with_overrides(service, given), given, what="exposed", manager="kubectl-expose")
 
 
-def with_overrides(obj: dict[str, Any], text: str) -> dict[str, Any]:
-    """Return an object with JSON merged over it. Raises: ClickException."""
-    if not text:
+def with_overrides(obj: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with the JSON of --overrides over it, as --override-type says. Raises: ClickException."""
+    if not given["overrides"]:
         return obj
     import orjson
 
-    from machinery.api.patch import apply_merge_patch
+    from machinery.api.meta import Resource
+    from machinery.api.patch import apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
 
     try:
-        merged: dict[str, Any] = apply_merge_patch(obj, orjson.loads(text))
+        said = orjson.loads(given["overrides"])
     except ValueError as error:
         raise click.ClickException(f"invalid JSON in --overrides: {error}") from error
-    return merged
+    match given["override_type"]:
+        case "json":
+            return dict(apply_json_patch(obj, said))
+        case "strategic":
+            from cli.applying import shape_of
+
+            shape = shape_of(Resource("", obj["apiVersion"], "", obj["kind"]))
+            return apply_strategic_merge_patch(obj, said, shape)
+    return dict(apply_merge_patch(obj, said))
 
 
 def _pairs(text: str) -> dict[str, str]:

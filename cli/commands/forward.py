@@ -7,6 +7,7 @@ import socket
 import socketserver
 import sys
 import threading
+import urllib.parse
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import click
 
 from cli import options
+from cli.connection import Headers
+from cli.durations import seconds
 from cli.framework import verb
 from cli.pods import find_pods
 from cli.session import Session
@@ -37,7 +40,7 @@ _PREFIX_BYTES = 2  # each channel begins with the port it is for
 def port_forward(word: str, ports: Sequence[str], address: str, **given: Any) -> None:
     """Forward local ports to a pod: [LOCAL:]REMOTE …; :REMOTE takes any free port here."""
     session = Session(given)
-    pod = find_pods(session, word)[0]
+    pod = find_pods(session, word, wait_seconds=seconds(given["pod_running_timeout"]))[0]
     if (pod.get("status") or {}).get("phase") != "Running":
         phase = (pod.get("status") or {}).get("phase", "Unknown")
         raise click.ClickException(f"unable to forward port because pod is not running. Current status={phase}")
@@ -173,7 +176,8 @@ _HOP = {"connection", "transfer-encoding", "keep-alive", "upgrade", "host", "aut
 @click.option("--api-prefix", default="/")
 @click.option("-w", "--www", default="", help="A folder of files to serve too.")
 @click.option("-P", "--www-prefix", default="/static/")
-@click.option("--keepalive", default="0s", hidden=True)
+@click.option("--append-server-path", is_flag=True, help="Put the path of the server's address before each path.")
+@click.option("--keepalive", default="0s", help="How long a connection may be idle before the kernel asks.")
 @click.option("--disable-filter", is_flag=True)
 def proxy(port: int, address: str, unix_socket: str, **given: Any) -> None:
     """Serve the API on a local port or socket, with our credentials."""
@@ -226,6 +230,14 @@ class _Proxy(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
+    def setup(self) -> None:
+        """Take a connection; the kernel finds out about dead ones as --keepalive asks."""
+        super().setup()
+        idle_seconds = int(seconds(self.settings["keepalive"]))
+        if idle_seconds > 0 and self.connection.family != socket.AF_UNIX:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_seconds)
+
     def _allowed(self) -> bool:
         settings = self.settings
         if settings["disable_filter"]:
@@ -276,7 +288,9 @@ class _Proxy(BaseHTTPRequestHandler):
         connection = self.session.connection
         try:
             upstream = connection.opened(timeout_seconds=None)
-            upstream.request(self.command, target, body, {**connection.credentials(), **headers})
+            if self.settings["append_server_path"]:
+                target = urllib.parse.urlsplit(connection.config.server).path.rstrip("/") + target
+            upstream.request(self.command, target, body, Headers({**connection.credentials(), **headers}))
             answer = upstream.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self._plain(502, str(error).encode())

@@ -40,7 +40,6 @@ from machinery.errors import APIError, NotFound
 @click.option("--template", default="", help="The template for -o go-template and jsonpath.")
 @click.option("--subresource", default="", help="Show a subresource: status, scale.")
 @click.option("--ignore-not-found", is_flag=True)
-@click.option("--allow-missing-template-keys/--no-allow-missing-template-keys", default=True, hidden=True)
 @click.option("--chunk-size", default=500, hidden=True)
 @click.option("--server-print/--no-server-print", default=True, hidden=True)
 @click.option("--raw", default="", help="Ask for a path of the server.")

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -54,7 +54,7 @@ def logs(word: str | None, container_word: str | None, **given: Any) -> None:
             f"you are attempting to follow {len(streams)} log streams, but maximum allowed concurrency is "
             f"{given['max_log_requests']}, use --max-log-requests to increase the limit"
         )
-    leave(_Printer(session, given, _params(given), streams).run())
+    leave(Printer(session, given, _params(given), streams).run())
 
 
 def _pods(session: Session, word: str | None, given: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
@@ -69,7 +69,7 @@ def _pods(session: Session, word: str | None, given: dict[str, Any]) -> tuple[li
             "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command"
         )
     try:
-        pods = find_pods(session, word)
+        pods = find_pods(session, word, wait_seconds=seconds(given["pod_running_timeout"]))
     except NotFound as error:
         raise click.ClickException(
             f'error from server (NotFound): {error} in namespace "{session.namespace}"'
@@ -108,19 +108,19 @@ def _params(given: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_logs(
-    session: Session, pods: Sequence[dict[str, Any]], *, follow: bool, prefix: bool = True, tail: str = "all",
-    timestamps: bool = False,
-) -> bool:  # fmt: skip
-    """Print the logs of pods, each with a colour of its own; returns whether all could be read."""
+def log_printer(
+    session: Session, pods: Sequence[dict[str, Any]], heads: Callable[[dict[str, Any]], str], *, follow: bool,
+    tail: str = "all", timestamps: bool = False, since: str = "",
+) -> "Printer":  # fmt: skip
+    """Return what prints the logs of pods, each with a colour of its own; `heads` says what stands before their lines."""
     given = {
-        "follow": follow, "prefix": prefix, "tail": tail, "timestamps": timestamps, "color": "auto", "selector": "",
-        "since": "", "since_time": "", "previous": False, "limit_bytes": 0, "ignore_errors": True,
+        "follow": follow, "prefix": True, "tail": tail, "timestamps": timestamps, "color": "auto", "selector": "",
+        "since": since, "since_time": "", "previous": False, "limit_bytes": 0, "ignore_errors": True, "heads": heads,
     }  # fmt: skip
-    return _Printer(session, given, _params(given), [(pod, container_names(pod)[0]) for pod in pods]).run()
+    return Printer(session, given, _params(given), [(pod, container_names(pod)[0]) for pod in pods])
 
 
-class _Printer:
+class Printer:
     """Prints several logs, whole lines at a time."""
 
     def __init__(
@@ -139,20 +139,27 @@ class _Printer:
         self._lock = threading.Lock()
         self._fine = True
         shows_colour = given["color"] == "always" or (given["color"] == "auto" and sys.stdout.isatty())
-        names = list(dict.fromkeys(pod["metadata"]["name"] for pod, _ in streams))
-        self._colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)} if shows_colour else {}
+        self._shows_colour = shows_colour
+        self._colours: dict[str, Any] = {}
+        self._heads: Callable[[dict[str, Any]], str] | None = given.get("heads")
+        for pod, container in streams:
+            self._head(pod, container)
 
     def run(self) -> bool:
+        """Print all, to their ends; returns whether all could be read."""
         if self._follow and len(self._streams) > 1:
-            threads = [threading.Thread(target=self._one, args=stream, daemon=True) for stream in self._streams]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
+            for thread in [self.start(*stream) for stream in self._streams]:
                 thread.join()
         else:
             for pod, container in self._streams:
                 self._one(pod, container)
         return self._fine
+
+    def start(self, pod: dict[str, Any], container: str) -> threading.Thread:
+        """Print one more log, in a thread of its own."""
+        thread = threading.Thread(target=self._one, args=(pod, container), daemon=True)
+        thread.start()
+        return thread
 
     def _one(self, pod: dict[str, Any], container: str) -> None:
         try:
@@ -164,17 +171,19 @@ class _Printer:
             problems.report(error)
             self._fine = False
 
-    def _head(self, name: str, container: str) -> bytes:
+    def _head(self, pod: dict[str, Any], container: str) -> bytes:
         if not self._prefix:
             return b""
-        text = f"[pod/{name}/{container}] "
-        colour = self._colours.get(name)
+        name = pod["metadata"]["name"]
+        text = self._heads(pod) if self._heads else f"[pod/{name}/{container}] "
+        colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
+        colour = colour if self._shows_colour and text else ""
         return (f"\x1b[{colour}m{text}\x1b[0m" if colour else text).encode()
 
     def _print(self, pod: dict[str, Any], container: str) -> None:
         metadata = pod["metadata"]
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/log"
-        head = self._head(metadata["name"], container)
+        head = self._head(pod, container)
         connection = self._session.connection.another()
         pieces = connection.pieces(path, {**self._params, "container": container})
         if not head and len(self._streams) == 1:

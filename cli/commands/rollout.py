@@ -243,10 +243,10 @@ def history(words: tuple[str, ...], revision: int, output: str, **given: Any) ->
 
 
 @rollout.command()
-@_shared
+@_printed
 @options.dry_run
 @click.option("--to-revision", default=0, help="The one before the last by default.")
-def undo(words: tuple[str, ...], to_revision: int, dry_run: str, **given: Any) -> None:
+def undo(words: tuple[str, ...], to_revision: int, **given: Any) -> None:
     """Go back to an earlier revision."""
     session = Session(given)
 
@@ -269,10 +269,15 @@ def undo(words: tuple[str, ...], to_revision: int, dry_run: str, **given: Any) -
         (template["metadata"].get("labels") or {}).pop("pod-template-hash", None)
         template.pop("$patch", None)
         same = template == obj["spec"]["template"]
-        if not same and dry_run != "client":
-            params = {"dryRun": "All"} if dry_run == "server" else {}
-            one.patch(session, [{"op": "replace", "path": "/spec/template", "value": template}], JSON_PATCH, **params)
+        answer = obj if same else {**obj, "spec": {**obj["spec"], "template": template}}
+        if not same and given["dry_run"] != "client":
+            params = {
+                "fieldManager": given["field_manager"] or "kubectl-rollout",
+                "dryRun": "All" if given["dry_run"] == "server" else None,
+            }  # fmt: skip
+            patch = [{"op": "replace", "path": "/spec/template", "value": template}]
+            answer = one.patch(session, patch, JSON_PATCH, **params)
         word = f"skipped rollback (current template already matches revision {wanted})" if same else "rolled back"
-        click.echo(f"{one.shown} {word}{options.DRY_SUFFIXES[dry_run]}")
+        tell(one.known.resource, answer, word, given)
 
     leave(act(session, words, given, one_by_one))

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.durations import seconds
 from cli.framework import Verb
 from cli.pods import status_of
 from cli.selection import Selected
@@ -60,11 +61,13 @@ class _Run(Verb):
 @click.option("--image-pull-policy", default="")
 @click.option("--privileged", is_flag=True)
 @click.option("--overrides", default="")
-@click.option("--override-type", default="merge", hidden=True)
+@options.override_type
 @click.option("--leave-stdin-open", is_flag=True, hidden=True)
 @click.option("--pod-running-timeout", default="1m0s", hidden=True)
 @click.option("--cascade", default="background", hidden=True)
-@click.option("--grace-period", default=-1, hidden=True)
+@click.option("--grace-period", default=-1, help="With --rm: seconds the pod has to end.")
+@click.option("--force", is_flag=True, help="With --rm: do not wait for the pod's end.")
+@click.option("--timeout", default="0s", hidden=True)
 @click.option("--wait/--no-wait", "waits", default=False, hidden=True)
 def run(words: Sequence[str], **given: Any) -> None:
     """Run a container: run IMAGE [COMMAND] as Docker does, or run NAME --image=IMAGE as kubectl does."""
@@ -78,7 +81,7 @@ def run(words: Sequence[str], **given: Any) -> None:
         raise click.ClickException("--rm should only be used for attached containers")
     if given["tty"] and not given["stdin"]:
         raise click.ClickException("-i/--stdin is required for containers with -t/--tty=true")
-    pod = with_overrides(_pod(name, arguments, given), given["overrides"])
+    pod = with_overrides(_pod(name, arguments, given), given)
     if given["exposes"] and not given["port"]:
         raise click.ClickException("--port must be set when exposing a service")
     if attaches and not given["output"] and given["dry_run"] == "none":
@@ -138,7 +141,7 @@ def _attached(session: Session, name: str, pod: dict[str, Any], given: dict[str,
     )
     code = 0
     try:
-        if _started(session, one, name):
+        if _started(session, one, name, seconds(given["pod_running_timeout"])):
             if given["stdin"] and not given["quiet"]:
                 click.echo(ATTACHED, err=True)
             tty = bool(given["tty"])
@@ -149,15 +152,19 @@ def _attached(session: Session, name: str, pod: dict[str, Any], given: dict[str,
         code = _ended(session, one, name) if given["restart"] != "Always" else 0
     finally:
         if given["removes"]:
-            session.connection.json("DELETE", one.path, body={"propagationPolicy": "Background"})
+            grace = 0 if given["force"] else given["grace_period"]
+            session.connection.json(
+                "DELETE", one.path,
+                body={"propagationPolicy": given["cascade"].capitalize(), **({"gracePeriodSeconds": grace} if grace >= 0 else {})},
+            )  # fmt: skip
             if not given["quiet"]:
                 click.echo(f'pod "{name}" deleted from {one.namespace} namespace')
     sys.exit(code)
 
 
-def _started(session: Session, one: Selected, container: str) -> bool:
+def _started(session: Session, one: Selected, container: str, limit_seconds: float) -> bool:
     """Wait for the container to run; False when it has ended already."""
-    for pod in watch_one(session, one, _START_SECONDS):
+    for pod in watch_one(session, one, limit_seconds):
         state = status_of(pod or {}, container).get("state") or {}
         if "running" in state or "terminated" in state:
             return "running" in state

@@ -32,6 +32,12 @@ def _shared(command: Any) -> Any:
     return command
 
 
+def _without_user(command: Any) -> Any:
+    """Take the global --user away: here it names subjects, as kubectl has it."""
+    command.__click_params__ = [one for one in command.__click_params__ if one.name != "user"]
+    return command
+
+
 def pod_spec(obj: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the pod spec inside an object and the path to it. Raises: ClickException when it has none."""
     spec = obj.get("spec") or {}
@@ -86,6 +92,24 @@ def _send(
     tell(one.known.resource, answer, what, given)
 
 
+def _patched(
+    session: Session, one: Selected, obj: dict[str, Any], body: Any, media: str, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the object with a patch applied: by the server, or here where nothing is to be sent."""
+    if given["local"] or given["dry_run"] == "client":
+        from machinery.api.patch import apply_json_patch, apply_merge_patch, apply_strategic_merge_patch
+
+        if media == JSON_PATCH:
+            return dict(apply_json_patch(obj, body))
+        shape = shape_of_kind(one.known) if media == STRATEGIC else None
+        return apply_strategic_merge_patch(obj, body, shape) if shape else dict(apply_merge_patch(obj, body))
+    params = {
+        "fieldManager": given["field_manager"] or "kubectl-set",
+        "dryRun": "All" if given["dry_run"] == "server" else None,
+    }  # fmt: skip
+    return one.patch(session, body, media, **params)
+
+
 def _run(
     words: Sequence[str], given: dict[str, Any], action: Callable[[Session, Selected, dict[str, Any]], None]
 ) -> None:
@@ -131,7 +155,7 @@ def image(words: Sequence[str], **given: Any) -> None:
 @click.option("--prefix", default="")
 @click.option("--keys", default="")
 @click.option("--overwrite/--no-overwrite", default=True)
-@click.option("--resolve", is_flag=True, hidden=True)
+@click.option("--resolve", is_flag=True, help="With --list: look up what comes from ConfigMaps and Secrets.")
 def env(words: Sequence[str], envs: Sequence[str], containers: str, lists: bool, **given: Any) -> None:
     """KIND/NAME KEY=VALUE … KEY-."""
     changes = [*(word for word in words if "=" in word or word.endswith("-")), *envs]
@@ -140,17 +164,44 @@ def env(words: Sequence[str], envs: Sequence[str], containers: str, lists: bool,
     def one_by_one(session: Session, one: Selected, obj: dict[str, Any]) -> None:
         spec, _ = pod_spec(obj)
         if lists:
-            _list_env(one, spec, containers)
+            _list_env(one, spec, containers, session if given["resolve"] else None)
             return
         wanted = [_env_change(text) for text in changes] + _env_from(session, given)
         if not wanted:
             raise click.ClickException("at least one environment variable must be provided")
-        sent = {
-            "containers": [{"name": container["name"], "env": wanted} for _, container in _matching(spec, containers)]
-        }
+        if not given["overwrite"]:
+            _keep_env(one, spec, containers, wanted)
+        sent = {"containers": [_env_of(container, wanted) for _, container in _matching(spec, containers)]}
         _send(session, one, obj, sent, "env updated", given)
 
     _run(named, given, one_by_one)
+
+
+def _env_of(container: Container, wanted: list[dict[str, Any]]) -> Container:
+    """Return the change of a container's variables; new ones come last, since they may use those before them."""
+    gone = {one["name"] for one in wanted if "$patch" in one}
+    names = [one["name"] for one in (*(container.get("env") or ()), *wanted) if one["name"] not in gone]
+    order = [{"name": name} for name in dict.fromkeys(names)]
+    return {"name": container["name"], "env": wanted, "$setElementOrder/env": order}
+
+
+def _variable(key: str) -> str:
+    name = key.upper().replace("-", "_").replace(".", "_")
+    if name != key:
+        click.echo(f"Warning: key {key} transferred to {name}", err=True)
+    return name
+
+
+def _keep_env(one: Selected, spec: dict[str, Any], containers: str, wanted: Sequence[dict[str, Any]]) -> None:
+    """Refuse to change what is set already. Raises: ClickException."""
+    present = {
+        entry["name"]: entry.get("value", "")
+        for _, container in _matching(spec, containers) for entry in container.get("env") or ()
+    }  # fmt: skip
+    if clash := [one["name"] for one in wanted if one["name"] in present and "$patch" not in one]:
+        raise click.ClickException(
+            f"{one.known.resource.plural}/{one.name} '{clash[0]}' already has a value ({present[clash[0]]}), and --overwrite is false"
+        )
 
 
 def _env_change(text: str) -> dict[str, Any]:
@@ -170,21 +221,37 @@ def _env_from(session: Session, given: dict[str, Any]) -> list[dict[str, Any]]:
     keys = given["keys"].split(",") if given["keys"] else sorted(data)
     return [
         {
-            "name": given["prefix"] + key.upper().replace("-", "_").replace(".", "_"),
+            "name": given["prefix"] + _variable(key),
             "valueFrom": {field: {"name": name, "key": key}},
         }
         for key in keys
     ]
 
 
-def _list_env(one: Selected, spec: dict[str, Any], containers: str) -> None:
+def _list_env(one: Selected, spec: dict[str, Any], containers: str, session: Session | None) -> None:
+    """List variables; with a session, those that come from elsewhere are looked up (--resolve)."""
     for _, container in _matching(spec, containers):
         click.echo(f"# {one.known.resource.kind} {one.name}, container {container['name']}")
         for entry in container.get("env") or ():
-            if "valueFrom" in entry:
+            if "valueFrom" in entry and (found := _resolved(session, one, entry["valueFrom"])) is not None:
+                click.echo(f"{entry['name']}={found}")
+            elif "valueFrom" in entry:
                 click.echo(f"# {entry['name']} from {next(iter(entry['valueFrom']))}")
             else:
                 click.echo(f"{entry['name']}={entry.get('value', '')}")
+
+
+def _resolved(session: Session | None, one: Selected, source: dict[str, Any]) -> str | None:
+    """Return the value of a key of a ConfigMap or Secret; None for other sources, or when nobody asks."""
+    import base64
+
+    for field, plural in (("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")):
+        if session is not None and (ref := source.get(field)):
+            known = session.discovery.find(plural)
+            data = session.connection.json("GET", known.resource.path(one.namespace, ref["name"])).get("data") or {}
+            value = data.get(ref["key"])
+            return base64.b64decode(value).decode() if value is not None and plural == "secrets" else value
+    return None
 
 
 @set_.command()
@@ -215,7 +282,8 @@ def resources(words: Sequence[str], containers: str, limits: str, requests: str,
 
 @set_.command()
 @_shared
-def selector(words: Sequence[str], **given: Any) -> None:
+@click.option("--resource-version", default="", help="Only if the object is of this version still.")
+def selector(words: Sequence[str], resource_version: str, **given: Any) -> None:
     """service/NAME KEY=VALUE,…."""
     *named, text = words
     wanted = dict(pair.split("=", 1) for pair in text.split(","))
@@ -223,8 +291,10 @@ def selector(words: Sequence[str], **given: Any) -> None:
     def one_by_one(session: Session, one: Selected, obj: dict[str, Any]) -> None:
         if one.known.resource.kind != "Service":
             raise click.ClickException(f"selector for resource of type {one.known.resource.kind} can't be changed")
-        patch = [{"op": "add", "path": "/spec/selector", "value": wanted}]
-        answer = obj if given["dry_run"] == "client" else one.patch(session, patch, JSON_PATCH)
+        patch: list[dict[str, Any]] = [{"op": "add", "path": "/spec/selector", "value": wanted}]
+        if resource_version:
+            patch.insert(0, {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version})
+        answer = _patched(session, one, obj, patch, JSON_PATCH, given)
         tell(one.known.resource, answer, "selector updated", given)
 
     _run(named, given, one_by_one)
@@ -241,15 +311,16 @@ def serviceaccount(words: Sequence[str], **given: Any) -> None:
         body: Any = {"serviceAccountName": account}
         for key in reversed(path):
             body = {key: body}
-        answer = obj if given["dry_run"] == "client" else one.patch(session, body, STRATEGIC)
+        answer = _patched(session, one, obj, body, STRATEGIC, given)
         tell(one.known.resource, answer, "serviceaccount updated", given)
 
     _run(named, given, one_by_one)
 
 
 @set_.command()
+@_without_user
 @_shared
-@click.option("--subject-user", "users", multiple=True, help="A user.")
+@click.option("--user", "users", multiple=True, help="A user.")
 @click.option("--group", "groups", multiple=True)
 @click.option("--serviceaccount", "accounts", multiple=True, help="NAMESPACE:NAME.")
 def subject(
@@ -269,7 +340,7 @@ def subject(
     def one_by_one(session: Session, one: Selected, obj: dict[str, Any]) -> None:
         present = list(obj.get("subjects") or ())
         after = present + [item for item in wanted if item not in present]
-        answer = obj if given["dry_run"] == "client" else one.patch(session, {"subjects": after}, MERGE)
+        answer = _patched(session, one, obj, {"subjects": after}, MERGE, given)
         tell(one.known.resource, answer, "subjects updated", given)
 
     _run(words, given, one_by_one)

@@ -1,5 +1,6 @@
 """Docker's verbs for volumes and networks: `wherry volume`, and `wherry network`, which has only what the cluster has."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,10 +15,11 @@ import click
 from cli import options
 from cli.containers.formatting import formatted
 from cli.containers.naming import DockerError, Pod, all_containers, pod_id, state_of
-from cli.containers.volumes import VOLUMES
+from cli.containers.volumes import VOLUMES, cluster_id, own, owners
 from cli.framework import verb_group
 from cli.printers import json_text, rows_text
 from cli.session import Session
+from machinery.errors import APIError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NETWORKS = {"bridge": "bridge", "host": "host", "none": "null"}
@@ -33,7 +35,11 @@ def volume() -> None:
 
 
 def _known() -> list[str]:
-    return sorted(entry.name for entry in VOLUMES.iterdir() if entry.is_dir()) if VOLUMES.is_dir() else []
+    return (
+        sorted(entry.name for entry in VOLUMES.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir())
+        if VOLUMES.is_dir()
+        else []
+    )
 
 
 def _view(name: str) -> dict[str, Any]:
@@ -127,46 +133,53 @@ def volume_ls(quiet: bool, filters: Sequence[str], template: str, **given: Any) 
 @click.option("-d", "--driver", default="local")
 @click.option("--label", multiple=True, hidden=True)
 @click.option("-o", "--opt", multiple=True, hidden=True)
+@options.reachable
 def volume_create(name: str | None, driver: str, **given: Any) -> None:
     """Make a volume; one that is there stays as it is."""
     import secrets
 
-    if driver != "local" or given["opt"]:
+    if driver != "local" or given.pop("opt"):
         raise DockerError(f'create {name}: volumes here are folders of this node: driver "local" without options')
     name = name or secrets.token_hex(32)
     if not _NAME.fullmatch(name):
         raise DockerError(f'create {name}: "{name}" includes invalid characters for a local volume name')
     (VOLUMES / name).mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(click.ClickException, APIError):  # a volume can be made before there is a cluster
+        own(name, owners(name) | {cluster_id(Session(dict(given)))})
     click.echo(name)
 
 
 @volume.command("rm")
 @click.argument("names", nargs=-1, required=True)
-@click.option("-f", "--force", is_flag=True, help="Say nothing of those that are not there.")
+@click.option("-f", "--force", is_flag=True, help="Also those of other clusters that nothing has mounted.")
 @options.reachable
 def volume_rm(names: Sequence[str], force: bool, **given: Any) -> None:
     """Remove volumes with what is in them."""
-    used, mounted, failed = _users(Session(dict(given))), _mounted(), False
+    session = Session(dict(given))
+    used, mounted, here, failed = _users(session), _mounted(), cluster_id(session), False
     for name in names:
+        others = owners(name) - {here}
+        problem = ""
         if name in used:
-            click.echo(
-                f"Error response from daemon: remove {name}: volume is in use - [{', '.join(used[name])}]", err=True
-            )
-            failed = True
+            problem = f"remove {name}: volume is in use - [{', '.join(used[name])}]"
         elif name in mounted:
-            click.echo(
-                f"Error response from daemon: remove {name}: volume is in use by a container of another cluster "
-                "on this machine",
-                err=True,
-            )
-            failed = True
-        elif name in _known():
-            shutil.rmtree(VOLUMES / name)
+            problem = f"remove {name}: volume is in use by a container of another cluster on this machine"
+        elif name not in _known():
+            problem = "" if force else f"get {name}: no such volume"
+        elif others and not force:
+            problem = f"remove {name}: volume belongs to another cluster on this machine (--force removes it)"
+        else:
+            _remove(name)
             click.echo(name)
-        elif not force:
-            click.echo(f"Error response from daemon: get {name}: no such volume", err=True)
+        if problem:
+            click.echo(f"Error response from daemon: {problem}", err=True)
             failed = True
     sys.exit(1 if failed else 0)
+
+
+def _remove(name: str) -> None:
+    shutil.rmtree(VOLUMES / name)
+    own(name, set())
 
 
 @volume.command("inspect")
@@ -196,11 +209,15 @@ def volume_prune(everything: bool, force: bool, **given: Any) -> None:
             f"WARNING! This will remove {what} not used by at least one container.\nAre you sure you want to continue?",
             abort=True,
         )
-    used = _users(Session(dict(given))).keys() | _mounted()
-    gone = [name for name in _known() if name not in used and (everything or re.fullmatch("[0-9a-f]{64}", name))]
+    session = Session(dict(given))
+    used, here = _users(session).keys() | _mounted(), cluster_id(session)
+    unused = [name for name in _known() if name not in used and (everything or re.fullmatch("[0-9a-f]{64}", name))]
+    gone = [name for name in unused if not owners(name) - {here}]
     free = sum(_bytes(VOLUMES / name) for name in gone)
     for name in gone:
-        shutil.rmtree(VOLUMES / name)
+        _remove(name)
+    for name in set(unused) - set(gone):  # others may use it in containers that have stopped: it is theirs alone now
+        own(name, owners(name) - {here})
     if gone:
         click.echo("Deleted Volumes:\n" + "\n".join(gone) + "\n")
     from cli.commands.images import _size

@@ -35,7 +35,6 @@ Met = Callable[[dict[str, Any]], bool]
 @click.option("--timeout", "timeout_text", default="30s", show_default=True)
 @click.option("--all", "everything", is_flag=True)
 @click.option("--local", is_flag=True, hidden=True)
-@click.option("--allow-missing-template-keys/--no-allow-missing-template-keys", default=True, hidden=True)
 def wait(words: Sequence[str], what: str, timeout_text: str, **given: Any) -> None:
     """Wait until something holds; without --for, until containers end, telling their exit codes."""
     session = Session(given)

@@ -14,6 +14,7 @@ from cli.containers.naming import (
     state_of,
     status_text,
 )
+from machinery.compose.values import unescaped
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - how Docker shows that a port answers at all addresses
 
@@ -21,7 +22,7 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - how Docker shows that a port answers at 
 def command_text(pod: Pod, *, whole: bool) -> str:
     """Return the COMMAND column."""
     container = pod["spec"]["containers"][0]
-    text = " ".join([*(container.get("command") or ()), *(container.get("args") or ())])
+    text = unescaped(" ".join([*(container.get("command") or ()), *(container.get("args") or ())]))
     shown = text if whole or len(text) <= 20 else f"{text[:19]}…"
     return json.dumps(shown, ensure_ascii=False)
 
@@ -83,7 +84,7 @@ def container_view(pod: Pod) -> dict[str, Any]:
         ports[place] = host
     return {
         "Id": pod_id(pod), "Created": metadata["creationTimestamp"], "Name": f"/{metadata['name']}",
-        "Path": (container.get("command") or [""])[0], "Args": container.get("args") or [],
+        "Path": (container.get("command") or [""])[0], "Args": [unescaped(one) for one in container.get("args") or ()],
         "State": {
             "Status": state_of(pod), "Running": "running" in state, "Paused": False, "ExitCode": exit_code_of(pod),
             "OOMKilled": ended.get("reason") == "OOMKilled", "Error": ended.get("message", ""),
@@ -93,7 +94,7 @@ def container_view(pod: Pod) -> dict[str, Any]:
         "Config": {
             "Image": container["image"], "Hostname": pod["spec"].get("hostname") or metadata["name"], "Labels": labels,
             "Env": [f"{one['name']}={one.get('value', '')}" for one in container.get("env") or ()],
-            "Cmd": container.get("args"), "Entrypoint": container.get("command"), "Tty": bool(container.get("tty")),
+            "Cmd": [unescaped(one) for one in container.get("args") or ()] or None, "Entrypoint": container.get("command"), "Tty": bool(container.get("tty")),
             "OpenStdin": bool(container.get("stdin")), "WorkingDir": container.get("workingDir", ""),
         },
         "HostConfig": {"RestartPolicy": {"Name": {"Never": "no", "OnFailure": "on-failure"}.get(pod["spec"]["restartPolicy"], "always")}},

@@ -24,7 +24,8 @@ from cli.containers.naming import (
     random_name,
     state_of,
 )
-from cli.containers.volumes import volume_of
+from cli.containers.run_options import extend_pod, more_options, written_id
+from cli.containers.volumes import own_all, volume_of
 from cli.durations import seconds
 from cli.framework import verb
 from cli.printers import plain_json
@@ -36,6 +37,7 @@ from machinery.compose import values
 from machinery.errors import AlreadyExists, APIError
 
 Seen = Iterator[dict[str, Any] | None]
+_CPU_PERIOD, _SHARES_A_CPU = 100000, 1024
 _START_SECONDS = 120.0
 _FOREVER_SECONDS = 365 * 24 * 3600.0
 _QUIET_SECONDS = 0.1
@@ -81,18 +83,17 @@ _QUIET_SECONDS = 0.1
 @click.option("--health-retries", default=3)
 @click.option("--health-start-period", default="0s")
 @click.option("--no-healthcheck", is_flag=True)
-@click.option("--detach-keys", default="ctrl-p,ctrl-q", hidden=True)
-@click.option("--init", is_flag=True, hidden=True)
-@click.option("--platform", default="", hidden=True)
-@click.option("-q", "--quiet", is_flag=True, hidden=True)
+@more_options
 def run_container(image: str, command: Sequence[str], **given: Any) -> None:
     """Run a container: run [OPTIONS] IMAGE [COMMAND] [ARG…]."""
     session = Session(given)
     name = given["name"] or random_name()
     try:
         pod = container_pod(name, image, list(command), given)
+        extend_pod(pod, image, given)
         _check_ports(session, pod)
         known = session.discovery.find("pods")
+        own_all(session, pod["spec"].get("volumes") or ())
         made = session.connection.json(
             "POST", known.resource.path(session.namespace), body=pod, params={"fieldManager": "wherry-run"}
         )
@@ -101,6 +102,8 @@ def run_container(image: str, command: Sequence[str], **given: Any) -> None:
         raise DockerError(message, 125) from error
     except APIError as error:
         raise DockerError(str(error), 125) from error
+    if given["cidfile"]:
+        written_id(given["cidfile"], pod_id(made))
     one = Selected(known, session.namespace, name)
     # One watch from here to its end, if that is soon: each connection more would cost its TLS handshake.
     seen = watch_one(session, one, _START_SECONDS, made=made)
@@ -108,7 +111,7 @@ def run_container(image: str, command: Sequence[str], **given: Any) -> None:
         _check_start(session, one, _started(session, one, seen))
         click.echo(pod_id(made))
         return
-    sys.exit(_joined(session, one, seen, given))
+    sys.exit(joined(session, one, seen, given))
 
 
 def container_pod(name: str, image: str, command: list[str], given: dict[str, Any]) -> dict[str, Any]:
@@ -166,9 +169,9 @@ def restart_policy(text: str) -> str:
 def _process(command: list[str], given: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if given["entrypoint"]:
-        found["command"] = [given["entrypoint"]]
+        found["command"] = [values.literal(given["entrypoint"])]
     if command:
-        found["args"] = command
+        found["args"] = [values.literal(word) for word in command]
     if given["workdir"]:
         found["workingDir"] = given["workdir"]
     if given["interactive"]:
@@ -198,7 +201,7 @@ def environment(envs: Sequence[str], files: Sequence[str]) -> list[dict[str, str
             found[key] = value
         elif key in os.environ:
             found[key] = os.environ[key]
-    return [{"name": key, "value": value.replace("$(", "$$(")} for key, value in found.items()]
+    return [{"name": key, "value": values.literal(value)} for key, value in found.items()]
 
 
 def byte_size(text: str) -> str:
@@ -213,8 +216,15 @@ def _limits(given: dict[str, Any]) -> dict[str, Any]:
     limits = {"memory": byte_size(given["memory"])} if given["memory"] else {}
     if given["cpus"]:
         limits["cpu"] = f"{int(float(given['cpus']) * 1000)}m"
-    # Docker's limits reserve nothing.
-    return {"resources": {"limits": limits, "requests": dict.fromkeys(limits, "0")}} if limits else {}
+    elif given["cpu_quota"] > 0:
+        limits["cpu"] = f"{given['cpu_quota'] * 1000 // (given['cpu_period'] or _CPU_PERIOD)}m"
+    requests = dict.fromkeys(limits, "0")  # Docker's limits reserve nothing
+    if given["memory_reservation"]:
+        requests["memory"] = byte_size(given["memory_reservation"])
+    if given["cpu_shares"]:
+        requests["cpu"] = f"{given['cpu_shares'] * 1000 // _SHARES_A_CPU}m"
+    found = {"limits": limits, "requests": requests}
+    return {"resources": {key: value for key, value in found.items() if value}} if limits or requests else {}
 
 
 def _security(given: dict[str, Any]) -> dict[str, Any]:
@@ -248,8 +258,6 @@ def _network(given: dict[str, Any]) -> dict[str, Any]:
     if given["add_host"]:
         pairs = [re.split(r"[:=]", text, maxsplit=1) for text in given["add_host"]]
         found["hostAliases"] = [{"ip": address, "hostnames": [name]} for name, address in pairs]
-    if given["dns"]:
-        found |= {"dnsPolicy": "None", "dnsConfig": {"nameservers": list(given["dns"])}}
     return found
 
 
@@ -319,20 +327,29 @@ def _give_up(session: Session, one: Selected, waiting: dict[str, Any]) -> None:
 
 def _check_start(session: Session, one: Selected, pod: dict[str, Any]) -> None:
     """Raise DockerError when the container has ended because its command could not be started."""
-    ended = (main_status(pod).get("state") or {}).get("terminated") or {}
+    status, state = pod.get("status") or {}, main_status(pod).get("state") or {}
+    if status.get("phase") == "Failed" and "terminated" not in state and status.get("reason") != "DeadlineExceeded":
+        _give_up(session, one, {"reason": status.get("reason", ""), "message": status.get("message", "")})
+    ended = state.get("terminated") or {}
     if ended.get("reason") in ("StartError", "ContainerCannotRun"):
         _give_up(session, one, {"reason": ended["reason"], "message": ended.get("message", "")})
 
 
-def _joined(session: Session, one: Selected, seen: Seen, given: dict[str, Any]) -> int:
+def joined(session: Session, one: Selected, seen: Seen, given: dict[str, Any]) -> int:
     """Join a container with our streams to its end; returns its exit code, or 0 when we detached."""
     try:
         pod = _started(session, one, seen)
         _check_start(session, one, pod)
         if given["tty"] or given["interactive"]:
-            if state_of(pod) == "running" and not _attached(session, one, given):
-                return 0
-            if state_of(pod) != "running":
+            is_over = state_of(pod) != "running"
+            try:
+                if not is_over and not _attached(session, one, given):
+                    return 0
+            except APIError as error:
+                is_over = "is not running" in str(error)  # it has ended, and its status does not say so yet
+                if not is_over:
+                    raise
+            if is_over:
                 _print_log(session, one, follow=False)
         else:
             _print_log(session, one, follow=True)

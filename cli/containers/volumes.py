@@ -1,5 +1,6 @@
 """Docker's -v, --mount and --tmpfs as volumes of a pod; named volumes are folders on the node."""
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cli.containers.naming import DockerError
+from cli.session import Session
 
 VOLUMES = Path("/var/lib/wherry-volumes")
-"""Where named volumes lie."""
+"""Where named volumes lie; all clusters of a machine share the folder."""
+_OWNERS = ".owners"
 
 
 def volume_of(
@@ -63,3 +66,38 @@ def _mount(text: str, add: Any) -> None:
         read_only = "readonly" in fields or "ro" in fields
         path = os.path.abspath(source) if fields.get("type") == "bind" else source
         add(source_of(path) if source else {"emptyDir": {}}, target, read_only=read_only)
+
+
+def cluster_id(session: Session) -> str:
+    """Return what tells a cluster from others: the uid of kube-system. Raises: APIError."""
+    return str(session.connection.json("GET", "/api/v1/namespaces/kube-system")["metadata"]["uid"])
+
+
+def owners(name: str) -> set[str]:
+    """Return the clusters that a volume was made or used by; empty for one that no command line of ours made."""
+    try:
+        return set((VOLUMES / _OWNERS / name).read_text().split())
+    except OSError:
+        return set()
+
+
+def own(name: str, clusters: set[str]) -> None:
+    """Note the clusters of a volume; without any, forget about it."""
+    path = VOLUMES / _OWNERS / name
+    if not clusters:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{name}.{os.getpid()}")
+    temporary.write_text("\n".join(sorted(clusters)))
+    temporary.replace(path)
+
+
+def own_all(session: Session, volumes: Sequence[dict[str, Any]]) -> None:
+    """Note that a cluster's pod uses named volumes of this node, so that no other cluster takes them for unused."""
+    paths = [Path((one.get("hostPath") or {}).get("path") or "/") for one in volumes]
+    if names := [path.name for path in paths if path.parent == VOLUMES]:
+        here = cluster_id(session)
+        for name in names:
+            with contextlib.suppress(OSError):  # not root here: the agent makes the folder, and nobody is noted
+                own(name, owners(name) | {here})

@@ -10,10 +10,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from machinery.compose.extras import extend
 from machinery.compose.project import Project, dependencies, dot_env, pairs
-from machinery.compose.values import ComposeError, byte_size, container_port, seconds
+from machinery.compose.values import ComposeError, byte_size, container_port, literal, seconds
 
 PROJECT, SERVICE = "wherry.dev/compose-project", "wherry.dev/compose-service"
+ONE_OFF = "wherry.dev/compose-one-off"
+"""Labels; the last is of the containers of `compose run`, which no Service may lead to."""
 Object = dict[str, Any]
 Service = dict[str, Any]
 
@@ -103,7 +106,16 @@ def service_objects(project: Project, name: str, *, replicas: int | None = None)
         spec = {"replicas": count, "selector": {"matchLabels": own}, **strategy, "template": template}
         workload = _object("apps/v1", "Deployment", name, own, project.name, spec=spec)
     headless = {"clusterIP": "None", "selector": own, "publishNotReadyAddresses": True}
-    return [workload, _object("v1", "Service", dns(name), own, project.name, spec=headless)]
+    services = [_object("v1", "Service", one, own, project.name, spec=headless) for one in _names(body, name)]
+    return [workload, *services]
+
+
+def _names(body: Service, name: str) -> list[str]:
+    """Return the names others find a service by: its own, and the aliases it has in its networks."""
+    networks = body.get("networks") or {}
+    attached = networks.values() if isinstance(networks, dict) else ()
+    aliases = [alias for one in attached for alias in (one or {}).get("aliases") or ()]
+    return list(dict.fromkeys(dns(one) for one in (name, *aliases) if "." not in one))
 
 
 def pod_spec(project: Project, name: str) -> Object:
@@ -134,6 +146,7 @@ def pod_spec(project: Project, name: str) -> Object:
     entries = hosts.items() if isinstance(hosts, dict) else [text.replace("=", ":").split(":", 1) for text in hosts]
     if entries:
         spec["hostAliases"] = [{"ip": str(address), "hostnames": [host]} for host, address in entries]
+    extend(spec, body)
     return spec
 
 
@@ -149,10 +162,10 @@ def _process(project: Project, body: Service) -> Object:
     found: Object = {}
     for field, target in (("entrypoint", "command"), ("command", "args")):
         if body.get(field):
-            found[target] = _words(body[field])
+            found[target] = [literal(word) for word in _words(body[field])]
     env = _environment(project, body)
     if env:
-        found["env"] = [{"name": key, "value": value.replace("$(", "$$(")} for key, value in env.items()]
+        found["env"] = [{"name": key, "value": literal(value)} for key, value in env.items()]
     if body.get("working_dir"):
         found["workingDir"] = body["working_dir"]
     found |= {target: True for field, target in (("tty", "tty"), ("stdin_open", "stdin")) if body.get(field)}

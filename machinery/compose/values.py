@@ -32,6 +32,19 @@ def byte_size(text: str) -> str:
     return str(int(float(match[1]) * factor))
 
 
+def literal(text: str) -> str:
+    """Return text so that the agent, which fills in $(NAME) and takes $$ for $, leaves it as it is.
+
+    Source: https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
+    """
+    return re.sub(r"\$(?=[$(])", "$$", text)
+
+
+def unescaped(text: str) -> str:
+    """Return what the agent makes of text in which no $(NAME) is filled in."""
+    return text.replace("$$", "$")
+
+
 def container_port(text: str, free_port: Callable[[], int] | None) -> dict[str, Any]:
     """Return the container port that `[IP:]HOST:CONTAINER[/PROTOCOL]` asks for. Raises: ComposeError.
 

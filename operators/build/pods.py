@@ -11,16 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from machinery.api.meta import Resource
+from machinery.api.quantity import to_bytes
 
 BUILDS = Resource("wherry.dev", "v1alpha1", "builds", "Build")
 LABEL, RUN = "wherry.dev/build", "wherry.dev/build-run"
 REBUILD = "wherry.dev/rebuild"
 """An annotation; another value of it builds anew."""
+DEFAULT_CACHE = "5Gi"
+"""How much of the layers of a Build's steps is kept."""
 IMAGE = "wherry.local/busybox:latest"
 _LONGEST_NAME = 50
 Object = dict[str, Any]
 
-SCRIPT = """
+SCRIPT = r"""
 mkdir -p /work/context && cd /work/context
 if [ -n "$GIT_URL" ]; then
   git init -q . && git remote add origin "$GIT_URL"
@@ -34,10 +37,28 @@ if [ -n "$GIT_URL" ]; then
 else
   for file in /context/*; do cp -L "$file" .; done
 fi
-storage="--root /work/storage --runroot /work/run --storage-driver vfs"
-buildah $storage bud --isolation chroot --tls-verify="$TLS_VERIFY" -f "$DOCKERFILE" -t "$IMAGE" "$@" .
+set -o pipefail
+root=/work/storage
+if [ -n "$CACHE_BYTES" ]; then  # what runs before have made of the same steps
+  root=/cache
+  set -- --layers "$@"
+fi
+storage="--root $root --runroot /work/run --storage-driver vfs"
+buildah $storage rm --all >/dev/null 2>&1 || true  # of a run that was killed
+buildah $storage bud --isolation chroot --tls-verify="$TLS_VERIFY" -f "$DOCKERFILE" -t "$IMAGE" "$@" . 2>&1 | /bin/awk '
+  /^(\[[0-9]+\/[0-9]+\] )?STEP [0-9]+\/[0-9]+: / {
+    match($0, /STEP [0-9]+\/[0-9]+/); at = substr($0, RSTART + 5, RLENGTH - 5)
+    printf "#%d [%s] %s\n", ++step, at, substr($0, RSTART + RLENGTH + 2); fflush(); next
+  }
+  /^--> Using cache / { printf "#%d CACHED\n", step; fflush(); next }
+  /^--> [0-9a-f]+$/ { next }
+  { print; fflush() }'
 buildah $storage push --tls-verify="$TLS_VERIFY" --digestfile /work/digest "$IMAGE" "docker://$IMAGE"
 cat /work/digest >/dev/termination-log
+if [ -n "$CACHE_BYTES" ] && [ "$(du -sk $root | cut -f1)" -gt $((CACHE_BYTES / 1024)) ]; then
+  echo "the cache is full: it begins anew"
+  buildah $storage rmi --all --force >/dev/null 2>&1 || true
+fi
 """
 _FROM_NODE = {
     "usr": "/usr",
@@ -51,7 +72,7 @@ _PLACES = {"usr": "/usr", "lib": "/lib", "lib64": "/lib64", "containers": "/etc/
 
 def inputs(build: Mapping[str, Any], context: Mapping[str, Any] | None) -> str:
     """Return a hash of all that a run is made from: what the spec says of it, the ConfigMap, the wish to build anew."""
-    spec = {name: value for name, value in build["spec"].items() if name not in ("triggers", "timeoutSeconds")}
+    spec = {name: value for name, value in build["spec"].items() if name not in ("triggers", "timeoutSeconds", "cache")}
     asked = (build["metadata"].get("annotations") or {}).get(REBUILD, "")
     data: Any = None
     if context is not None and (build["spec"].get("triggers") or {}).get("configMap", True):
@@ -80,6 +101,9 @@ def pod_of(build: Mapping[str, Any], run: int) -> Object:
         {"name": "work", "mountPath": "/work"}, {"name": "work", "mountPath": "/tmp", "subPath": "tmp"},  # noqa: S108
         {"name": "work", "mountPath": "/var/tmp", "subPath": "var-tmp"},  # noqa: S108
     ]  # fmt: skip
+    if claim := cache_name(build):
+        volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": "cache", "mountPath": "/cache"})
     if name := (spec["context"].get("configMap") or {}).get("name"):
         volumes.append({"name": "context", "configMap": {"name": name}})
         mounts.append({"name": "context", "mountPath": "/context", "readOnly": True})
@@ -100,12 +124,7 @@ def pod_of(build: Mapping[str, Any], run: int) -> Object:
             "name": pod_name(build, run), "namespace": meta["namespace"],
             "labels": {LABEL: hashlib.sha256(meta["name"].encode()).hexdigest()[:16], RUN: str(run)},
             "annotations": {LABEL: meta["name"]},
-            "ownerReferences": [
-                {
-                    "apiVersion": BUILDS.api_version, "kind": BUILDS.kind, "name": meta["name"], "uid": meta["uid"],
-                    "controller": True,
-                }
-            ],
+            "ownerReferences": [_owner(build)],
         },
         "spec": {
             "restartPolicy": "Never", "hostUsers": False, "automountServiceAccountToken": False,
@@ -120,13 +139,38 @@ def _arguments(spec: Mapping[str, Any]) -> list[str]:
     return found + ([f"--target={spec['target']}"] if spec.get("target") else [])
 
 
+def cache_name(build: Mapping[str, Any]) -> str:
+    """Return the name of the claim where the layers of a Build's steps are kept; empty for none."""
+    if not (build["spec"].get("cache") or {}).get("enabled", True):
+        return ""
+    return f"{pod_name(build, 0).removesuffix('-build-0')}-build-cache"
+
+
+def claim_of(build: Mapping[str, Any]) -> Object:
+    """Return the claim for a Build's layers: it goes with the Build, and lies on one node, as its pods then do."""
+    size = (build["spec"].get("cache") or {}).get("size", DEFAULT_CACHE)
+    return {
+        "metadata": {"name": cache_name(build), "ownerReferences": [_owner(build)]},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+    }
+
+
+def _owner(build: Mapping[str, Any]) -> Object:
+    meta = build["metadata"]
+    return {
+        "apiVersion": BUILDS.api_version, "kind": BUILDS.kind, "name": meta["name"], "uid": meta["uid"],
+        "controller": True,
+    }  # fmt: skip
+
+
 def _variables(spec: Mapping[str, Any]) -> list[Object]:
-    git = spec["context"].get("git") or {}
+    git, cache = spec["context"].get("git") or {}, spec.get("cache") or {}
     values = {
         "PATH": "/usr/bin:/usr/sbin:/bin", "HOME": "/work", "GIT_URL": git.get("url", ""),
         "GIT_REVISION": git.get("revision", "HEAD"), "GIT_FOLDER": git.get("folder", ""),
         "GIT_ALLOW_PROTOCOL": "http:https:git:ssh", "GIT_TERMINAL_PROMPT": "0",
         "DOCKERFILE": spec.get("dockerfile", "Dockerfile"), "IMAGE": spec["image"],
+        "CACHE_BYTES": str(to_bytes(cache.get("size", DEFAULT_CACHE))) if cache.get("enabled", True) else "",
         "TLS_VERIFY": "false" if spec.get("insecure") else "true",
     }  # fmt: skip
     if spec.get("pushSecret"):

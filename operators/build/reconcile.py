@@ -1,14 +1,27 @@
 """One step from what is to what a Build asks; safe to take at any time and any number of times."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from machinery.api.meta import ObjectKey, now, parse_time
-from machinery.api.resources import CONFIG_MAPS, PODS
+from machinery.api.resources import CONFIG_MAPS, PERSISTENT_VOLUME_CLAIMS, PODS
 from machinery.client.rest import Client
 from machinery.errors import AlreadyExists, NotFound
-from operators.build.pods import BUILDS, Object, inputs, is_over, log_end, outcome, pod_name, pod_of, selector
+from operators.build.pods import (
+    BUILDS,
+    Object,
+    cache_name,
+    claim_of,
+    inputs,
+    is_over,
+    log_end,
+    outcome,
+    pod_name,
+    pod_of,
+    selector,
+)  # fmt: skip
 
 _KEPT_PODS = 3
 _LOG_BYTES = 4096
@@ -91,6 +104,9 @@ async def _start(
 
 
 async def _begin(client: Client, build: Object, run: int) -> None:
+    if cache_name(build):
+        with contextlib.suppress(AlreadyExists):
+            await client.create(PERSISTENT_VOLUME_CLAIMS, claim_of(build), build["metadata"]["namespace"])
     try:
         await client.create(PODS, pod_of(build, run), build["metadata"]["namespace"])
     except AlreadyExists:

@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(120),
     pytest.mark.skipif(shutil.which("buildah") is None, reason="needs buildah"),
 ]  # fmt: skip
+RUN_AND_STATUS = 'jsonpath={.status.run}{.status.conditions[?(@.type=="Succeeded")].status}'
 INSIDE, HERE = "registry.kube-system:5000", "localhost:30500"
 DOCKERFILE = f"""
 FROM {INSIDE}/base:1
@@ -80,6 +81,13 @@ def test_builds_are_made_from_a_configmap_and_from_git_pushed_and_run(cluster: C
             "logs", "app-build-1", check=False
         )
         assert cluster.wherry("run", "--rm", f"{HERE}/app:1", "cat", "/said") == "she; $(id) read a page\n"
+        assert "CACHED" not in cluster.kubectl("logs", "app-build-1")
+        cluster.kubectl("annotate", "build/app", "wherry.dev/rebuild=1")
+        cluster.until(lambda: "2True" in cluster.kubectl("get", "build/app", "-o", RUN_AND_STATUS), "the second run")
+        said = cluster.kubectl("logs", "app-build-2").splitlines()
+        assert [line.split(" ")[1] for line in said if line.startswith("#")] == [
+            "[1/4]", "[2/4]", "CACHED", "[3/4]", "CACHED", "[4/4]", "CACHED",
+        ], said  # fmt: skip
         with served_repository(tmp_path, cluster) as (url, commit):
             git = {"url": url, "revision": commit, "folder": "app"}
             spec = {

@@ -1,6 +1,9 @@
 """A Compose project on a real node: built, brought up in order, reached, and taken down."""
 
 import shutil
+import signal
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -37,6 +40,17 @@ CMD ["sh", "-c", "echo $GREETING $(cat /run/secrets/pass) $(cat /etc/conf) > /tm
 """
 
 
+def _interrupt(cluster: Cluster, arguments: list[str]) -> None:
+    """Bring a project up at the terminal and type Ctrl-C when it says something."""
+    argv = [sys.executable, "-m", "cluster.main", *arguments]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, env=cluster.environment(), text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "Started" in line:
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+
+
 def test_a_project_comes_up_in_order_and_goes(cluster: Cluster, tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "app").mkdir()
@@ -57,6 +71,20 @@ def test_a_project_comes_up_in_order_and_goes(cluster: Cluster, tmp_path: Path) 
         assert "init done" in compose("logs", "init")
         assert compose("exec", "-T", "db", "cat", "/ready", check=False) == "0\n"
         assert "running(2)" in compose("ls")
+        said = compose(
+            "run",
+            "--rm",
+            "-T",
+            "-e",
+            "GREETING=hi",
+            "web",
+            "sh",
+            "-c",
+            'echo "$GREETING $(cat /etc/conf)"; exit 3',
+            check=False,
+        )
+        assert said.startswith("3\nhi x=1\n")
+        assert compose("exec", "-T", "-e", "A=b", "-w", "/etc", "db", "sh", "-c", "echo $A $PWD") == "b /etc\n"
         second = compose("up", "-d", "--scale", "db=2", check=False)
         cluster.until(
             lambda: len([name for name in compose("ps", "-q").split() if name.startswith("db-")]) == 2,
@@ -67,6 +95,8 @@ def test_a_project_comes_up_in_order_and_goes(cluster: Cluster, tmp_path: Path) 
         compose("start", "db")
         cluster.until(lambda: "db" in compose("ps", "--services").split(), "db to start")
         assert "kind: Deployment" in compose("convert")
+        _interrupt(cluster, ["compose", "-f", str(tmp_path / "compose.yaml"), "up", "-t", "1", "db"])
+        assert "db" not in compose("ps", "--services").split()
     finally:
         compose("down", "-v")
     assert "boats" not in compose("ls") or "running(0)" in compose("ls")

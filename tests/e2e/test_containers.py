@@ -35,7 +35,32 @@ def test_run_prints_and_ends_with_the_containers_exit_code(cluster: Cluster) -> 
     assert cluster.wherry("run", "--rm", SHORT, "nosuchcommand", check=False).startswith("127\n")
     assert cluster.wherry("run", "--rm", "--pull", "never", "nosuch/image:1", check=False).startswith("125\n")
     assert cluster.wherry("run", "--rm", "-u", "1000:1001", SHORT, "id", "-g") == "1001\n"
+    assert cluster.wherry("run", "--rm", "-e", "A=$$(B)", SHORT, "printf", "%s", "$$ $(A) $A") == "$$ $(A) $A"
+    refused = cluster.wherry("run", "--sysctl", "net.ipv4.ip_forward=1", SHORT, "true", check=False)
+    assert refused.startswith("125\n"), refused
+    assert 'forbidden sysctl: "net.ipv4.ip_forward"' in refused
     assert cluster.wherry("ps", "-aq") == ""
+
+
+def test_options_of_the_kernel_and_of_names_reach_the_container(cluster: Cluster, tmp_path: Path) -> None:
+    script = "id -G; df /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; cat /etc/resolv.conf; sed q /proc/1/cmdline | tr '\\0' ' '"
+    told = cluster.wherry(
+        "run", "--rm", "--group-add", "5", "--shm-size", "8m", "--security-opt", "no-new-privileges", "--init",
+        "--security-opt", "seccomp=unconfined", "--dns", "10.0.0.1", "--dns-search", "x.y", "--dns-option", "ndots:2",
+        "--sysctl", "net.ipv4.ip_unprivileged_port_start=0", "--cidfile", str(tmp_path / "id"), SHORT, "sh", "-c", script,
+    ).splitlines()  # fmt: skip
+    assert told[:4] == ["0 5", "8192", "NoNewPrivs:\t1", "Seccomp:\t0"]
+    assert {"nameserver 10.0.0.1", "search x.y", "options ndots:2"} <= set(told)
+    assert script not in told[-1]  # the first process is not ours
+    assert len((tmp_path / "id").read_text()) == 64
+    cluster.wherry(
+        "run", "-d", "--name", "open", "-P", "--expose", "8080", "--stop-signal", "INT", SHORT, "sleep", "100"
+    )
+    where = cluster.wherry("port", "open", "8080").strip()
+    assert where.rpartition(":")[2].isdigit()
+    assert (
+        cluster.kubectl("get", "pod", "open", "-o", "jsonpath={.spec.containers[0].lifecycle.stopSignal}") == "SIGINT"
+    )
 
 
 def test_options_reach_the_container(cluster: Cluster, tmp_path: Path) -> None:

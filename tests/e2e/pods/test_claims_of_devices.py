@@ -37,7 +37,8 @@ async def driver(pods: Pods) -> AsyncIterator[ToyDriver]:
     found.pool = node
     kind = {"apiVersion": "resource.k8s.io/v1", "metadata": {"name": name}}
     selector = {"cel": {"expression": f'device.driver == "{name}"'}}
-    await pods.client.create(DEVICE_CLASSES, {"kind": "DeviceClass", **kind, "spec": {"selectors": [selector]}})
+    of_class = {"selectors": [selector], "extendedResourceName": "example.com/toy"}
+    await pods.client.create(DEVICE_CLASSES, {"kind": "DeviceClass", **kind, "spec": of_class})
     spec = {
         "nodeName": node, "driver": name, "pool": {"name": node, "generation": 1, "resourceSliceCount": 1},
         "devices": [{"name": "a"}, {"name": "b"}],
@@ -104,6 +105,19 @@ async def test_a_shared_claim_is_prepared_once_and_given_back_by_the_last(pods: 
     assert "unprepare ours" not in driver.calls
     await pods.delete(second)
     assert driver.calls[-1] == "unprepare ours"
+
+
+async def test_an_extended_resource_may_be_devices_of_a_driver(pods: Pods, driver: ToyDriver) -> None:
+    limits = {"limits": {"example.com/toy": "1"}}
+    pod = await pods.create({**WORDS, "resources": limits}, WORDS, {**WORDS, "resources": limits})
+    running = await pods.running(pod)
+    told = running["status"]["extendedResourceClaimStatus"]
+    assert [one["containerName"] for one in told["requestMappings"]] == ["main", "main2"]
+    toys = [await pods.exec(pod, "sh", "-c", "echo ${TOY:-none}", container=one) for one in ("main", "main1", "main2")]
+    assert (sorted([toys[0], toys[2]]), toys[1]) == (["a\n", "b\n"], "none\n")
+    await pods.delete(pod)
+    name = told["resourceClaimName"]
+    assert driver.calls == [f"prepare {name}", f"unprepare {name}"]
 
 
 async def test_devices_of_a_driver_that_is_gone_are_offered_no_more(

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 HELLO = (ROOT / "manifests/hello.yaml").read_text()
 CHANGED = HELLO.replace("replicas: 2", "replicas: 3")
 EDITOR = """#!/bin/sh
-sed -i 's/^  replicas: .*/  replicas: 4/' "$1"
+sed -i 's/^  replicas: .*/  replicas: 4/; s/^  a: b/  a: c/' "$1"
 """
 
 DEPLOYMENT = """
@@ -124,7 +124,52 @@ exec nosuch -- ls
 apply -f /nosuch/file
 auth can-i create nodes
 """
-STDIN = {"hello": HELLO, "changed": CHANGED}
+FLAGS = """
+apply -f - < hello
+apply edit-last-applied deploy/hello
+apply view-last-applied deploy/hello -o json
+apply view-last-applied -f - -o name < hello
+apply --server-side --subresource=scale -f - < scale
+apply --subresource=status -f - < hello
+apply --server-side --subresource=status -f - < status
+create -f - --edit < edited
+get cm -o name
+get cm edited -o jsonpath={.data}
+create --dry-run=client -o name deployment web --image=x
+set image deploy/hello web=wherry.local/busybox:2
+rollout undo deploy/hello --dry-run=client -o name
+rollout undo deploy/hello --dry-run=server
+set serviceaccount deploy/hello bot --dry-run=server
+set serviceaccount deploy/hello bot --dry-run=client -o jsonpath={.spec.template.spec.serviceAccountName}
+get deploy hello -o jsonpath={.spec.template.spec.serviceAccountName}
+set selector svc/hello x=y --dry-run=server
+set selector svc/hello x=y --resource-version=1
+get svc hello -o jsonpath={.spec.selector}
+create rolebinding rb --clusterrole=view --user=x
+set subject rolebinding/rb --user=jane --user=joe --group=g --dry-run=server
+set subject rolebinding/rb --user=jane --user=joe --group=g
+get rolebinding rb -o jsonpath={.subjects}
+set env deploy/hello A=b
+set env deploy/hello A=c --overwrite=false
+create secret generic s --from-literal=p=q
+set env deploy/hello --from=secret/s
+set env deploy/hello --list --resolve
+expose deploy hello --name=ov --port=80 --override-type=json --overrides='[{"op":"replace","path":"/spec/ports/0/port","value":81}]' --dry-run=client -o jsonpath={.spec.ports[0].port}
+run ov --image=x --override-type=strategic --overrides='{"spec":{"containers":[{"name":"ov","tty":true}]}}' --dry-run=client -o jsonpath={.spec.containers[*]}
+auth whoami --as=jane --as-group=a --as-group=b --as-user-extra=k=v --as-user-extra=k=w
+get pods --request-timeout=nope
+get pods --disable-compression --match-server-version=false --vmodule=x=1 --log-flush-frequency=1s -l nope
+config view --merge=false
+events -o name --for deploy/nope
+rollout --namespace=default status deploy/nope
+"""
+STDIN = {
+    "hello": HELLO,
+    "changed": CHANGED,
+    "edited": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: edited}\ndata: {a: b}\n",
+    "scale": "apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {name: hello}\nspec: {replicas: 3}\n",
+    "status": "apiVersion: v1\nkind: Service\nmetadata: {name: hello}\nstatus: {loadBalancer: {ingress: [{ip: 10.1.1.1}]}}\n",
+}
 
 
 def plain(answer: Answer, namespace: str) -> Answer:
@@ -139,7 +184,7 @@ def plain(answer: Answer, namespace: str) -> Answer:
     return Answer(answer.code, words(answer.out), words(answer.err))
 
 
-@pytest.mark.parametrize("story", [DEPLOYMENT, CREATED], ids=["deployment", "created"])
+@pytest.mark.parametrize("story", [DEPLOYMENT, CREATED, FLAGS], ids=["deployment", "created", "flags"])
 def test_a_story_goes_as_with_kubectl(lab: Lab, story: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     editor = tmp_path / "editor"
     editor.write_text(EDITOR)
@@ -194,6 +239,84 @@ def test_apply_prunes_what_is_no_longer_said(lab: Lab) -> None:
     again = lab.wherry("apply --prune -l set=pruned -f -", json.dumps(maps[0]))
     assert again.out == "configmap/p1 unchanged\nconfigmap/p2 pruned\n"
     assert lab.kubectl("get cm -l set=pruned -o name").out == "configmap/p1\n"
+
+
+def test_diff_shows_what_prune_would_delete(lab: Lab) -> None:
+    maps = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"d{n}", "labels": {"set": "diffed"}}}
+        for n in (1, 2)
+    ]
+    lab.kubectl("apply -f -", json.dumps({"apiVersion": "v1", "kind": "List", "items": maps}))
+    line = "diff --prune -l set=diffed -f - --prune-allowlist=core/v1/ConfigMap"
+    there, here = lab.kubectl(line, json.dumps(maps[0])), lab.wherry(line, json.dumps(maps[0]))
+    assert here.code == there.code == 1
+    assert "-  name: d2" in here.out
+    assert "d1" not in here.out
+
+
+def test_missing_keys_and_warnings_are_errors_where_that_is_asked(lab: Lab) -> None:
+    line = "-n default get svc kubernetes --allow-missing-template-keys=false -o"
+    for form in ("jsonpath={.nope}", "go-template={{.nope}}"):
+        assert lab.wherry(f"{line} {form}").code == lab.kubectl(f"{line} {form}").code == 1
+    old = json.dumps({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "warned"}})
+    for ask in (lab.kubectl, lab.wherry):
+        done = ask("-n default apply --warnings-as-errors -f -", old)
+        assert done.code == 1
+        assert done.err.endswith("error: 1 warning received\n")
+        lab.kubectl("-n default delete endpoints warned")
+
+
+def test_a_kustomization_reads_no_files_outside_its_folder_unless_told(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out.txt").write_text("x")
+    text = "configMapGenerator: [{name: c, files: [../out.txt]}]\n"
+    (tmp_path / "in" / "kustomization.yaml").write_text(text)
+    refused = lab.wherry(f"kustomize {tmp_path / 'in'}")
+    assert refused.code == lab.kubectl(f"kustomize {tmp_path / 'in'}").code == 1
+    assert "is not in or below" in refused.err
+    line = f"kustomize {tmp_path / 'in'} --load-restrictor=LoadRestrictionsNone"
+    assert lab.wherry(line) == lab.kubectl(line)
+
+
+def test_debug_keeps_of_a_pod_what_it_is_told_to(lab: Lab, tmp_path: Path) -> None:
+    probe = {"exec": {"command": ["true"]}}
+    pod = {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "sick", "labels": {"a": "b"}, "annotations": {"c": "d"}},
+        "spec": {
+            "initContainers": [{"name": "first", "image": "i"}],
+            "containers": [{"name": "web", "image": "i", "livenessProbe": probe, "startupProbe": probe}],
+        },
+    }  # fmt: skip
+    (tmp_path / "pod.yaml").write_text(json.dumps(pod))
+    (tmp_path / "custom.yaml").write_text("env: [{name: A, value: b}]\nresources: {limits: {cpu: 100m}}\n")
+    lab.kubectl("create ns debugged")
+    lab.kubectl("-n debugged wait sa/default --for=create --timeout=10s")
+    lab.kubectl(f"-n debugged apply -f {tmp_path / 'pod.yaml'}")
+    flags = f"-n debugged debug --profile=general --image=x -c dbg --custom={tmp_path / 'custom.yaml'}"
+    for at, more in enumerate((
+        "sick", "sick --keep-liveness --keep-annotations --keep-labels", "sick --keep-init-containers=false",
+    )):  # fmt: skip
+        seen = []
+        for ask, name in ((lab.kubectl, f"there-{at}"), (lab.wherry, f"here-{at}")):
+            done = ask(f"{flags} --copy-to={name} {more}")
+            assert done.code == 0, done.err
+            copy = json.loads(lab.kubectl(f"-n debugged get pod {name} -o json").out)
+            spec = copy["spec"]
+            seen.append([
+                copy["metadata"].get("labels"), "c" in copy["metadata"].get("annotations", {}),
+                [one["name"] for one in spec.get("initContainers", ())], spec.get("shareProcessNamespace"),
+                [(one["name"], one.get("env"), one["resources"], one.get("securityContext"), sorted(one))
+                 for one in spec["containers"]],
+            ])  # fmt: skip
+        assert seen[0] == seen[1], more
+    filed = lab.wherry(f"{flags} --copy-to=filed -f {tmp_path / 'pod.yaml'}")  # kubectl 1.35 itself panics at -f
+    assert filed.code == 0, filed.err
+    (tmp_path / "custom.yaml").write_text("image: y\n")
+    refused = lab.wherry(f"{flags} sick")
+    assert refused.code == 1
+    assert "not modifiable" in refused.err
+    lab.kubectl("delete ns debugged --wait=false")
 
 
 def test_diff_shows_what_apply_would_change(lab: Lab) -> None:

@@ -44,6 +44,27 @@ def test_prune_leaves_what_another_cluster_has_mounted(lab: Lab, theirs: Path) -
     assert [one.name for one in theirs.parent.iterdir()] == ["theirs"]
 
 
+def test_what_another_cluster_made_stays_though_nothing_has_it_mounted(lab: Lab, tmp_path: Path) -> None:
+    """Its containers may have stopped, and will want it when they start again."""
+    volumes = tmp_path / "volumes"
+    (volumes / ".owners").mkdir(parents=True)
+    for name, others in (("stopped", "another-cluster"), ("old", "")):
+        (volumes / name).mkdir()
+        (volumes / ".owners" / name).write_text(others)
+    made = ask(lab, volumes, "create mine")
+    assert made.out == "mine\n", made.err
+    shared = ask(lab, volumes, "create stopped")
+    assert len((volumes / ".owners" / "stopped").read_text().split()) == 2, shared.err
+    assert ask(lab, volumes, "ls -q").out == "mine\nold\nstopped\n"
+    refused = ask(lab, volumes, "rm stopped")
+    assert (refused.code, "belongs to another cluster" in refused.err) == (1, True)
+    done = ask(lab, volumes, "prune -a -f")
+    assert done.out.splitlines()[:3] == ["Deleted Volumes:", "mine", "old"], done.err
+    assert (volumes / ".owners" / "stopped").read_text() == "another-cluster"
+    assert ask(lab, volumes, "rm -f stopped").out == "stopped\n"
+    assert [one.name for one in (volumes / ".owners").iterdir()] == []
+
+
 def test_rm_refuses_what_another_cluster_has_mounted(lab: Lab, theirs: Path) -> None:
     done = ask(lab, theirs.parent, "rm theirs free")
     assert done.code == 1

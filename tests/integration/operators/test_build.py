@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from machinery.api.meta import Resource
-from machinery.api.resources import CONFIG_MAPS, PODS
+from machinery.api.resources import CONFIG_MAPS, PERSISTENT_VOLUME_CLAIMS, PODS
 from machinery.client.rest import Client
 from machinery.errors import Invalid
 from operators.build.pods import BUILDS, REBUILD
@@ -55,6 +55,9 @@ async def test_a_build_runs_again_when_what_it_is_made_from_changes(client: Clie
     assert first["spec"]["hostUsers"] is False
     assert not first["spec"]["containers"][0]["securityContext"].get("privileged")
     assert "--build-arg=A=$(PATH); x" in first["spec"]["containers"][0]["command"]
+    claims = await client.list(PERSISTENT_VOLUME_CLAIMS, "default")
+    assert [one["metadata"]["name"] for one in claims["items"]] == ["app-build-cache"]
+    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "app-build-cache"}} in first["spec"]["volumes"]
     await end(client, "app-build-1", 1, "step 2\nno such file: page")
     failed = await until_one(client, BUILDS, "app", says("False", "Failed", "no such file: page"), namespace="default")
     assert failed["status"]["log"] == "step 2\nno such file: page"

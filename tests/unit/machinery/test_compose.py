@@ -113,6 +113,47 @@ secrets: {s: {environment: HOME}}
     assert [one["kind"] for one in shared_objects(found)] == ["Namespace", "PersistentVolumeClaim", "Secret"]
 
 
+def test_what_docker_has_for_processes_and_names_becomes_fields_of_the_pod() -> None:
+    text = """
+services:
+  web:
+    image: x
+    command: [echo, "$$$$ $$(A)"]
+    networks: {back: {aliases: [www, api]}}
+    dns: 10.0.0.1
+    dns_search: [x.y]
+    dns_opt: ["ndots:2", debug]
+    group_add: [5, "6"]
+    sysctls: {net.core.somaxconn: 1024}
+    pid: host
+    shm_size: 8m
+    init: true
+    security_opt: ["no-new-privileges:true", "seccomp:unconfined"]
+    stop_signal: SIGINT
+networks: {back: {}}
+"""
+    found = loads(text, name="p", source="compose.yaml")
+    workload, *services = service_objects(found, "web")
+    assert [one["metadata"]["name"] for one in services] == ["web", "www", "api"]
+    spec = workload["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    assert container["args"] == ["echo", "$$$ $$(A)"]  # the agent makes "$$ $(A)" of it
+    options = [{"name": "ndots", "value": "2"}, {"name": "debug"}]
+    assert (spec["dnsPolicy"], spec["dnsConfig"]) == (
+        "None", {"nameservers": ["10.0.0.1"], "searches": ["x.y"], "options": options},
+    )  # fmt: skip
+    sysctls = [{"name": "net.core.somaxconn", "value": "1024"}]
+    assert spec["securityContext"] == {"supplementalGroups": [5, 6], "sysctls": sysctls}
+    assert (spec["hostPID"], spec["shareProcessNamespace"]) == (True, True)
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "seccompProfile": {"type": "Unconfined"}}
+    assert container["lifecycle"] == {"stopSignal": "SIGINT"}
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(8 << 20)}} in spec["volumes"]
+    for wrong in ("pid: 'container:x'", "group_add: [docker]", "security_opt: ['apparmor:mine']"):
+        refused = loads(f"services: {{web: {{image: x, {wrong}}}}}", name="p", source="compose.yaml")
+        with pytest.raises(ComposeError):
+            service_objects(refused, "web")
+
+
 def test_a_project_without_files_sees_neither_files_nor_variables_of_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
