@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cluster.pki import Pki
-from machinery.api.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES
+from machinery.api.resources import NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES
 from tests.e2e.pods.conftest import Pods, container_status, shell, terminated
 from tests.support.server import free_port
 
@@ -205,3 +205,49 @@ async def test_what_is_piped_into_a_command_comes_to_an_end(pods: Pods) -> None:
     arguments = ["exec", "-n", pods.namespace, "-i", pod["metadata"]["name"], "--", "sh", "-c", "cat; echo end"]
     out = await asyncio.to_thread(pods.cluster.kubectl, *arguments, stdin="piped\n", seconds=15)
     assert out == "piped\nend\n"
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """Four huge pages more than there were, where the machine has them to give."""
+    path = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    if not path.exists():
+        pytest.skip("this kernel has no pages of 2 MiB")
+    before = int(path.read_text())
+    path.write_text(f"{before + 4}\n")
+    try:
+        if int(path.read_text()) < before + 4:
+            pytest.skip("this machine has no memory in pieces of 2 MiB")
+        yield
+    finally:
+        path.write_text(f"{before}\n")
+
+
+@pytest.mark.only_wherry
+@pytest.mark.usefixtures("huge_pages")
+async def test_huge_pages_are_told_and_had(pods: Pods) -> None:
+    pods.cluster.run("kill", "-KILL", str(pods.cluster.pid("agent")))  # pages are counted when an agent starts
+    async with asyncio.timeout(20):
+        while not any(_pages(node) for node in (await pods.client.list(NODES))["items"]):  # noqa: ASYNC110 - a list is enough
+            await asyncio.sleep(0.1)
+    try:
+        asked = {"hugepages-2Mi": "4Mi", "memory": "32Mi", "cpu": "10m"}
+        env = [{"name": "SIZE", "valueFrom": {"resourceFieldRef": {"resource": "limits.hugepages-2Mi"}}}]
+        mounts = [{"name": "h", "mountPath": "/h"}]
+        command = "echo $SIZE; grep ' /h ' /proc/mounts | cut -d' ' -f3; fallocate -l 2097152 /h/f && stat -f -c '%S %b %f' /h"
+        done, text = await pods.run(
+            command, resources={"limits": asked}, volumeMounts=mounts, env=env,
+            pod={"volumes": [{"name": "h", "emptyDir": {"medium": "HugePages"}}]},
+        )  # fmt: skip
+        size, kind, *_ = text.split()
+        assert (size, kind) == (str(4 << 20), "hugetlbfs")
+        assert terminated(done)["exitCode"] == 0
+        other = await pods.create(shell("true", resources={"limits": {**asked, "hugepages-2Mi": "400Mi"}}))
+        await pods.told(other, "Insufficient hugepages-2Mi")
+    finally:
+        pods.cluster.run("kill", "-KILL", str(pods.cluster.pid("agent")))
+
+
+def _pages(node: dict[str, Any]) -> bool:
+    told = (node.get("status") or {}).get("allocatable") or {}
+    return told.get("hugepages-2Mi", "0") not in ("0", "")
