@@ -114,6 +114,10 @@ class NodeReporter:
             self.allocatable.update(_allocatable(self._config, self.capacity))
         self._news.set()
 
+    def reserved(self, name: str) -> int:
+        """Return what of a resource is kept from pods, in millicores or bytes."""
+        return (cpu_millis if name == "cpu" else to_bytes)(self._settings.reserved.get(name, "0"))
+
     def set_devices(self, capacity: Mapping[str, str], allocatable: Mapping[str, str]) -> None:
         """Tell of devices that plugins offer; those whose plugin is gone are told as none."""
         for known, found in ((self.capacity, capacity), (self.allocatable, allocatable)):

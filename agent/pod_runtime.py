@@ -434,7 +434,7 @@ class PodRuntime:
             return False
         if not self._node.runtime.is_simulated:
             with self._node.metrics.timed("kubelet_cgroup_manager_duration_seconds", "destroy"):
-                await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
+                await asyncio.to_thread(cgroups.remove_pod, container_config.cgroup_parent(self.pod))
         await self._release_claims()
         await self._node.volumes.remove(self._context.uid)
         await self._node.remove_logs(self.pod)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agent.runtime.cgroups import is_v2
 from cluster.pki import Pki
 from machinery.api.resources import NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, SERVICES
 from tests.e2e.pods.conftest import Pods, container_status, shell, terminated
@@ -251,3 +252,19 @@ async def test_huge_pages_are_told_and_had(pods: Pods) -> None:
 def _pages(node: dict[str, Any]) -> bool:
     told = (node.get("status") or {}).get("allocatable") or {}
     return told.get("hugepages-2Mi", "0") not in ("0", "")
+
+
+async def test_classes_of_pods_have_the_cpu_they_ask_for(pods: Pods) -> None:
+    version_2 = is_v2()
+    top = Path("/sys/fs/cgroup/wherry" if version_2 else "/sys/fs/cgroup/cpu/wherry")
+    file = "cpu.weight" if version_2 else "cpu.shares"
+    asks = {"requests": {"cpu": "300m"}}
+    one = await pods.create(shell("sleep 60", resources=asks))
+    two = await pods.create(shell("sleep 60", resources={**asks, "limits": {"cpu": "300m", "memory": "32Mi"}}))
+    other = await pods.create(shell("sleep 60"))
+    for each in (one, two, other):
+        await pods.running(each)
+    found = {name: int((top / name / file).read_text()) for name in ("guaranteed", "burstable", "besteffort")}
+    least = 12 if version_2 else 307
+    assert found["besteffort"] == (1 if version_2 else 2)
+    assert (found["burstable"] >= least, found["guaranteed"] >= least) == (True, True)
