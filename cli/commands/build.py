@@ -19,6 +19,20 @@ _CACHED = re.compile(r"--> Using cache ([0-9a-f]+)")
 _DONE = re.compile(r"--> ([0-9a-f]{6,})$|COMMIT( .*)?$")
 
 
+_PASSED_ON = {
+    "--add-host": True, "--annotation": True, "--build-context": True, "--ssh": True, "--ulimit": True,
+    "--network": False, "--shm-size": False, "--iidfile": False, "--cgroup-parent": False, "--output": True,
+}  # fmt: skip
+"""Options that buildah has as Docker does, and whether they may be given several times."""
+
+
+def _passed_on(command: Any) -> Any:
+    for name, multiple in _PASSED_ON.items():
+        short = ("-o",) if name == "--output" else ()
+        command = click.option(*short, name, multiple=multiple, default=None if multiple else "")(command)
+    return command
+
+
 @verb()
 @click.argument("context", default=".")
 @click.option("-t", "--tag", "tags", multiple=True)
@@ -32,6 +46,7 @@ _DONE = re.compile(r"--> ([0-9a-f]{6,})$|COMMIT( .*)?$")
 @click.option("--push", is_flag=True)
 @click.option("-q", "--quiet", is_flag=True)
 @click.option("--progress", type=click.Choice(["auto", "plain", "tty"]), default="auto")
+@_passed_on
 @click.option("--platform", default="", hidden=True)
 @click.option("--load", is_flag=True, hidden=True)
 def build(context: str, tags: Sequence[str], quiet: bool, push: bool, **given: Any) -> None:
@@ -115,6 +130,9 @@ def _command(context: str, names: Sequence[str], given: dict[str, Any]) -> list[
         ("--secret", given.get("secrets") or ()),
     ):
         argv += [part for value in values for part in (option, value)]
+    for name, multiple in _PASSED_ON.items():
+        value = given.get(name[2:].replace("-", "_"))
+        argv += [part for one in ((value or ()) if multiple else filter(None, [value])) for part in (name, one)]
     if given.get("no_cache"):
         argv.append("--no-cache")
     if given.get("target"):
