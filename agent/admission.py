@@ -3,10 +3,10 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/ (the node checks again what the scheduler found)
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from agent.pod_state import Pod, Spec, is_sidecar, specs
+from agent.pod_state import Pod, Spec, is_sidecar, is_static, specs
 from agent.security import forbidden_sysctl, merged
 from machinery.api.placement import pod_selects_node, untolerated
 from machinery.api.quantity import cpu_millis, to_bytes
@@ -16,13 +16,15 @@ _ANY = "0.0.0.0"  # noqa: S104 - the word for every address, not one to listen o
 
 
 def refusal(
-    pod: Pod, admitted: Iterable[Pod], allocatable: Mapping[str, str], node: Mapping[str, Any], *, apparmor: bool
-) -> Refusal | None:
+    pod: Pod, admitted: Iterable[Pod], allocatable: Mapping[str, str], node: Mapping[str, Any], *, apparmor: bool,
+    allows_sysctl: Callable[[str], bool] = lambda _: False,
+) -> Refusal | None:  # fmt: skip
     """Return reason and message when the node can't take a pod beside those it has; None when it can.
 
-    Args: `node` is the Node object, empty while it isn't known; `apparmor` tells whether this host has AppArmor.
+    Args: `node` is the Node object, empty while it isn't known; `apparmor` tells whether this host has AppArmor;
+    `allows_sysctl` whether an administrator allowed one that is not safe by itself.
     """
-    if text := forbidden_sysctl(pod):
+    if text := forbidden_sysctl(pod, allows_sysctl):
         return "SysctlForbidden", text
     if not apparmor and (text := _apparmor_needed(pod)):
         return "AppArmor", text
@@ -48,17 +50,13 @@ def _misplaced(pod: Pod, admitted: list[Pod], node: Mapping[str, Any]) -> Refusa
     if any(_clash(ours, theirs) for one in admitted for theirs in _host_ports(one) for ours in _host_ports(pod)):
         return _failed("NodePorts", "node(s) didn't have free ports for the requested pod ports")
     taints = (node.get("spec") or {}).get("taints") or ()
-    if not _is_static(pod) and untolerated(taints, spec.get("tolerations") or (), ("NoExecute",)) is not None:
+    if not is_static(pod) and untolerated(taints, spec.get("tolerations") or (), ("NoExecute",)) is not None:
         return _failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
     return None
 
 
 def _failed(predicate: str, why: str) -> Refusal:
     return predicate, f"Predicate {predicate} failed: {why}"
-
-
-def _is_static(pod: Pod) -> bool:
-    return "kubernetes.io/config.mirror" in (pod["metadata"].get("annotations") or {})
 
 
 def _host_ports(pod: Pod) -> Iterator[tuple[int, str, str]]:
@@ -78,7 +76,7 @@ def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> 
     most = int(allocatable.get("pods", "110"))
     if len(admitted) + 1 > most:
         return "OutOfpods", _text("pods", 1, len(admitted), most)
-    for name in sorted(_asked_names(pod)):
+    for name in sorted(_asked_names(pod) - _from_claims(pod)):
         if name not in allocatable and _is_extended(name):
             continue
         asked, used = requested(pod, name), sum(requested(one, name) for one in admitted)
@@ -86,6 +84,12 @@ def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> 
         if asked and asked + used > most:
             return f"OutOf{name}", _text(name, asked, used, most)
     return None
+
+
+def _from_claims(pod: Pod) -> set[str]:
+    """Return the extended resources that devices stand for which the pod has been given already."""
+    told = (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
+    return {one["resourceName"] for one in told.get("requestMappings") or ()}
 
 
 def _is_extended(name: str) -> bool:

@@ -33,8 +33,11 @@ def remove(path: str) -> None:
                 os.rmdir(folder)
 
 
-def make_pod(pod: Mapping[str, Any]) -> None:
-    """Make a pod's cgroup, or bring its limits up to date. What this machine can't limit stays unlimited. Blocks."""
+def make_pod(pod: Mapping[str, Any], pids: int = 0) -> None:
+    """Make a pod's cgroup, or bring its limits up to date. What this machine can't limit stays unlimited. Blocks.
+
+    Args: `pids` is how many processes the pod may have; 0 for any number.
+    """
     path = cgroup_parent(pod).lstrip("/")
     shares = max(requested(pod, "cpu") * 1024 // 1000, 2)
     cpu, memory = limit(pod, "cpu"), limit(pod, "memory")
@@ -43,11 +46,13 @@ def make_pod(pod: Mapping[str, Any]) -> None:
         _enable(path)
         weight = 1 + (min(shares, 262144) - 2) * 9999 // 262142
         settings = {"cpu.weight": str(weight), "cpu.max": f"{quota or 'max'} {_PERIOD_MICROSECONDS}"}
-        _set(ROOT / path, settings | {"memory.max": str(memory or "max")})
+        _set(ROOT / path, settings | {"memory.max": str(memory or "max"), "pids.max": str(pids or "max")})
         return
     settings = {"cpu.shares": str(shares), "cpu.cfs_quota_us": str(quota or -1)}
     _set(ROOT / "cpu" / path, settings)
     _set(ROOT / "memory" / path, {"memory.limit_in_bytes": str(memory or -1)})
+    if pids:
+        _set(ROOT / "pids" / path, {"pids.max": str(pids)})
 
 
 def _enable(path: str) -> None:

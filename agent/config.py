@@ -1,8 +1,11 @@
 """What an agent is told at start."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from agent.settings import Settings
 from machinery.client.kubeconfig import ClientConfig
 
 LEASE_NAMESPACE = "kube-node-lease"
@@ -16,12 +19,13 @@ class AgentConfig:
         runtime_socket: where CRI is served.
         cert_file, key_file: what the agent's own server shows; the same certificate is its identity as a client.
         ca_file: signs the API server's certificate and its clients'.
-        reserved_cpu_millis, reserved_memory_bytes: kept from pods for the system.
         proxy: whether this agent routes services on this node.
-        shutdown_seconds: how long pods have to end when the machine is about to stop; 0 for no such care.
-        shutdown_critical_seconds: the part of it that is kept for critical pods, which end last.
         credential_providers: a CredentialProviderConfig, and the folder of the programs it names.
         rotate_certificates: whether the agent asks for new certificates before its own run out.
+        settings: what may change while the agent runs.
+        config_file, config_dir: where a KubeletConfiguration and what is laid over it are; followed while it runs.
+        configuration: what they held at the start.
+        fixed_settings: settings given otherwise, by flags, which win over the files.
         cpu_manager_policy: static gives whole CPUs to those who ask for them; none does not.
     """
 
@@ -41,20 +45,18 @@ class AgentConfig:
     cluster_cidr: str = ""  # all nodes' pods; this node's alone when left out
     service_cidr: str = "10.96.0.0/16"
     bridge: str = "wherry0"
-    cluster_dns: str = ""
-    cluster_domain: str = "cluster.local"
     static_pod_dir: Path | None = None
-    max_pods: int = 110
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[dict[str, str], ...] = ()
-    reserved_cpu_millis: int = 0
-    reserved_memory_bytes: int = 0
     proxy: bool = True
     cpu_manager_policy: str = "none"
     rotate_certificates: bool = False
     credential_providers: tuple[Path, Path] | None = None
-    shutdown_seconds: int = 30
-    shutdown_critical_seconds: int = 10
+    settings: Settings = field(default_factory=Settings)
+    config_file: Path | None = None
+    config_dir: Path | None = None
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    fixed_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pods_dir(self) -> Path:
@@ -65,6 +67,11 @@ class AgentConfig:
     def device_plugin_dir(self) -> Path:
         """Where device plugins register, and put their sockets."""
         return self.data_dir / "device-plugins"
+
+    @property
+    def pod_resources_dir(self) -> Path:
+        """Where the PodResources API is served."""
+        return self.data_dir / "pod-resources"
 
     @property
     def plugins_registry(self) -> Path:

@@ -21,6 +21,7 @@ from machinery.api.quantity import cpu_millis, to_bytes
 
 Pod = Mapping[str, Any]
 HASH = "wherry.container.hash"
+SELINUX = Path("/sys/fs/selinux/enforce")  # on hosts that have SELinux
 _PERIOD_MICROSECONDS = 100_000
 _MIN_QUOTA = 1000
 _LATEST = -997  # the oom_score_adj of what goes last but for the node's own daemons
@@ -210,12 +211,17 @@ def _share_score(container: Mapping[str, Any], memory_bytes: int) -> int:
 
 
 def mount(
-    container_path: str, host_path: Path, *, readonly: bool, propagation: str = "", recursive: bool = False
-) -> Any:
-    """Return a bind mount; `recursive` makes what is mounted below it read-only too."""
+    container_path: str, host_path: Path, *, readonly: bool, propagation: str = "", recursive: bool = False,
+    relabel: bool = True,
+) -> Any:  # fmt: skip
+    """Return a bind mount; `recursive` makes what is mounted below it read-only too.
+
+    With `relabel` its files are the pod's own, and get the container's SELinux label on hosts that have SELinux.
+    """
     return cri.Mount(
         container_path=container_path, host_path=str(host_path), readonly=readonly,
         propagation=_PROPAGATION.get(propagation, cri.PROPAGATION_PRIVATE), recursive_read_only=recursive,
+        selinux_relabel=relabel and SELINUX.exists(),
     )  # fmt: skip
 
 

@@ -61,6 +61,14 @@ class CpuManager:
         """Return the CPUs that nobody has for himself."""
         return self._all - {cpu for pod in self._given.values() for cpus in pod.values() for cpu in cpus}
 
+    def exclusive(self, uid: str, container: str) -> list[int]:
+        """Return the CPUs a container has for itself."""
+        return list(self._given.get(uid, {}).get(container, ()))
+
+    def allocatable(self) -> list[int]:
+        """Return the CPUs that may be given away."""
+        return sorted(self._all - self._reserved)
+
     def cpus(self, pod: Pod, container: Mapping[str, Any]) -> str:
         """Return the CPUs a container may run on, given to it now if they are to be its own. Raises: ConfigError."""
         count, uid, name = whole_cpus(pod, container), pod["metadata"]["uid"], container["name"]

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from agent.admission import requested
 from agent.container_config import log_folder
@@ -192,13 +193,11 @@ class ImageCollector:
     Source: https://kubernetes.io/docs/concepts/architecture/garbage-collection/#container-image-lifecycle
     """
 
-    def __init__(
-        self, services: NodeServices, disk_percent: Callable[[], float], *, high: int = 85, low: int = 80
-    ) -> None:
-        """Args: `disk_percent` tells how full the disk is; above `high` images go until it is below `low`."""
+    def __init__(self, services: NodeServices, disk_percent: Callable[[], float]) -> None:
+        """Args: `disk_percent` tells how full the disk is; the settings tell from where on images go, and how far."""
         self._services = services
         self._disk_percent = disk_percent
-        self._high, self._low = high, low
+        self._seen_at: dict[str, float] = {}
         self._used_at: dict[str, float] = {}
 
     async def run(self, seconds: float = 300.0) -> None:
@@ -219,16 +218,37 @@ class ImageCollector:
             if in_use & {image.id, *image.repo_tags, *image.repo_digests}:
                 self._used_at[image.id] = now
             self._used_at.setdefault(image.id, now)
+            self._seen_at.setdefault(image.id, now)
         await asyncio.to_thread(self._services.puller.keep, {image.id for image in images})
+        idle = [
+            one for one in sorted(images, key=lambda one: self._used_at[one.id])
+            if not (one.pinned or in_use & {one.id, *one.repo_tags, *one.repo_digests})
+        ]  # fmt: skip
+        return [*await self._remove_old(idle, now), *await self._make_room(idle, now)]
+
+    async def _remove_old(self, idle: list[Any], now: float) -> list[str]:
+        """Remove what nothing has used for longer than images are kept at most; takes them out of `idle`."""
+        most = self._services.config.settings.image_max_age
+        old = [one for one in idle if most and now - self._used_at[one.id] > most]
+        for one in old:
+            idle.remove(one)
+            await self._remove(one.id, "age")
+        return [one.id for one in old]
+
+    async def _make_room(self, idle: list[Any], now: float) -> list[str]:
+        """Remove images until the disk is as empty as it is to be, if it is too full."""
+        settings = self._services.config.settings
         removed: list[str] = []
-        if self._disk_percent() <= self._high:
+        if self._disk_percent() <= settings.image_gc_high:
             return removed
-        for image in sorted(images, key=lambda one: self._used_at[one.id]):
-            if self._disk_percent() <= self._low:
+        for one in idle:
+            if self._disk_percent() <= settings.image_gc_low:
                 break
-            if image.pinned or in_use & {image.id, *image.repo_tags, *image.repo_digests}:
-                continue
-            await runtime.remove_image(image.id)
-            removed.append(image.id)
-            self._services.metrics.add("kubelet_image_garbage_collected_total", "space")
+            if now - self._seen_at[one.id] >= settings.image_min_age:
+                await self._remove(one.id, "space")
+                removed.append(one.id)
         return removed
+
+    async def _remove(self, image_id: str, why: str) -> None:
+        await self._services.runtime.remove_image(image_id)
+        self._services.metrics.add("kubelet_image_garbage_collected_total", why)

@@ -6,7 +6,7 @@ Source: https://kubernetes.io/docs/concepts/containers/images/
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ class ImagePuller:
         *,
         state: Path | None = None,
         providers: "CredentialProviders | None" = None,
+        at_once: Callable[[], int] = lambda: 0,
     ) -> None:
         """Make one.
 
@@ -60,6 +61,7 @@ class ImagePuller:
             observe: told how many seconds a pull took, and the image's size in bytes.
             state: the file that tells who pulled what.
             providers: programs of the node that know credentials.
+            at_once: how many images may be pulled at the same time; 0 for any number.
         """
         self._pulled = PulledImages(state)
         self._providers = providers
@@ -67,6 +69,8 @@ class ImagePuller:
         self._observe = observe
         self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # (uid, image): count, not before, why
         self._locks: dict[str, asyncio.Lock] = {}
+        self._at_once, self._pulling = at_once, 0
+        self._turn = asyncio.Condition()
 
     async def ensure(
         self, pod: Mapping[str, Any], container: Mapping[str, Any], sandbox_config: Any, fetch: Fetch, tell: Tell
@@ -110,7 +114,7 @@ class ImagePuller:
         await tell("Normal", "Pulling", f'Pulling image "{name}"')
         asked = time.monotonic()
         try:
-            async with self._locks.setdefault(name, asyncio.Lock()):
+            async with self._locks.setdefault(name, asyncio.Lock()), self._in_turn():
                 started = time.monotonic()
                 reference = await self._fetch(name, await self._credentials(pod, name, fetch), sandbox_config)
         except RuntimeFailure as error:
@@ -132,6 +136,19 @@ class ImagePuller:
             f'Successfully pulled image "{name}" in {_shown(now - started)} ({_shown(now - asked)} including waiting).'
         )
         return image.id if image is not None else reference, f"{text} Image size: {image.size if image else 0} bytes."
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """Wait until so few images are being pulled that one more may be."""
+        async with self._turn:
+            await self._turn.wait_for(lambda: not 0 < self._at_once() <= self._pulling)
+            self._pulling += 1
+        try:
+            yield
+        finally:
+            self._pulling -= 1
+            async with self._turn:
+                self._turn.notify_all()
 
     async def _fetch(self, name: str, by: Sequence[Credential], sandbox_config: Any) -> str:
         """Pull by one credential after the other, or by none where there is none. Raises: RuntimeFailure."""

@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from agent.cri.client import RuntimeFailure
+from agent.settings import Settings
 
 _log = logging.getLogger(__name__)
 Log = tuple[str, Path]  # a running container's id, and where its log is
-_INTERVAL_SECONDS = 10.0  # as often as Kubernetes' containerLogMonitorInterval
 
 
 class LogRotator:
@@ -30,32 +30,29 @@ class LogRotator:
         running: Callable[[], Iterable[Log]],
         reopen: Callable[[str], Awaitable[None]],
         *,
-        max_bytes: int = 10 * 1024 * 1024,
-        max_files: int = 5,
+        settings: Settings | None = None,
     ) -> None:
         """Make one.
 
         Args:
             running: the logs that grow.
             reopen: has the runtime begin a new file at the path of a container's log.
-            max_bytes: a log longer than this is put aside.
-            max_files: how many files of a log are kept, the current one included; at least 2.
+            settings: tell how long a log may get, and how many files of it are kept, the current one included.
         """
         self._running = running
         self._reopen = reopen
-        self._max_bytes = max_bytes
-        self._max_files = max(max_files, 2)
+        self._settings = settings or Settings()
 
     async def run(self) -> None:
         """Look again and again, for ever."""
         while True:
-            await asyncio.sleep(_INTERVAL_SECONDS)
+            await asyncio.sleep(self._settings.log_look_seconds)
             await self.look()
 
     async def look(self) -> None:
         """Look at all logs once."""
         for container_id, path in list(self._running()):
-            if await asyncio.to_thread(_size, path) > self._max_bytes:
+            if await asyncio.to_thread(_size, path) > self._settings.log_max_bytes:
                 try:
                     await self._rotate(container_id, path)
                 except (OSError, RuntimeFailure) as error:
@@ -63,7 +60,8 @@ class LogRotator:
 
     async def _rotate(self, container_id: str, path: Path) -> None:
         aside = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
-        await asyncio.to_thread(_tidy, path, self._max_files - 2)  # with the two to come there will be max_files
+        keep = self._settings.log_max_files - 2  # two are to come
+        await asyncio.to_thread(_tidy, path, keep)
         await asyncio.to_thread(path.rename, aside)
         try:
             await self._reopen(container_id)

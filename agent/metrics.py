@@ -52,6 +52,11 @@ kubelet_pleg_discard_events|c||Events of the runtime that were dropped; none are
 kubelet_pleg_last_seen_seconds|g||When the runtime was looked at last, in seconds since 1970.
 kubelet_pleg_relist_duration_seconds|default||Seconds that looks at a pod's containers took.
 kubelet_pleg_relist_interval_seconds|default||Seconds between two such looks, at any pod.
+kubelet_pod_resources_endpoint_errors_get|c|server_api_version|Calls of Get of the PodResources API that failed.
+kubelet_pod_resources_endpoint_requests_get|c|server_api_version|Calls of Get of the PodResources API.
+kubelet_pod_resources_endpoint_requests_get_allocatable|c|server_api_version|Calls of GetAllocatableResources of the PodResources API.
+kubelet_pod_resources_endpoint_requests_list|c|server_api_version|Calls of List of the PodResources API.
+kubelet_pod_resources_endpoint_requests_total|c|server_api_version|Calls of the PodResources API.
 kubelet_pod_start_duration_seconds|start||Seconds from first seeing a pod until it runs.
 kubelet_pod_start_sli_duration_seconds|start||Seconds from a pod's creation until it runs, without pulls and init containers.
 kubelet_pod_start_total_duration_seconds|start||Seconds from a pod's creation until it runs.

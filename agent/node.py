@@ -16,19 +16,17 @@ from typing import Any
 from agent.config import LEASE_NAMESPACE, AgentConfig
 from agent.cri.client import Runtime, RuntimeFailure
 from machinery.api import meta
+from machinery.api.quantity import cpu_millis, to_bytes
 from machinery.api.resources import LEASES, NODES
 from machinery.client.rest import Client, ConnectionFailed, PatchType
 from machinery.errors import AlreadyExists, APIError, NotFound
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS, RENEW_SECONDS = 40, 10.0
-STATUS_SECONDS, REPORT_SECONDS = 10.0, 300.0
+_RENEW_PART = 0.25  # of the lease's duration
 VERSION = "v1.36.0"
 _RETRY_SECONDS = 0.5
 _MAX_IMAGES = 50
-_EVICTION_MEMORY, _EVICTION_DISK, _EVICTION_INODES = 100 * 1024**2, 0.05, 0.05
-_MAX_PIDS = 0.9  # of all process ids there may be
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -48,6 +46,8 @@ class NodeReporter:
         self._news = asyncio.Event()
         self._is_shutting_down = False
         self._granted: dict[str, str | None] = {}  # what others gave the node; None for what they took back
+        self._settings = config.settings
+        self._is_machine = capacity is None
         self.capacity = machine_capacity(config) if capacity is None else capacity
         self.allocatable = _allocatable(config, self.capacity) if capacity is None else capacity
 
@@ -65,10 +65,10 @@ class NodeReporter:
             try:
                 status = await self._status()
                 plain = _without_heartbeats(status)
-                if plain != told or loop.time() - told_at >= REPORT_SECONDS:
+                if plain != told or loop.time() - told_at >= self._settings.report_seconds:
                     await self._write(status)
                     told, told_at = plain, loop.time()
-                await self._pause(STATUS_SECONDS if self._is_ready() else _RETRY_SECONDS)
+                await self._pause(self._settings.status_seconds if self._is_ready() else _RETRY_SECONDS)
             except (APIError, ConnectionFailed) as error:
                 log.warning("the node's status was not written: %s", error)
                 told = None
@@ -105,6 +105,13 @@ class NodeReporter:
             await self._client.create(NODES, node)
         except AlreadyExists:
             return
+
+    def settings_changed(self) -> None:
+        """The settings are others: tell what the node has by them."""
+        if self._is_machine:
+            self.capacity["pods"] = self.allocatable["pods"] = str(self._settings.max_pods)
+            self.allocatable.update(_allocatable(self._config, self.capacity))
+        self._news.set()
 
     def set_devices(self, capacity: Mapping[str, str], allocatable: Mapping[str, str]) -> None:
         """Tell of devices that plugins offer; those whose plugin is gone are told as none."""
@@ -143,12 +150,10 @@ class NodeReporter:
         }  # fmt: skip
 
     async def _make_conditions(self) -> list[dict[str, Any]]:
-        available = _meminfo().get("MemAvailable", 0)
-        disk = await asyncio.to_thread(shutil.disk_usage, self._config.data_dir)
-        short_memory, short_disk = available < _EVICTION_MEMORY, disk.free < disk.total * _EVICTION_DISK
-        short_disk |= await asyncio.to_thread(_inodes_left, self._config.data_dir) < _EVICTION_INODES
-        taken, most = _pids()
-        pids = taken > _MAX_PIDS * most
+        left = await asyncio.to_thread(self._left)
+        short = {signal for signal, (free, total) in left.items() if free < self._settings.threshold(signal, total)}
+        short_memory, pids = "memory.available" in short, "pid.available" in short
+        short_disk = bool(short & {"nodefs.available", "nodefs.inodesFree"})
         ready, why, text = await self._readiness()
         self._set("MemoryPressure", short_memory, "KubeletHas", "InsufficientMemory", "SufficientMemory", "memory")
         self._set("DiskPressure", short_disk, "KubeletHas", "DiskPressure", "NoDiskPressure", "disk")
@@ -158,19 +163,39 @@ class NodeReporter:
 
     def pressures(self) -> dict[str, str]:
         """Return what the node is short of, and in which words that is told."""
-        found = {}
+        if not any(self._is_set(kind) for kind in ("MemoryPressure", "DiskPressure", "PIDPressure")):
+            return {}
+        left, found = self._left(), {}
         if self._is_set("MemoryPressure"):
-            available = _meminfo().get("MemAvailable", 0)
-            found["memory"] = f"Threshold quantity: 100Mi, available: {available // 1024}Ki. "
+            found["memory"] = self._shortage("memory.available", left, "Ki")
         if self._is_set("DiskPressure"):
-            if _inodes_left(self._config.data_dir) < _EVICTION_INODES:
-                found["inodes"] = f"Threshold quantity: {_EVICTION_INODES:.0%} of all, available: less. "
+            inodes, total = left["nodefs.inodesFree"]
+            if inodes < self._settings.threshold("nodefs.inodesFree", total):
+                found["inodes"] = self._shortage("nodefs.inodesFree", left, "")
             else:
-                found["ephemeral-storage"] = f"Threshold quantity: 5%, available: {self.disk_free() // 1024}Ki. "
+                found["ephemeral-storage"] = self._shortage("nodefs.available", left, "Ki")
         if self._is_set("PIDPressure"):
-            taken, most = _pids()
-            found["pids"] = f"Threshold quantity: {int(most * (1 - _MAX_PIDS))}, available: {most - taken}. "
+            found["pids"] = self._shortage("pid.available", left, "")
         return found
+
+    def _left(self) -> dict[str, tuple[int, int]]:
+        """Return how much is left of what eviction looks at, and of how much. Blocks."""
+        memory, files = _meminfo(), os.statvfs(self._config.data_dir)
+        disk = shutil.disk_usage(self._config.data_dir)
+        taken, most = _pids()
+        return {
+            "memory.available": (memory.get("MemAvailable", 0), memory.get("MemTotal", 0)),
+            "nodefs.available": (disk.free, disk.total), "nodefs.inodesFree": (files.f_favail, files.f_files),
+            "pid.available": (most - taken, most),
+        }  # fmt: skip
+
+    def _shortage(self, signal: str, left: Mapping[str, tuple[int, int]], unit: str) -> str:
+        free, total = left[signal]
+        threshold = self._settings.eviction_hard.get(signal, "0")
+        if threshold.endswith("%"):
+            least = self._settings.threshold(signal, total)
+            threshold = f"{least // 1024}Ki" if unit else str(least)
+        return f"Threshold quantity: {threshold}, available: {f'{free // 1024}Ki' if unit else free}. "
 
     def _is_set(self, kind: str) -> bool:
         return self._conditions.get(kind, {}).get("status") == "True"
@@ -184,9 +209,9 @@ class NodeReporter:
         disk = shutil.disk_usage(self._config.data_dir)
         return 100.0 * (1 - disk.free / disk.total)
 
-    def shut_down(self) -> None:
-        """The machine is about to stop: say so."""
-        self._is_shutting_down = True
+    def shut_down(self, is_about_to_stop: bool) -> None:
+        """The machine is about to stop, or not after all: say so."""
+        self._is_shutting_down = is_about_to_stop
         self._news.set()
 
     async def _readiness(self) -> tuple[bool, str, str]:
@@ -234,17 +259,19 @@ class NodeReporter:
         while True:
             try:
                 await self._renew_once()
-                await asyncio.sleep(RENEW_SECONDS)
+                await asyncio.sleep(self._settings.lease_seconds * _RENEW_PART)
             except (APIError, ConnectionFailed) as error:
                 log.warning("the node's lease was not renewed: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _renew_once(self) -> None:
-        name, at = self._config.node_name, meta.now_micro()
+        name, at, seconds = self._config.node_name, meta.now_micro(), self._settings.lease_seconds
         try:
-            await self._client.patch(LEASES, name, {"spec": {"renewTime": at}}, LEASE_NAMESPACE)
+            await self._client.patch(
+                LEASES, name, {"spec": {"renewTime": at, "leaseDurationSeconds": seconds}}, LEASE_NAMESPACE
+            )
         except NotFound:
-            spec = {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": at}
+            spec = {"holderIdentity": name, "leaseDurationSeconds": seconds, "renewTime": at}
             node = await self._client.get(NODES, name)  # whose it is; it goes with it
             owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}
             metadata = {"name": name, "namespace": LEASE_NAMESPACE, "ownerReferences": [owner]}
@@ -256,12 +283,6 @@ def _pids() -> tuple[int, int]:
     """Return how many process ids are taken, and how many there may be."""
     taken = sum(name.isdigit() for name in os.listdir("/proc"))
     return taken, int(Path("/proc/sys/kernel/pid_max").read_text())
-
-
-def _inodes_left(folder: Path) -> float:
-    """Return the part of a file system's inodes that is free; all of them where it does not count any. Blocks."""
-    found = os.statvfs(folder)
-    return found.f_favail / found.f_files if found.f_files else 1.0
 
 
 def _without_heartbeats(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,15 +332,17 @@ def machine_capacity(config: AgentConfig) -> dict[str, str]:
     disk = shutil.disk_usage(config.data_dir)
     return {
         "cpu": str(len(os.sched_getaffinity(0))), "memory": f"{_meminfo()['MemTotal'] // 1024}Ki",
-        "pods": str(config.max_pods), "ephemeral-storage": f"{disk.total // 1024}Ki", "hugepages-1Gi": "0",
+        "pods": str(config.settings.max_pods), "ephemeral-storage": f"{disk.total // 1024}Ki", "hugepages-1Gi": "0",
         "hugepages-2Mi": "0",
     }  # fmt: skip
 
 
 def _allocatable(config: AgentConfig, has: Mapping[str, str]) -> dict[str, str]:
-    found = dict(has)
-    if config.reserved_cpu_millis:
-        found["cpu"] = f"{int(has['cpu']) * 1000 - config.reserved_cpu_millis}m"
-    memory = int(has["memory"].removesuffix("Ki")) - (config.reserved_memory_bytes + _EVICTION_MEMORY) // 1024
-    found["memory"] = f"{memory}Ki"
+    settings, found = config.settings, dict(has)
+    if reserved := cpu_millis(settings.reserved.get("cpu", "0")):
+        found["cpu"] = f"{max(int(has['cpu']) * 1000 - reserved, 0)}m"
+    for name, signal in (("memory", "memory.available"), ("ephemeral-storage", "")):
+        total = to_bytes(has[name])
+        kept = to_bytes(settings.reserved.get(name, "0")) + (settings.threshold(signal, total) if signal else 0)
+        found[name] = f"{max(total - kept, 0) // 1024}Ki"
     return found

@@ -25,7 +25,7 @@ from agent.resizes import Resizes
 from agent.volumes.manager import VolumeManager
 from machinery.api.resources import RUNTIME_CLASSES
 from machinery.client.events import EventRecorder
-from machinery.client.rest import Client
+from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import NotFound
 
 Pod = Mapping[str, Any]
@@ -49,7 +49,7 @@ class NodeServices:
     puller: ImagePuller
     objects: ObjectSource
     tokens: TokenSource
-    services: Callable[[], Sequence[Mapping[str, Any]]]
+    services: Callable[[], Sequence[Mapping[str, Any]] | None]  # None while nobody has told of them
     admission_failure: Callable[[Pod], tuple[str, str] | None]
     resizes: Resizes
     ids: IdRanges
@@ -61,7 +61,9 @@ class NodeServices:
     allocatable: dict[str, str] = field(default_factory=dict)
     memory_bytes: int = 0  # what the machine has
     container_scheme: str = "wherry://"
+    handlers: dict[str, str] = field(default_factory=dict)  # RuntimeClass -> handler, as far as they were asked for
     metrics: Metrics = field(default_factory=Metrics)
+    keep_pod: Callable[[Pod], None] = lambda _: None  # has a pod's status outlive this agent
     began_at: float = field(default_factory=time.time)  # when this agent did
 
     async def runtime_handler(self, pod: Pod) -> str:
@@ -74,7 +76,12 @@ class NodeServices:
         except NotFound as error:
             text = f'failed to get runtime class: runtimeclass.node.k8s.io "{name}" not found'
             raise RuntimeFailure(grpc.StatusCode.NOT_FOUND, text) from error
-        return str(found["handler"])
+        except ConnectionFailed:
+            if name not in self.handlers:
+                raise
+            return self.handlers[name]  # as it was told when the API could be reached
+        self.handlers[name] = str(found["handler"])
+        return self.handlers[name]
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pod that is gone."""

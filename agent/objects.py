@@ -26,6 +26,7 @@ _FRESH_SECONDS = 1.0
 # Pods that end sooner than this need no watch.
 _SETTLE_SECONDS = 3.0
 _RETRY_SECONDS = 1.0
+_PATIENCE_SECONDS = 2.0  # so long the API is waited for where it told of an object before
 _RENEW_PART = 0.8
 
 
@@ -54,12 +55,17 @@ class ObjectSource:
         key = (plural, ObjectKey(namespace, name))
         known = self._known.setdefault(key, _Followed())
         is_new_user = user not in known.users
-        if not (known.is_live and not is_new_user) and time.monotonic() - known.read_at >= _FRESH_SECONDS:
-            await self._read(key, known)
         if user and is_new_user:
             known.users.add(user)
             if known.task is None:
                 known.task = asyncio.create_task(self._follow(key, known))
+        if not (known.is_live and not is_new_user) and time.monotonic() - known.read_at >= _FRESH_SECONDS:
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS if known.obj is not None else None):
+                    await self._read(key, known)
+            except (ConnectionFailed, TimeoutError):
+                if known.obj is None:
+                    raise  # else what was told last is better than nothing
         if known.obj is None:
             raise NotFound(f'{plural} "{name}" not found')
         return known.obj
@@ -166,9 +172,14 @@ class TokenSource:
             spec["audiences"] = [audience]
         request = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec}
         account = pod["spec"].get("serviceAccountName") or "default"
-        answer = await self._client.create(
-            SERVICE_ACCOUNTS, request, metadata["namespace"], subresource="token", name=account
-        )
+        try:
+            answer = await self._client.create(
+                SERVICE_ACCOUNTS, request, metadata["namespace"], subresource="token", name=account
+            )
+        except ConnectionFailed:
+            if known is None or time.time() >= parse_time(known[1]["expirationTimestamp"]).timestamp():
+                raise
+            return known[1]  # it is to be renewed, but good yet
         status: Mapping[str, str] = answer["status"]
         left = parse_time(status["expirationTimestamp"]).timestamp() - time.time()
         self._known[key] = (time.time() + left * _RENEW_PART, status)

@@ -9,7 +9,7 @@ from agent import container_config
 from agent.environment import ConfigError
 from agent.node_services import NodeServices
 from agent.pod_files import dns_config, hostname
-from agent.pod_state import Memory, Pod, Seen, Spec, all_specs
+from agent.pod_state import Memory, Pod, Seen, Spec, all_specs, is_static
 from agent.volumes.sources import FileSources
 
 
@@ -24,6 +24,8 @@ class PodContext:
         self.memory = Memory()
         self.seen = Seen()
         self.changed = asyncio.Event()
+        self.is_static = is_static(pod)
+        self.mirror: Pod | None = None  # the pod of the API that shows a static one
         self._tasks: set[asyncio.Task[None]] = set()
 
     def update(self, pod: Pod) -> None:
@@ -35,6 +37,18 @@ class PodContext:
         self.desired = pod
         self.pod = self.node.resizes.as_granted(pod)
         self.changed.set()
+
+    @property
+    def shown(self) -> Pod | None:
+        """The pod of the API that tells of this one; None where there is none yet."""
+        return self.mirror if self.is_static else self.pod
+
+    def keep_status(self, status: Mapping[str, Any]) -> None:
+        """Keep a static pod's status here: nobody else tells it."""
+        conditions = [one for one in status.get("conditions") or () if "$patch" not in one]
+        self.desired = {**self.desired, "status": {**status, "conditions": conditions}}
+        self.pod = self.node.resizes.as_granted(self.desired)
+        self.node.keep_pod(self.desired)
 
     def _begin_anew(self, name: str) -> None:
         """A container got another image: what went wrong with the old one counts no more."""
@@ -71,13 +85,13 @@ class PodContext:
     def sandbox_config(self, attempt: int) -> Any:
         """Return the sandbox as the runtime is to make it."""
         config = self.node.config
-        dns = dns_config(self.pod, config.cluster_dns, config.cluster_domain)
+        dns = dns_config(self.pod, config.settings.cluster_dns, config.settings.cluster_domain)
         return container_config.sandbox_config(
             self.pod,
             attempt,
             config.logs_dir,
             dns,
-            hostname=hostname(self.pod, config.cluster_domain),
+            hostname=hostname(self.pod, config.settings.cluster_domain),
             seccomp_root=config.seccomp_dir,
             id_base=self.id_base(),
         )

@@ -95,7 +95,7 @@ def write_hosts(folder: Path, pod: Pod, ips: Sequence[str], domain: str) -> Path
     return path
 
 
-def resolver(pod: Pod, cluster_dns: str, domain: str) -> Resolver:
+def resolver(pod: Pod, cluster_dns: Sequence[str], domain: str) -> Resolver:
     """Return the resolver's settings by a pod's policy, with what the pod adds."""
     spec = pod["spec"]
     policy = spec.get("dnsPolicy") or "ClusterFirst"
@@ -104,7 +104,7 @@ def resolver(pod: Pod, cluster_dns: str, domain: str) -> Resolver:
     found = Resolver([], [], [])
     if policy in ("ClusterFirst", "ClusterFirstWithHostNet") and cluster_dns:
         own = [f"{pod['metadata']['namespace']}.svc.{domain}", f"svc.{domain}", domain]
-        found = Resolver([cluster_dns], own + _host_settings().searches, ["ndots:5"])
+        found = Resolver(list(cluster_dns), own + _host_settings().searches, ["ndots:5"])
     elif policy != "None":
         found = _host_settings()
         if not found.servers:
@@ -132,7 +132,7 @@ def _limited(found: Resolver) -> Resolver:
     return Resolver(found.servers[:_MAX_SERVERS], searches, found.options)
 
 
-def dns_config(pod: Pod, cluster_dns: str, domain: str) -> Any:
+def dns_config(pod: Pod, cluster_dns: Sequence[str], domain: str) -> Any:
     """Return a pod's resolver settings as the runtime takes them."""
     found = resolver(pod, cluster_dns, domain)
     return cri.DNSConfig(servers=found.servers, searches=found.searches, options=found.options)

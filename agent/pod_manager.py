@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import grpc
 from agent import admission
 from agent.container_config import log_folder
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
+from agent.environment import ConfigError
 from agent.node_services import NodeServices
 from agent.pod_runtime import PodRuntime
-from agent.pod_state import is_critical, is_over
+from agent.pod_state import is_critical, is_mirror, is_over, is_static
 from machinery.api.quantity import cpu_millis, to_bytes
 from machinery.client.rest import ConnectionFailed
 from machinery.errors import APIError
@@ -40,20 +41,37 @@ class PodManager:
         self._services = services
         self._running: dict[str, PodRuntime] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._taken: set[str] = set()
+        """Uids of pods that were let in: they hold their room before the API tells that they have begun."""
         services.admission_failure = self.admission_failure
         services.resizes.refusal = self.resize_refusal
         self.is_shutting_down = False  # the machine is about to stop: no new pods
         self.node: Mapping[str, Any] = {}  # the Node object as it was last seen
         self.on_network_change: Callable[[], None] = lambda: None
+        self.on_mirror: Callable[[Pod | None, Pod | None], None] = lambda _, __: None  # news of a static pod's mirror
+        self.on_end: Callable[[], None] = lambda: None  # a pod has ended and is gone from here
 
     def on_pod(self, old: Pod | None, new: Pod | None) -> None:
         """Take news of a pod from the API."""
+        if any(one is not None and is_mirror(one) for one in (old, new)):
+            self.on_mirror(old, new)  # what runs is not the mirror
+            return
         if new is not None:
             if old is not None and old["metadata"]["uid"] != new["metadata"]["uid"]:
                 self._vanish(old)  # deleted and made anew under the same name
             self._ensure(new)
         elif old is not None:
             self._vanish(old)
+
+    def take(self, pod: Pod) -> None:
+        """Run a pod that the API need not know: a static one, or one that was known when the API was last there."""
+        self._ensure(pod)
+
+    def keep_only(self, uids: Collection[str]) -> None:
+        """End the pods that were taken over from an agent before this one and that the API has no more."""
+        for uid, one in list(self._running.items()):
+            if uid not in uids and not is_static(one.pod) and not one.deleted:
+                one.vanish()
 
     def _vanish(self, pod: Pod) -> None:
         found = self._running.get(pod["metadata"]["uid"])
@@ -81,8 +99,11 @@ class PodManager:
             self._tasks.pop(uid, None)
             self._services.puller.forget(uid)
             self.on_network_change()
+            self.on_end()
         if not runtime.deleted and not runtime.pod["metadata"].get("deletionTimestamp"):
             self._ensure(runtime.pod)  # it fell over: start it anew
+        else:
+            self._taken.discard(uid)
 
     def _network_changed(self) -> None:
         self.on_network_change()
@@ -173,8 +194,15 @@ class PodManager:
 
     def admission_failure(self, pod: Pod) -> tuple[str, str] | None:
         """Return reason and message when the node can't take a pod beside those it has; None when it can."""
-        if (pod.get("status") or {}).get("startTime"):
-            return None  # it was taken before
+        uid = pod["metadata"]["uid"]
+        if uid in self._taken or (pod.get("status") or {}).get("startTime"):
+            return None
+        reason = self._refusal(pod)
+        if reason is None:
+            self._taken.add(uid)
+        return reason
+
+    def _refusal(self, pod: Pod) -> tuple[str, str] | None:
         if self.is_shutting_down:
             return "NodeShutdown", "Pod was rejected as the node is shutting down."
         if (short := self._pressures()) and not is_critical(pod):
@@ -182,14 +210,36 @@ class PodManager:
             if set(short) != {"memory"} or quality == "BestEffort":
                 told = ", ".join(dict.fromkeys(_CONDITIONS[one] for one in short))
                 return "Evicted", f"The node had condition: [{told}]. "
-        return admission.refusal(
-            pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir()
-        )
+        if (refused := self._short_of_devices(pod)) is not None:
+            return refused
+        refused = admission.refusal(
+            pod, self._admitted(pod), self._services.allocatable, self.node, apparmor=APPARMOR.is_dir(),
+            allows_sysctl=self._services.config.settings.allows_sysctl,
+        )  # fmt: skip
+        if refused is not None and self._services.devices is not None:
+            self._services.devices.forget(pod["metadata"]["uid"])
+        return refused
+
+    def _short_of_devices(self, pod: Pod) -> tuple[str, str] | None:
+        """Set devices aside for a pod; return reason and message where there are not enough."""
+        devices = self._services.devices
+        if devices is None or not devices.are_asked_for(pod):
+            return None
+        # What has ended holds none, though it may still be tidied up: the scheduler counts so, too.
+        devices.release(uid for uid, one in self._running.items() if not is_over(one.pod))
+        try:
+            devices.reserve(pod)
+        except ConfigError as error:
+            return "UnexpectedAdmissionError", f"Allocate failed due to {error}, which is unexpected"
+        return None
 
     def _admitted(self, pod: Pod) -> list[Pod]:
         # One that is gone from the API holds nothing any more, though its containers may still be ending.
         others = [one.pod for one in self._running.values() if not one.deleted and one.uid != pod["metadata"]["uid"]]
-        return [one for one in others if (one.get("status") or {}).get("startTime") and not is_over(one)]
+        return [one for one in others if self._is_taken(one) and not is_over(one)]
+
+    def _is_taken(self, pod: Pod) -> bool:
+        return pod["metadata"]["uid"] in self._taken or bool((pod.get("status") or {}).get("startTime"))
 
     def resize_refusal(self, pod: Pod) -> tuple[str, str] | None:
         """Return why a running pod can't have the resources it asks for now; None when it can."""
@@ -204,6 +254,12 @@ class PodManager:
                 text = f"requested: {asked}, used: {used}, capacity: {most}"
                 return "Deferred", f"Node didn't have enough resource: {name}, {text}"
         return None
+
+    def wake(self, uids: Iterable[str]) -> None:
+        """Something that concerns these pods changed."""
+        for uid in uids:
+            if uid in self._running:
+                self._running[uid].wake()
 
     def wake_all(self) -> None:
         """Something that concerns all pods changed."""

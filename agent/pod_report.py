@@ -1,11 +1,14 @@
 """Writes a pod's status to the API, when it says something new."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from agent.dra.claims import ClaimError
+from agent.dra.health import told
 from agent.pod_conditions import make_condition
 from agent.pod_context import PodContext
 from agent.pod_state import all_specs
@@ -57,6 +60,7 @@ class PodReporter:
                 is_final=is_final,
             )  # fmt: skip
             status |= context.node.resizes.status(context.pod, status)
+            self._add_health(status)
             if not context.node.runtime.is_simulated:
                 await asyncio.to_thread(self._add_messages, status)
             if disrupted:
@@ -68,6 +72,23 @@ class PodReporter:
 
     def _old(self) -> Mapping[str, Any]:
         return self._context.pod.get("status") or {}
+
+    def _add_health(self, status: dict[str, Any]) -> None:
+        """Add how the devices are that containers were given."""
+        node, pod, uid = self._context.node, self._context.pod, self._context.uid
+        devices, claims = node.devices, node.claims
+        has_devices = devices is not None and uid in devices.holders()
+        has_claims = claims is not None and bool(pod["spec"].get("resourceClaims"))
+        if not (has_devices or has_claims):
+            return
+        specs = {spec["name"]: spec for _, spec in all_specs(pod)}
+        for one in (one for group in _GROUPS for one in status.get(group, ())):
+            found = devices.health(uid, one["name"]) if devices is not None else []
+            if claims is not None and has_claims:
+                with contextlib.suppress(ClaimError):  # its claims have yet to be made
+                    found += told(claims.given(pod, specs[one["name"]]), claims.health)
+            if found:
+                one["allocatedResourcesStatus"] = found
 
     def _add_messages(self, status: dict[str, Any]) -> None:
         """Add what containers left in their termination message files."""
@@ -86,10 +107,13 @@ class PodReporter:
 
     async def write(self, status: dict[str, Any]) -> None:
         """Send a status when it says something new. A pod that is gone or another by now needs none."""
-        if status == self._written:
+        if self._context.is_static:
+            self._context.keep_status(status)
+        shown = self._context.shown
+        if shown is None or (status, shown["metadata"]["uid"]) == self._written:
             return
-        metadata = self._context.pod["metadata"]
-        patch = {"metadata": {"uid": self._context.uid}, "status": _as_patch(status)}
+        metadata = shown["metadata"]
+        patch = {"metadata": {"uid": metadata["uid"]}, "status": _as_patch(status)}
         began = time.perf_counter()
         try:
             await self._context.node.client.patch(
@@ -100,7 +124,7 @@ class PodReporter:
             return
         seconds = time.perf_counter() - began
         self._context.node.metrics.observe("kubelet_pod_status_sync_duration_seconds", seconds)
-        self._written = status
+        self._written = (status, metadata["uid"])
 
 
 def _as_patch(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ REFRESH_SECONDS = 60.0
 RELIST_SECONDS = 30.0
 # … and at one that has ended, this often.
 _REST_SECONDS = 600.0
+_END_SECONDS = 0.02
 _RETRY_SECONDS = 1.0
 # A start that takes longer than this is told of before it is done.
 _SLOW_SECONDS = 0.4
@@ -44,6 +45,8 @@ _STATES = {
     cri.CONTAINER_CREATED: "created", cri.CONTAINER_RUNNING: "running", cri.CONTAINER_EXITED: "exited",
 }  # fmt: skip
 _EVICTION_SECONDS = 1
+# An API server that doesn't answer holds a pod up this long; then it is tried again after at most so long.
+_TELL_SECONDS, _MAX_UNTOLD_SECONDS = 5.0, 5.0
 _MAX_KEPT = 2  # attempts of a container that are kept: the newest and the one before it, for its logs
 
 
@@ -68,6 +71,8 @@ class PodRuntime:
         self._end: Mapping[str, str] | None = None  # why the node ended the pod
         self._end_grace: int | None = None  # how long its containers get then; their own time when None
         self._is_evicted = False  # that was for the node's own sake
+        self.comes_back = False  # a static pod whose manifest went and came again while it was ending
+        self._untold = 0  # statuses in a row that could not be told
         self.ended = asyncio.Event()  # nothing of it runs, and the API was told
 
     @property
@@ -102,6 +107,21 @@ class PodRuntime:
     def wake(self) -> None:
         """Something may have changed: look again."""
         self._context.wake()
+
+    def show_by(self, mirror: Pod | None) -> None:
+        """A static pod is shown by this pod of the API from now on."""
+        before, self._context.mirror = self._context.mirror, mirror
+        if mirror is not None and (before is None or before["metadata"]["uid"] != mirror["metadata"]["uid"]):
+            self._context.wake()
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether a pod of the API shows this static one."""
+        return self._context.mirror is not None
+
+    def now(self) -> str | None:
+        """Return the time as the API tells it."""
+        return self._reporter.now()
 
     def refresh(self) -> None:
         """An object behind the pod's files changed."""
@@ -258,6 +278,7 @@ class PodRuntime:
             await self._rest()
             return _REST_SECONDS
         decision = pod_worker.Decision()
+        self._context.memory.max_backoff = self._node.config.settings.max_backoff_seconds
         while True:
             seen = await self._look()
             self._probes.keep(seen)
@@ -267,9 +288,20 @@ class PodRuntime:
             if not decision.actions or not await self._act(decision.actions):
                 break
         self._timing.seen(seen)
-        await self._reporter.report()
+        await self._tell()
         await self._tidy(seen)
         return await self._until(decision)
+
+    async def _tell(self) -> None:
+        """Report; a pod is looked after even while the API can't be told of it."""
+        try:
+            async with asyncio.timeout(_TELL_SECONDS):
+                await self._reporter.report()
+        except (APIError, ConnectionFailed, TimeoutError) as error:
+            self._untold += 1
+            log.warning("the status of pod %s was not told: %s", self._context.name, error)
+        else:
+            self._untold = 0
 
     async def _rest(self) -> None:
         """End what still runs of a pod that is over, and keep its logs and statuses."""
@@ -293,6 +325,8 @@ class PodRuntime:
         now = time.time()
         waits = [decision.look_again_at - now] if decision.look_again_at is not None else []
         waits += [at - now for at in self._context.memory.not_before.values() if at > now]
+        if self._untold:
+            waits.append(min(_RETRY_SECONDS * 2 ** min(self._untold - 1, 10), _MAX_UNTOLD_SECONDS))
         if decision.actions:  # something of them failed
             waits.append(_RETRY_SECONDS)
         if deadline := self.pod["spec"].get("activeDeadlineSeconds"):
@@ -351,7 +385,7 @@ class PodRuntime:
         self._refreshed_at, self._is_stale = time.monotonic(), False
         if not self._node.runtime.is_simulated:
             with self._node.metrics.timed("kubelet_cgroup_manager_duration_seconds", "create"):
-                await asyncio.to_thread(cgroups.make_pod, self.pod)
+                await asyncio.to_thread(cgroups.make_pod, self.pod, self._node.config.settings.pids_limit)
         try:
             config = self._context.sandbox_config(attempt)
         except (NameTooLong, ConfigError) as error:
@@ -380,6 +414,9 @@ class PodRuntime:
         await self._look()
         if not self.deleted:
             await self._reporter.report(self._end, is_final=True)
+        if self.comes_back:  # and counts its restarts on
+            await self._node.runtime.stop_sandbox(seen.sandbox_id)
+            return True
         for sandbox_id in filter(None, (seen.sandbox_id, *seen.old_sandboxes)):
             with contextlib.suppress(RuntimeFailure):
                 await self._node.runtime.stop_sandbox(sandbox_id)
@@ -401,6 +438,9 @@ class PodRuntime:
             waking = asyncio.create_task(self._context.changed.wait())
             await asyncio.wait({stops, waking}, return_when=asyncio.FIRST_COMPLETED)
             waking.cancel()
+            if not stops.done():
+                # What woke us is mostly the end itself, a moment before it is seen here: then one report says it all.
+                await asyncio.wait({stops}, timeout=_END_SECONDS)
             self._context.changed.clear()
             shorter = self._grace_seconds()
             if not stops.done() and shorter < grace - 1:

@@ -1,8 +1,9 @@
 """Makes and starts a pod's containers: image, environment, mounts, and the reasons users see when one can't be had."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from agent.pod_worker import StartContainer
 from agent.security import verify_user
 
 _MAX_PAUSE_SECONDS = 30.0
+_STATIC_GATE_SECONDS = 2.0
 
 
 class ContainerStarter:
@@ -31,10 +33,22 @@ class ContainerStarter:
     async def start_all(self, actions: Sequence[StartContainer]) -> bool:
         """Start containers together; returns whether there is something new to look at."""
         context = self._context
-        if not context.pod["spec"].get("hostNetwork"):
+        if not context.pod["spec"].get("hostNetwork") and not self._was_let_in():
             ips = tuple(context.seen.ips) or tuple(ip for ip in (context.seen.ip,) if ip)
-            await context.node.network_gate(context.pod["metadata"]["namespace"], ips)
+            gate = context.node.network_gate(context.pod["metadata"]["namespace"], ips)
+            with contextlib.suppress(TimeoutError):  # static pods may be what an API needs to come
+                async with asyncio.timeout(_STATIC_GATE_SECONDS if context.is_static else None):
+                    await gate
         return any(await asyncio.gather(*(self.start(one) for one in actions)))
+
+    def _was_let_in(self) -> bool:
+        """Whether a container of the present sandbox has been started before: the rules for it were there then."""
+        seen = self._context.seen
+        return any(
+            one.sandbox_id == seen.sandbox_id and one.started_at > 0
+            for attempts in seen.containers.values()
+            for one in attempts
+        )
 
     async def start(self, action: StartContainer) -> bool:
         """Make and start one container; failures are remembered as what it waits for. Returns whether to look again."""
@@ -136,7 +150,7 @@ class ContainerStarter:
         context = self._context
         node, pod, seen = context.node, context.pod, context.seen
         links = pod["spec"].get("enableServiceLinks", True)
-        services = service_variables(node.services(), pod["metadata"]["namespace"], links=links)
+        services = service_variables(self._services(), pod["metadata"]["namespace"], links=links)
         environment = await make_environment(
             pod, spec, services, context.fetch_once, context.facts(), context.from_file
         )
@@ -159,12 +173,18 @@ class ContainerStarter:
             seen.sandbox_id, config, context.sandbox_config(seen.sandbox_attempt)
         )
 
+    def _services(self) -> Sequence[Mapping[str, Any]]:
+        found = self._context.node.services()
+        if found is None and not self._context.is_static:
+            raise ConfigError("services have not yet been read at least once, cannot construct envvars")
+        return found or ()
+
     def _mounts(self, spec: Spec, attempt: int, environment: dict[str, str]) -> list[Any]:
         context = self._context
         mounts = context.node.volumes.mounts(context.pod, spec, environment)
         taken = {one.container_path for one in mounts}
         ips = context.seen.ips or [ip for ip in (context.seen.ip,) if ip]
-        hosts = write_hosts(context.folder, context.pod, ips, context.node.config.cluster_domain)
+        hosts = write_hosts(context.folder, context.pod, ips, context.node.config.settings.cluster_domain)
         if "/etc/hosts" not in taken:
             mounts.append(container_config.mount("/etc/hosts", hosts, readonly=False))
         note = context.folder / "termination" / f"{spec['name']}-{attempt}"

@@ -14,6 +14,7 @@ STEADY_SECONDS = 600.0
 # Static and system pods stand above this and go last of all.
 CRITICAL_PRIORITY = 2_000_000_000
 RESTART_ALL = "RestartAllContainers"
+MIRROR, HASH, SOURCE = "kubernetes.io/config.mirror", "kubernetes.io/config.hash", "kubernetes.io/config.source"
 GROUPS = ("initContainers", "containers", "ephemeralContainers")
 
 Pod = Mapping[str, Any]
@@ -91,6 +92,7 @@ class Memory:
     # id: why its liveness or startup probe gave it up, and the probe whose grace period counts
     unhealthy: dict[str, tuple[str, str]] = field(default_factory=dict)
     hooking: set[str] = field(default_factory=set)  # ids whose postStart hook is under way
+    max_backoff: float = MAX_BACKOFF_SECONDS  # the longest wait before a container is started again
     resized: dict[str, str] = field(default_factory=dict)  # id: why it must be restarted to get its new resources
 
 
@@ -157,11 +159,11 @@ def init_again(pod: Pod, spec: Spec, exit_code: int) -> bool:
 
 
 def backoff_seconds(exited: ContainerSeen, memory: Memory) -> float:
-    """Return how long after its end a container may be started again: 0, 10, 20, 40, … up to 300 s."""
+    """Return how long after its end a container may be started again: 0, 10, 20, 40, … up to 300 s, or less."""
     crashes = crashes_before(exited, memory)
     if crashes == 0 or was_steady(exited):
         return 0.0
-    return float(min(BACKOFF_SECONDS * 2 ** min(crashes - 1, 10), MAX_BACKOFF_SECONDS))
+    return float(min(BACKOFF_SECONDS * 2 ** min(crashes - 1, 10), memory.max_backoff))
 
 
 def crashes_before(exited: ContainerSeen, memory: Memory) -> int:
@@ -209,6 +211,15 @@ def is_over(pod: Pod) -> bool:
 
 def is_critical(pod: Pod) -> bool:
     """Whether the node must not end a pod for its own sake."""
-    return int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY or "kubernetes.io/config.mirror" in (
-        pod["metadata"].get("annotations") or {}
-    )
+    return int(pod["spec"].get("priority") or 0) >= CRITICAL_PRIORITY or is_static(pod)
+
+
+def is_static(pod: Pod) -> bool:
+    """Whether a pod is one of this node's own manifests, or its mirror."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return MIRROR in annotations or annotations.get(SOURCE, "api") != "api"
+
+
+def is_mirror(pod: Pod) -> bool:
+    """Whether a pod of the API shows one of a node's own manifests."""
+    return MIRROR in (pod["metadata"].get("annotations") or {})

@@ -3,7 +3,7 @@
 Source: https://kubernetes.io/docs/tasks/configure-pod-container/security-context/
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,15 @@ def verify_user(pod: Pod, container: Mapping[str, Any], image: Any) -> None:
         raise ConfigError(f"container has runAsNonRoot and image will run as root {whose}")
 
 
-def forbidden_sysctl(pod: Pod) -> str:
-    """Return why a pod's sysctls are refused, "" when they are not."""
+def forbidden_sysctl(pod: Pod, allows: Callable[[str], bool] = lambda _: False) -> str:
+    """Return why a pod's sysctls are refused, "" when they are not.
+
+    Args: `allows` tells whether an administrator allowed one that is not safe by itself.
+    """
     spec = pod["spec"]
     for one in (spec.get("securityContext") or {}).get("sysctls") or ():
         name = one["name"].replace("/", ".")
-        if name not in SAFE_SYSCTLS:
+        if name not in SAFE_SYSCTLS and not allows(name):
             return f'forbidden sysctl: "{one["name"]}" not allowlisted'
         if name.startswith("net.") and spec.get("hostNetwork"):
             return f'forbidden sysctl: "{one["name"]}" not allowed with host net enabled'

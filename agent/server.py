@@ -151,23 +151,32 @@ class AgentServer:
             wanted["stderr"] = False
         return {"container_id": seen.id, "tty": tty, **wanted}
 
+    def _running(self, request: web.Request) -> ContainerSeen:
+        """Return the running container that is to be joined. Raises: what streams are refused with."""
+        info = request.match_info
+        found, name = self._pods.find(info["namespace"], info["pod"]), info["container"]
+        if found is None:
+            raise _refused(404, "pod does not exist")
+        attempts = found.seen.containers.get(name)
+        if not attempts or attempts[0].state != "running":
+            raise _refused(500, f'container not found ("{name}")')
+        return attempts[0]
+
     async def _exec(self, request: web.Request) -> web.StreamResponse:
-        _, seen = self._container(request)
-        if seen.state != "running":
-            raise web.HTTPBadRequest(text=f"container {seen.name} is not running")
+        seen = self._running(request)
         command = request.query.getall("command", [])
         call = cri.ExecRequest(cmd=command, **self._streams(request, seen))
         return await self._proxy(request, self._runtime.exec_url(call))
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
-        _, seen = self._container(request)
+        seen = self._running(request)
         call = cri.AttachRequest(**self._streams(request, seen))
         return await self._proxy(request, self._runtime.attach_url(call))
 
     async def _port_forward(self, request: web.Request) -> web.StreamResponse:
         found = self._pods.find(request.match_info["namespace"], request.match_info["pod"])
         if found is None or not found.seen.sandbox_ready:
-            raise web.HTTPNotFound(text="the pod does not run on this node")
+            raise _refused(404, "pod does not exist")
         ports = [int(port) for text in request.query.getall("ports", []) for port in text.split(",")]
         call = cri.PortForwardRequest(pod_sandbox_id=found.seen.sandbox_id, port=ports)
         return await self._proxy(request, self._runtime.port_forward_url(call))
@@ -177,14 +186,16 @@ class AgentServer:
         try:
             url = await getting_url
         except RuntimeFailure as error:
-            raise web.HTTPInternalServerError(
-                text=str(error), headers={"X-Wherry-Error": _header(str(error))}
-            ) from error
+            raise _refused(500, str(error)) from error
         offered = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         protocols = [one for one in offered if one in _PROTOCOLS]
         if self._session is None:
             raise web.HTTPServiceUnavailable
-        async with self._session.ws_connect(url, protocols=protocols, max_msg_size=_MAX_MESSAGE) as backend:
+        try:
+            backend = await self._session.ws_connect(url, protocols=protocols, max_msg_size=_MAX_MESSAGE)
+        except aiohttp.ClientError as error:
+            raise _refused(500, f"error dialing the runtime: {error}") from error
+        async with backend:
             client = web.WebSocketResponse(
                 protocols=[backend.protocol] if backend.protocol else (), max_msg_size=_MAX_MESSAGE
             )
@@ -227,8 +238,11 @@ async def _copy(source: Any, target: Any) -> None:
             await target.send_str(message.data)
 
 
-def _header(text: str) -> str:
-    return text.replace("\n", " ").replace("\r", " ")[:1024]
+def _refused(status: int, text: str) -> web.HTTPException:
+    """Return the answer to who wanted a WebSocket; in a header too, as their libraries show no body then."""
+    header = text.replace("\n", " ").replace("\r", " ")[:1024]
+    answers = {404: web.HTTPNotFound, 500: web.HTTPInternalServerError}
+    return answers[status](text=text, headers={"X-Wherry-Error": header})
 
 
 def _number(query: Mapping[str, str], name: str) -> int | None:

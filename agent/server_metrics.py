@@ -18,11 +18,10 @@ from agent.node import VERSION
 from agent.node_services import NodeServices
 from agent.pod_manager import PodManager
 from agent.pod_runtime import PodRuntime
-from agent.pod_state import is_over
+from agent.pod_state import is_over, is_static
 from agent.statistics import NodeStatistics, boot_time_seconds
 from agent.volumes.manager import plugin_name
 
-_MIRROR = "kubernetes.io/config.mirror"
 _VOLUME_STATS = {
     "capacity_bytes": "capacityBytes", "available_bytes": "availableBytes", "used_bytes": "usedBytes",
     "inodes": "inodes", "inodes_free": "inodesFree", "inodes_used": "inodesUsed",
@@ -67,17 +66,12 @@ class MetricPages:
         yield from metric("kubelet_running_pods", "gauge", [({}, sum(one.seen.sandbox_ready for one in runtimes))])
         rows: list[Row] = [({"container_state": state}, states[state]) for state in ("created", "exited", "running")]
         yield from metric("kubelet_running_containers", "gauge", rows)
-        for wanted, told in (("desired", lambda _: True), ("active", _is_active)):
+        for wanted, told in (("desired", lambda one: not one.deleted), ("active", _is_active)):
             counts = Counter(_is_static(one) for one in runtimes if told(one))
             labelled: list[Row] = [({"static": value}, counts[value]) for value in ("", "true")]
             yield from metric(f"kubelet_{wanted}_pods", "gauge", labelled)
-        yield from metric("kubelet_mirror_pods", "gauge", [({}, sum(_is_static(one) == "true" for one in runtimes))])
-        working = Counter((_lifecycle(one), _is_static(one)) for one in runtimes)
-        found: list[Row] = [
-            ({"config": "desired", "lifecycle": lifecycle, "static": static}, count)
-            for (lifecycle, static), count in sorted(working.items())
-        ]
-        yield from metric("kubelet_working_pods", "gauge", found)
+        yield from metric("kubelet_mirror_pods", "gauge", [({}, sum(one.is_mirrored for one in runtimes))])
+        yield from metric("kubelet_working_pods", "gauge", _working(runtimes))
         debuggers = sum(len(one.pod["spec"].get("ephemeralContainers") or ()) for one in runtimes)
         yield from metric("kubelet_managed_ephemeral_containers", "gauge", [({}, debuggers)])
         yield from metric("kubelet_metrics_provider", "gauge", [({"provider": "cri"}, 1)])
@@ -118,7 +112,22 @@ def _claim(stats: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_static(one: PodRuntime) -> str:
-    return "true" if _MIRROR in (one.pod["metadata"].get("annotations") or {}) else ""
+    return "true" if is_static(one.pod) else ""
+
+
+def _working(runtimes: list[PodRuntime]) -> list[Row]:
+    """Return how many pods there are of each kind: whether somebody wants them, how far they are, whose they are."""
+    counts = Counter((_wanted(one), _lifecycle(one), _is_static(one)) for one in runtimes)
+    return [
+        ({"config": wanted, "lifecycle": lifecycle, "static": static}, counts[wanted, lifecycle, static])
+        for wanted in ("desired", "orphan", "runtime_only")
+        for lifecycle in ("sync", "terminating", "terminated")
+        for static in (("unknown",) if wanted == "runtime_only" else ("", "true"))
+    ]
+
+
+def _wanted(one: PodRuntime) -> str:
+    return "orphan" if one.deleted else "desired"
 
 
 def _is_active(one: PodRuntime) -> bool:

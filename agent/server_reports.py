@@ -168,26 +168,43 @@ async def _query_logs(request: web.Request) -> web.StreamResponse:
 
 def _configuration(config: AgentConfig) -> dict[str, Any]:
     """Return as a KubeletConfiguration what of one holds here; times are told as kubelets tell them."""
-    reserved = {"cpu": f"{config.reserved_cpu_millis}m", "memory": str(config.reserved_memory_bytes)}
+    now = config.settings
     return {
         "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "address": config.address, "port": config.port, "maxPods": config.max_pods, "podCIDR": config.pod_cidr,
-        "clusterDomain": config.cluster_domain, "clusterDNS": [config.cluster_dns] if config.cluster_dns else [],
+        "address": config.address, "port": config.port, "maxPods": now.max_pods, "podCIDR": config.pod_cidr,
+        "clusterDomain": now.cluster_domain, "clusterDNS": list(now.cluster_dns),
         "staticPodPath": str(config.static_pod_dir or ""), "podLogsDir": str(config.logs_dir),
         "containerRuntimeEndpoint": f"unix://{config.runtime_socket}", "cpuManagerPolicy": config.cpu_manager_policy,
         "memoryManagerPolicy": "None", "topologyManagerPolicy": "none", "cgroupDriver": "cgroupfs",
-        "cgroupsPerQOS": True, "enforceNodeAllocatable": ["pods"], "kubeReserved": reserved, "failSwapOn": False,
-        "seccompDefault": True, "serializeImagePulls": False, "readOnlyPort": 0, "enableServer": True,
+        "cgroupsPerQOS": True, "enforceNodeAllocatable": ["pods"], "kubeReserved": now.reserved, "failSwapOn": False,
+        "seccompDefault": True, "serializeImagePulls": now.max_pulls == 1, "readOnlyPort": 0, "enableServer": True,
         "enableDebuggingHandlers": True, "enableSystemLogHandler": True, "enableSystemLogQuery": True,
         "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}},
         "authorization": {"mode": "Webhook"}, "rotateCertificates": config.rotate_certificates,
         "serverTLSBootstrap": config.rotate_certificates,
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "5%"},
-        "imageGCHighThresholdPercent": 85, "imageGCLowThresholdPercent": 80,
-        "nodeStatusUpdateFrequency": "10s", "nodeStatusReportFrequency": "5m0s", "nodeLeaseDurationSeconds": 40,
-        "shutdownGracePeriod": f"{config.shutdown_seconds}s",
-        "shutdownGracePeriodCriticalPods": f"{config.shutdown_critical_seconds}s",
+        "evictionHard": now.eviction_hard, "imageMinimumGCAge": shown(now.image_min_age),
+        "imageMaximumGCAge": shown(now.image_max_age),
+        "imageGCHighThresholdPercent": now.image_gc_high, "imageGCLowThresholdPercent": now.image_gc_low,
+        "nodeStatusUpdateFrequency": shown(now.status_seconds), "nodeStatusReportFrequency": shown(now.report_seconds),
+        "nodeLeaseDurationSeconds": now.lease_seconds, "shutdownGracePeriod": shown(now.shutdown_seconds),
+        "shutdownGracePeriodCriticalPods": shown(now.shutdown_critical_seconds),
+        "shutdownGracePeriodByPodPriority": [
+            {"priority": priority, "shutdownGracePeriodSeconds": int(length)}
+            for priority, length in now.shutdown_by_priority
+        ],
+        "containerLogMaxSize": str(now.log_max_bytes), "containerLogMaxFiles": now.log_max_files,
+        "containerLogMonitorInterval": shown(now.log_look_seconds), "allowedUnsafeSysctls": list(now.unsafe_sysctls),
+        "podPidsLimit": now.pids_limit or -1, "maxParallelImagePulls": now.max_pulls or None,
+        "crashLoopBackOff": {"maxContainerRestartPeriod": shown(now.max_backoff_seconds)},
     }  # fmt: skip
+
+
+def shown(seconds: float) -> str:
+    """Return a duration as Go shows it, such as 1m30s."""
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    rest = f"{seconds - whole + whole % 60:g}s"
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + rest
 
 
 def _below_logs(path: str) -> Path | None:

@@ -237,9 +237,9 @@ class APIServer:
     async def _serve(self, call: Call, record: Record | None) -> web.StreamResponse:
         """Answer a request if its user may make it; what is refused becomes a Status."""
         try:
-            self._authorizer.authorize(call.user, call.info)
+            reason = self._authorizer.authorize(call.user, call.info)
             if record is not None and self.auditor is not None:
-                self.auditor.allowed(record)
+                self.auditor.allowed(record, reason)
             if is_long(call.info):
                 return await self._dispatch(call)
             work = self._within(call) if "timeout" in call.query else self._dispatch(call)

@@ -19,7 +19,7 @@ from cluster.processes import running_pid
 USERS = 6
 COMPONENTS = ("apiserver", "controller-manager", "scheduler", "agent", "runtime", "dns")
 _MANIFESTS = Path(__file__).with_suffix(".yaml")
-_PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 120.0
 _SETTLE_SECONDS = 8.0
 _ENDED = "jsonpath={.status.containerStatuses[0].state.terminated.reason}"
 
@@ -45,7 +45,7 @@ def main() -> dict[str, object]:
                 name: {"p50": round(percentile(found, 0.5), 1), "max": round(max(found), 1)}
                 for name, found in sorted(soak.seconds.items())
             },
-            "left_behind": _left(layout, soak), "memory_mb": {"before": before, "after": _memory(layout)},
+            "left_behind": left(layout, soak), "memory_mb": {"before": before, "after": _memory(layout)},
         }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def _memory(layout: Layout) -> dict[str, float]:
     return {name: memory_mb(running_pid(layout, name) or 0) for name in COMPONENTS}
 
 
-def _left(layout: Layout, soak: "Soak") -> dict[str, int]:
+def left(layout: Layout, soak: "Soak") -> dict[str, int]:
     """Return how much there is that nothing needs any more; all should be 0."""
     mounts = Path("/proc/self/mounts").read_text().count(f"{layout.root}/agent/pods")
     containers = len(list((layout.root / "runtime" / "containers").iterdir()))
@@ -101,13 +101,13 @@ class Soak:
     def kubectl(self, *arguments: str) -> str:
         """Return what kubectl prints. Raises: Failed with what it says."""
         argv = ["kubectl", "--kubeconfig", self._kubeconfig, *arguments]
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         if done.returncode:
             raise Failed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
     def _until_true(self, check: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not check():
             if time.monotonic() > deadline:
                 raise Failed(f"no {what} in time")

@@ -170,6 +170,13 @@ def scheduler(
 @click.option("--leader-elect-lease-duration", default=15.0, help="How long the lease holds, in seconds.")
 @click.option("--leader-elect-renew-deadline", default=10.0, help="How long the leader tries to renew it, in seconds.")
 @click.option("--leader-elect-retry-period", default=2.0, help="How often it is tried, in seconds.")
+@click.option("--node-monitor-grace-period", default=40.0, help="How long a node may be silent, in seconds.")
+@click.option("--node-eviction-rate", default=0.1, help="Nodes a second whose pods are driven away.")
+@click.option("--secondary-node-eviction-rate", default=0.01, help="The same in a large zone that is mostly away.")
+@click.option("--large-cluster-size-threshold", default=50, help="A zone of at most so many nodes is small.")
+@click.option("--unhealthy-zone-threshold", default=0.55, help="The share of a zone's nodes that is most of them.")
+@click.option("--terminated-pod-gc-threshold", default=12_500, help="How many ended pods are kept; 0 keeps all.")
+@click.option("--horizontal-pod-autoscaler-sync-period", default=15.0, help="How often metrics are read, in seconds.")
 def controller_manager(
     data_dir: Path, kubeconfig: Path | None, leader_elect: bool, verbose: bool, **given: Any
 ) -> None:
@@ -186,6 +193,7 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
     """Return the controllers' options; what names no place lies in the data folder."""
     from controllers.certificate_signer import Authority
     from controllers.local_path import Settings
+    from controllers.node_zones import EvictionRates
 
     cert = given["cluster_signing_cert_file"] or layout.pki / "ca.crt"
     key = given["cluster_signing_key_file"] or layout.pki / "ca.key"
@@ -201,6 +209,15 @@ def _manager_options(layout: Layout, given: Mapping[str, Any]) -> dict[str, Any]
         "lease_seconds": tuple(
             given[f"leader_elect_{name}"] for name in ("lease_duration", "renew_deadline", "retry_period")
         ),
+        "node_monitor_grace_seconds": given["node_monitor_grace_period"],
+        "eviction_rates": EvictionRates(
+            given["node_eviction_rate"],
+            given["secondary_node_eviction_rate"],
+            given["large_cluster_size_threshold"],
+            given["unhealthy_zone_threshold"],
+        ),
+        "terminated_pod_threshold": given["terminated_pod_gc_threshold"],
+        "autoscaler_sync_seconds": given["horizontal_pod_autoscaler_sync_period"],
     }
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from cluster.components import (
     verbose_option,
 )
 from cluster.layout import Layout
+
+if TYPE_CHECKING:
+    from agent.settings import Settings as AgentSettings
 
 
 def simulation_options(command: Any) -> Any:
@@ -90,6 +93,14 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool, 
 @click.option("--rotate-certificates", is_flag=True, help="Ask for new certificates before this node's run out.")
 @click.option("--cpu-manager-policy", type=click.Choice(["none", "static"]), default="none")
 @click.option(
+    "--kubelet-config", type=click.Path(path_type=Path),
+    help="A KubeletConfiguration; kubelet.yaml in the data folder when left out. Followed while the agent runs.",
+)  # fmt: skip
+@click.option(
+    "--config-dir", type=click.Path(path_type=Path),
+    help="A folder of *.conf files laid over it; kubelet.conf.d in the data folder when left out.",
+)  # fmt: skip
+@click.option(
     "--shutdown-grace-period", default=30, show_default=True,
     help="Seconds that pods have to end when SIGUSR1 tells that the machine is about to stop; 0 for no such care.",
 )  # fmt: skip
@@ -117,6 +128,7 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         from cluster.pki import Pki
 
         cert, key = Pki(layout.pki).server("agent", f"system:node:{name}", agent_hosts(name), ["system:nodes"])
+    files, body, settings, fixed = _configuration(data_dir, given)
     static = given["static_pods"] or data_dir / "static-pods"
     client = client_config(layout, "agent", kubeconfig)
     if given["rotate_certificates"] and not client.cert_file:  # machines that joined long ago have them inline
@@ -129,14 +141,56 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         node_network=given["node_network"], load_balancer=given["load_balancer"],
         cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
         service_cidr=given["service_cidr"],
-        cluster_dns=given["cluster_dns"],
         static_pod_dir=static, proxy=given["proxy"], cpu_manager_policy=given["cpu_manager_policy"],
         rotate_certificates=given["rotate_certificates"],
         credential_providers=_providers(given["provider_config"], given["provider_folder"]),
-        shutdown_seconds=given["shutdown_grace_period"],
-        shutdown_critical_seconds=given["shutdown_grace_period_critical_pods"],
+        settings=settings, config_file=files[0], config_dir=files[1], configuration=body, fixed_settings=fixed,
     )  # fmt: skip
+    config = replace(config, **_from_file(body))
     run_component(lambda: run(config), verbose=verbose)
+
+
+# Flags that say what a KubeletConfiguration may say, too: they win where they are given.
+_SETTING_FLAGS = {
+    "cluster_dns": "cluster_dns", "shutdown_grace_period": "shutdown_seconds",
+    "shutdown_grace_period_critical_pods": "shutdown_critical_seconds",
+}  # fmt: skip
+_START_FLAGS = {"static_pod_dir": "static_pods", "runtime_socket": "cri_endpoint"}
+
+
+def _is_given(flag: str) -> bool:
+    source = click.get_current_context().get_parameter_source(flag)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def _configuration(
+    data_dir: Path, given: dict[str, Any]
+) -> tuple[tuple[Path, Path], dict[str, Any], "AgentSettings", dict[str, Any]]:
+    """Return the node's configuration files, what they hold, the settings in force and those that flags fix."""
+    from agent import kubelet_config
+
+    file = given["kubelet_config"] or data_dir / "kubelet.yaml"
+    folder = given["config_dir"] or data_dir / "kubelet.conf.d"
+    fixed = {name: given[flag] for flag, name in _SETTING_FLAGS.items() if _is_given(flag)}
+    if "cluster_dns" in fixed:
+        fixed["cluster_dns"] = tuple(part.strip() for part in fixed["cluster_dns"].split(",") if part.strip())
+    try:
+        body = kubelet_config.read(file, folder)
+        settings = kubelet_config.settings(body, fixed)
+        kubelet_config.at_start(body)
+    except kubelet_config.BadConfiguration as error:
+        raise click.ClickException(f"the node's configuration: {error}") from error
+    if names := kubelet_config.left_out(body):
+        click.echo(f"not taken from the node's configuration: {', '.join(names)}", err=True)
+    return (file, folder), body, settings, fixed
+
+
+def _from_file(body: dict[str, Any]) -> dict[str, Any]:
+    """Return what a configuration says of the agent's start, where no flag says otherwise."""
+    from agent import kubelet_config
+
+    found = kubelet_config.at_start(body)
+    return {name: value for name, value in found.items() if not _is_given(_START_FLAGS.get(name, name))}
 
 
 @click.command("dns")

@@ -6,8 +6,9 @@ from pathlib import Path
 _STOP_SECONDS = 30
 
 
-def stop_sandboxes(socket: Path) -> None:
-    """Stop and remove every sandbox a runtime holds, all at once."""
+def stop_sandboxes(socket: Path, log: Path) -> None:
+    """Stop every sandbox a runtime holds, all at once. Raises: ClickException when the runtime does not answer."""
+    import click
     import grpc
 
     from agent.cri import api_pb2 as cri
@@ -15,7 +16,12 @@ def stop_sandboxes(socket: Path) -> None:
 
     with grpc.insecure_channel(f"unix:{socket}") as channel:
         runtime = RuntimeServiceStub(channel)
-        found = runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=_STOP_SECONDS, wait_for_ready=True).items
+        try:
+            asked = cri.ListPodSandboxRequest()
+            found = runtime.ListPodSandbox(asked, timeout=_STOP_SECONDS, wait_for_ready=True).items
+        except grpc.RpcError as error:
+            told = f"The runtime at {socket} does not answer, so pods were not stopped: {error.details()}"
+            raise click.ClickException(f"{told}\nSee {log}") from error
         calls = [
             runtime.StopPodSandbox.future(cri.StopPodSandboxRequest(pod_sandbox_id=one.id), timeout=_STOP_SECONDS)
             for one in found

@@ -424,7 +424,7 @@ def _stop_pods(layout: Layout, settings: Settings, supervisor: int | None) -> No
             with layout.log_file("runtime").open("ab") as log:
                 ours = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         endpoint = settings.cri_endpoint.removeprefix("unix://")
-        stop_sandboxes(Path(endpoint) if endpoint else layout.runtime_socket)
+        stop_sandboxes(Path(endpoint) if endpoint else layout.runtime_socket, layout.log_file("runtime"))
     finally:
         if ours is not None:
             ours.terminate()

@@ -147,7 +147,9 @@ class CronJobController(Controller[ObjectKey]):
         involved = reference(CRON_JOBS, cron_job.metadata)
         for known in cron_job.status.active:
             job = by_uid.get(known.get("uid", ""))
-            if job is None:
+            if job is None and await self._is_there(known):
+                active.append(dict(known))
+            elif job is None:
                 message = f"Active job went missing: {known.get('name')}"
                 await self._recorder.event(involved, "Normal", "MissingJob", message)
             elif (end := job.finished) is not None:
@@ -169,6 +171,14 @@ class CronJobController(Controller[ObjectKey]):
         status["lastSuccessfulTime"] = max([*ends, cron_job.status.lastSuccessfulTime or ""]) or None
         return status
 
+    async def _is_there(self, known: dict[str, str]) -> bool:
+        """Ask the server: a Job made a moment ago may be in the status before it is in the cache."""
+        try:
+            found = await self._client.get(JOBS, known.get("name", ""), known.get("namespace", ""))
+        except NotFound:
+            return False
+        return found["metadata"]["uid"] == known.get("uid")
+
     async def _active_as_stored(self, cron_job: CronJob) -> frozenset[str]:
         """Return the uids of the Jobs that the stored status tells of."""
         metadata = cron_job.metadata
@@ -187,7 +197,7 @@ class CronJobController(Controller[ObjectKey]):
             await self._recorder.event(involved, "Warning", "UnknownTimeZone", str(error))
             return DONE
         except BadSchedule as error:
-            message = f"unparseable schedule: {cron_job.spec.schedule} : {error}"
+            message = f'unparseable schedule: "{cron_job.spec.schedule}" : {error}'
             await self._recorder.event(involved, "Warning", "UnparseableSchedule", message)
             return DONE
         if found.missed > _MANY_MISSED:

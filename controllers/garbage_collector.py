@@ -1,7 +1,7 @@
 """The garbage collector: what nobody owns any more goes; what is deleted takes its dependents along, or frees them.
 
 It watches the metadata of every resource the server lets it delete. The graph is only a hint: before anything is
-deleted, the object and the absence of its owners are confirmed with the server.
+deleted, the absence of its owners is confirmed with the server, and a deletion names the version that was judged.
 Source: https://kubernetes.io/docs/concepts/architecture/garbage-collection/
 """
 
@@ -27,7 +27,8 @@ DISCOVERY_SECONDS = 30.0
 SETTLE_SECONDS = 1.0
 """An owner may show up in its watch a moment after its dependents do in theirs."""
 UNKNOWN_KIND_SECONDS = 60.0
-MAX_ABSENT = 500
+MAX_ABSENT = 5000
+"""So many owners are remembered as gone; each that is not costs a question for each of its dependents."""
 _IGNORED = frozenset(("events",))
 _DEFINE_KINDS = frozenset(("customresourcedefinitions.apiextensions.k8s.io", "apiservices.apiregistration.k8s.io"))
 
@@ -46,7 +47,7 @@ class GarbageCollector(Controller[str]):
     """Follows owner references. Keys are uids."""
 
     name = "garbage-collector"
-    workers = 10
+    workers = 20
 
     def __init__(self, client: Client, informers: InformerFactory, recorder: EventRecorder) -> None:
         super().__init__()
@@ -100,8 +101,10 @@ class GarbageCollector(Controller[str]):
             if new is not None:
                 self._look_at(self._graph.put(vertex(resource, new.metadata)))
             else:
-                self._note_absent(old.metadata.uid)
-                self._look_at(self._graph.remove(old.metadata.uid))
+                uid = old.metadata.uid
+                if self._graph.has_dependents(uid):
+                    self._note_absent(uid)
+                self._look_at(self._graph.remove(uid))
 
         return changed
 
@@ -152,6 +155,11 @@ class GarbageCollector(Controller[str]):
 
     async def _judge(self, found: Vertex) -> Result:
         """Delete an object all of whose owners are gone or waiting; free it of such owners when it has others."""
+        if all(owner.uid in self._absent for owner in found.owners):
+            # Nothing about the owners is in doubt, and the version guards against what was not seen of the object.
+            version = self._informers.any_informer(found.resource).version_of(found.key)
+            await self._delete(found, version, found.finalizers, foreground=False)
+            return DONE
         live = await self._live(found)
         if live is None or live["metadata"].get("deletionTimestamp"):
             return DONE
@@ -167,7 +175,11 @@ class GarbageCollector(Controller[str]):
             dependents = self._graph.dependents(found.uid)
             if owners.waiting and any(dependent.awaits_dependents for dependent in dependents):
                 live = await self._unblock(found, live)
-            await self._delete(found, live, foreground=bool(owners.waiting and dependents))
+            metadata = live["metadata"]
+            await self._delete(
+                found, metadata["resourceVersion"], metadata.get("finalizers") or (),
+                foreground=bool(owners.waiting and dependents),
+            )  # fmt: skip
         return DONE
 
     async def _unblock(self, found: Vertex, live: dict[str, Any]) -> dict[str, Any]:
@@ -244,14 +256,12 @@ class GarbageCollector(Controller[str]):
             return None
         return live
 
-    async def _delete(self, found: Vertex, live: Mapping[str, Any], *, foreground: bool) -> None:
-        metadata = live["metadata"]
-        finalizers = metadata.get("finalizers") or ()
+    async def _delete(self, found: Vertex, version: str, finalizers: Sequence[str], *, foreground: bool) -> None:
         policy = "Foreground" if foreground or FOREGROUND in finalizers else "Background"
         policy = "Orphan" if ORPHAN in finalizers and not foreground else policy
         options = {
             # An owner added since we looked must save it.
-            "preconditions": {"uid": found.uid, "resourceVersion": metadata["resourceVersion"]},
+            "preconditions": {"uid": found.uid, "resourceVersion": version},
             "propagationPolicy": policy,
         }
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from controllers.attach_detach import AttachDetachController
@@ -13,6 +13,7 @@ from controllers.clusterrole_aggregation import ClusterRoleAggregationController
 from controllers.cronjob import CronJobController
 from controllers.daemonset import DaemonSetController
 from controllers.deployment import DeploymentController
+from controllers.device_taint_eviction import DeviceTaintEvictionController
 from controllers.disruption import DisruptionController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslice import EndpointSliceController
@@ -30,6 +31,7 @@ from controllers.metrics import MetricsServer, Observed
 from controllers.namespace import NamespaceController
 from controllers.node_ipam import NodeIPAMController
 from controllers.node_lifecycle import NodeLifecycleController
+from controllers.node_zones import EvictionRates
 from controllers.pod_gc import PodGCController
 from controllers.policy_status import PolicyStatusController
 from controllers.reconciler import Controller
@@ -65,6 +67,8 @@ class Options:
     """The name in the leader's lease; one that is stable over restarts takes its own lease back without a wait."""
     node_monitor_grace_seconds: float = 40.0
     """How long a node may be silent before it is called Unknown."""
+    eviction_rates: EvictionRates = field(default_factory=EvictionRates)
+    """How fast pods are driven from nodes that are away."""
     terminated_pod_threshold: int = 12_500
     """How many ended pods are kept; 0 keeps all."""
     vanished_node_seconds: float = 40.0
@@ -137,7 +141,7 @@ def make_controllers(
         DeploymentController(client, informers, recorder("deployment-controller")),
         DisruptionController(client, informers, recorder("controllermanager")),
         EndpointsController(client, informers),
-        EndpointSliceController(client, informers),
+        EndpointSliceController(client, informers, recorder("endpoint-slice-controller")),
         GarbageCollector(client, informers, recorder("garbage-collector-controller")),
         HorizontalPodAutoscalerController(
             client, informers, recorder("horizontal-pod-autoscaler"), sync_seconds=options.autoscaler_sync_seconds
@@ -145,7 +149,11 @@ def make_controllers(
         JobController(client, informers, recorder("job-controller")),
         NamespaceController(client, informers),
         NodeLifecycleController(
-            client, informers, recorder("node-controller"), grace_seconds=options.node_monitor_grace_seconds
+            client,
+            informers,
+            recorder("node-controller"),
+            grace_seconds=options.node_monitor_grace_seconds,
+            rates=options.eviction_rates,
         ),
         PodGCController(
             client,
@@ -188,6 +196,7 @@ def _of_networks(client: Client, informers: InformerFactory, options: Options) -
     found: list[Controller[Any]] = [
         EndpointSliceMirroringController(client, informers),
         ResourceClaimController(client, informers, EventRecorder(client, "resource_claim")),
+        DeviceTaintEvictionController(client, informers, EventRecorder(client, "device-taint-eviction")),
         ServiceAddressController(client, informers),
         ServiceRangeController(client, informers, cidrs=options.service_cidrs),
     ]
@@ -206,7 +215,13 @@ def _of_volumes(client: Client, informers: InformerFactory, options: Options) ->
         AttachDetachController(client, informers, EventRecorder(client, "attachdetach-controller")),
         ClaimProtectionController(client, informers),
         EphemeralVolumeController(client, informers, EventRecorder(client, "ephemeral_volume")),
-        VolumeBinder(client, informers, recorder, own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,))),
+        VolumeBinder(
+            client,
+            informers,
+            recorder,
+            own_provisioners=frozenset((LOCAL_PATH_PROVISIONER,)),
+            recycler_image=(options.local_path or LocalPath("")).image,
+        ),
         VolumeExpandController(client, informers, EventRecorder(client, "volume_expand")),
         VolumeProtectionController(client, informers),
     ]

@@ -69,7 +69,8 @@ class NodeLifecycleController(Controller[ObjectKey]):
     # ---- what wakes it
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
-        had_ready = self._zones.any_ready
+        zones = {zone_of(node) for node in (old, new) if node is not None}
+        before = self._zones.any_ready, [self._zones.rate(zone) for zone in zones]
         if new is None:
             if old is not None:
                 self._health.pop(old.metadata.name, None)
@@ -81,9 +82,11 @@ class NodeLifecycleController(Controller[ObjectKey]):
             if old is not None and ready_status(old) == "True" and ready_status(new) != "True":
                 self._health[new.metadata.name].mark_pods = True
             self.queue.add(new.metadata.key)
-        if had_ready != self._zones.any_ready:
+        after = self._zones.any_ready, [self._zones.rate(zone) for zone in zones]
+        if before != after:
             for node in self._nodes.list():
-                self.queue.add(node.metadata.key)
+                if before[0] != after[0] or zone_of(node) in zones:
+                    self.queue.add(node.metadata.key)
 
     def _note(self, node: Node) -> None:
         name, ready = node.metadata.name, condition_of(node.status.conditions, "Ready")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from controllers.views import Node
 
 REGION, ZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
-UNHEALTHY_SHARE = 0.55
 _FEW = 2
 """So many nodes away are never called a disruption of their zone."""
 
@@ -23,6 +22,8 @@ class EvictionRates:
     disrupted: float = 0.01
     large_zone: int = 50
     """A zone of at most so many nodes stands still while it is disrupted."""
+    unhealthy_share: float = 0.55
+    """A zone of whose nodes at least so many are away is disrupted."""
 
 
 def zone_of(node: Node) -> str:
@@ -37,9 +38,8 @@ class _Zone:
     away: set[str] = field(default_factory=set)
     next_at: float = -math.inf
 
-    @property
-    def is_disrupted(self) -> bool:
-        return len(self.away) > _FEW and len(self.away) >= UNHEALTHY_SHARE * (len(self.away) + len(self.ready))
+    def is_disrupted(self, unhealthy_share: float) -> bool:
+        return len(self.away) > _FEW and len(self.away) >= unhealthy_share * (len(self.away) + len(self.ready))
 
 
 class Zones:
@@ -80,7 +80,7 @@ class Zones:
         found = self._zones.get(zone, _Zone())
         if not self.any_ready:
             return 0.0
-        if not found.ready or not found.is_disrupted:
+        if not found.ready or not found.is_disrupted(self._rates.unhealthy_share):
             return self._rates.normal
         size = len(found.ready) + len(found.away)
         return self._rates.disrupted if size > self._rates.large_zone else 0.0

@@ -56,6 +56,10 @@ class OwnerGraph:
         """Return the objects that name `uid` as an owner."""
         return [self._vertices[dependent] for dependent in self._dependents.get(uid, ())]
 
+    def has_dependents(self, uid: str) -> bool:
+        """Say whether an object names `uid` as an owner."""
+        return uid in self._dependents
+
     def blocking_dependents(self, uid: str) -> list[Vertex]:
         """Return the dependents whose presence holds up a foreground deletion."""
         return [

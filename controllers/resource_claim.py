@@ -7,10 +7,11 @@ import contextlib
 import copy
 from typing import Any
 
+from controllers.device_views import ResourceClaim
 from controllers.informers import InformerFactory
 from controllers.ownership import owner_reference, reference
 from controllers.reconciler import DONE, Controller, Result
-from controllers.views import JSON, ObjectMeta, Pod, View
+from controllers.views import JSON, OwnerReference, Pod
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
 from machinery.client.events import EventRecorder
@@ -20,20 +21,6 @@ from machinery.errors import APIError, NotFound
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"
 FINALIZER = "resource.kubernetes.io/delete-protection"
 _OWNER_INDEX = "claims-of-pod"
-
-
-class ResourceClaimStatus(View, frozen=True):
-    """What a claim has, and for whom."""
-
-    allocation: JSON | None = None
-    reservedFor: tuple[JSON, ...] = ()
-
-
-class ResourceClaim(View, frozen=True):
-    """A ResourceClaim."""
-
-    metadata: ObjectMeta
-    status: ResourceClaimStatus = ResourceClaimStatus()
 
 
 class ResourceClaimController(Controller[tuple[str, ObjectKey]]):
@@ -53,7 +40,7 @@ class ResourceClaimController(Controller[tuple[str, ObjectKey]]):
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
-        if pod is None or not pod.spec.resourceClaims:
+        if pod is None or not (pod.spec.resourceClaims or pod.status.extendedResourceClaimStatus):
             return
         self.queue.add((PODS.plural, pod.metadata.key))
         if new is None or new.is_terminal:
@@ -145,7 +132,8 @@ class ResourceClaimController(Controller[tuple[str, ObjectKey]]):
         """Take a claim from pods that are through with it, and give its devices back when nobody is left."""
         kept = [one for one in claim.status.reservedFor if not await self._is_through(claim, one)]
         going = claim.metadata.deletionTimestamp is not None
-        own = claim.metadata.controller is not None and claim.metadata.controller.kind == PODS.kind
+        owner = claim.metadata.controller
+        own = owner is not None and owner.kind == PODS.kind
         status: dict[str, Any] = {}
         if len(kept) < len(claim.status.reservedFor):
             status["reservedFor"] = kept or None
@@ -156,6 +144,9 @@ class ResourceClaimController(Controller[tuple[str, ObjectKey]]):
         elif going and not kept and claim.status.allocation is None and FINALIZER in claim.metadata.finalizers:
             left = [one for one in claim.metadata.finalizers if one != FINALIZER]
             await self._patch(claim, {"metadata": {"finalizers": left or None}}, "")
+        elif own and not going and not kept and owner is not None and await self._is_over(claim, owner):
+            with contextlib.suppress(NotFound):
+                await self._client.delete(RESOURCE_CLAIMS, claim.metadata.name, claim.metadata.namespace)
 
     async def _is_through(self, claim: ResourceClaim, holder: JSON) -> bool:
         if holder.get("resource") != PODS.plural or holder.get("apiGroup"):
@@ -169,6 +160,11 @@ class ResourceClaimController(Controller[tuple[str, ObjectKey]]):
         except NotFound:
             return True
         return bool(live["metadata"]["uid"] != holder.get("uid"))
+
+    async def _is_over(self, claim: ResourceClaim, owner: OwnerReference) -> bool:
+        """Say whether the pod that a claim was made for will never use it any more."""
+        pod = self._pods.get(ObjectKey(claim.metadata.namespace, owner.name))
+        return pod is not None and pod.metadata.uid == owner.uid and pod.is_terminal
 
     async def _patch(self, claim: ResourceClaim, patch: dict[str, Any], subresource: str) -> None:
         metadata = {"resourceVersion": claim.metadata.resourceVersion, **patch.get("metadata", {})}

@@ -116,9 +116,10 @@ class ServiceTrigger:
             return
         for pod in (old, new):
             if pod is not None:
-                self._add_services_of(pod)
+                self.add_services_of(pod)
 
-    def _add_services_of(self, pod: Pod) -> None:
+    def add_services_of(self, pod: Pod) -> None:
+        """Put the Services of a pod into the queue."""
         labels = pod.metadata.labels.items()
         for service in self.services.list(pod.metadata.namespace):
             if service.spec.selector and service.spec.selector.items() <= labels:

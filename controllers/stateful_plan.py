@@ -48,9 +48,10 @@ def revision_of(pod: Pod) -> str:
 def follows_current(stateful_set: StatefulSet, ordinal: int) -> bool:
     """Whether a pod made now keeps to the current revision instead of the update's."""
     strategy, first = stateful_set.spec.updateStrategy, first_ordinal(stateful_set)
-    if strategy.type != "RollingUpdate":
-        return ordinal < first + stateful_set.status.currentReplicas
-    return ordinal < first + (strategy.rollingUpdate.partition if strategy.rollingUpdate else 0)
+    if strategy.rollingUpdate is not None:
+        return ordinal < first + strategy.rollingUpdate.partition
+    # With OnDelete it is the user's deletion that asks for the newest template.
+    return strategy.type == "RollingUpdate" and ordinal < first + stateful_set.status.currentReplicas
 
 
 def plan(stateful_set: StatefulSet, pods: Iterable[Pod], update: str, *, at: datetime) -> Plan:
@@ -128,28 +129,35 @@ def _shrink(
 def _update(stateful_set: StatefulSet, step: Plan, have: Sequence[Pod], update: str, *, at: datetime) -> None:
     """Delete pods of an older revision, the highest first, as many at once as may be unavailable."""
     rolling = stateful_set.spec.updateStrategy.rollingUpdate
-    partition = first_ordinal(stateful_set) + (rolling.partition if rolling else 0)
+    first = first_ordinal(stateful_set) + (rolling.partition if rolling else 0)
+    candidates = [pod for pod in reversed(have) if (ordinal_of(stateful_set, pod) or 0) >= first]
     most = 1
     if rolling is not None and rolling.maxUnavailable is not None:
         most = max(1, scaled(rolling.maxUnavailable, stateful_set.spec.replicas, up=True))
+    if most == 1:
+        _update_one(stateful_set, step, candidates, update, at=at)
+        return
     unavailable = sum(not _is_available(stateful_set, pod, step, at=at) for pod in have)
     unavailable += stateful_set.spec.replicas - len(have)
-    for pod in reversed(have):
-        number = ordinal_of(stateful_set, pod)
-        if number is None or number < partition:
-            return
-        healthy = _is_available(stateful_set, pod, step, at=at)
-        if revision_of(pod) == update:
-            if not healthy and most == 1:
-                return  # one after the other: wait until it is well
+    for pod in candidates:
+        if revision_of(pod) == update or pod.metadata.deletionTimestamp is not None:
             continue
-        if pod.metadata.deletionTimestamp is not None:
-            continue
-        if healthy and unavailable >= most:
+        serves = _is_available(stateful_set, pod, step, at=at)
+        if serves and unavailable >= most:
             return
         step.delete.append(pod)
-        unavailable += healthy
-        if most == 1:
+        unavailable += serves
+
+
+def _update_one(
+    stateful_set: StatefulSet, step: Plan, candidates: Iterable[Pod], update: str, *, at: datetime
+) -> None:  # fmt: skip
+    """Delete the highest pod of an older revision, once all above it serve; those below it are not asked."""
+    for pod in candidates:
+        if revision_of(pod) != update and pod.metadata.deletionTimestamp is None:
+            step.delete.append(pod)
+            return
+        if not _is_available(stateful_set, pod, step, at=at):
             return
 
 

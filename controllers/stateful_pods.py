@@ -21,6 +21,11 @@ def pod_name(stateful_set: StatefulSet, ordinal: int) -> str:
     return f"{stateful_set.metadata.name}-{ordinal}"
 
 
+def identity_of(name: str, ordinal: int) -> dict[str, str]:
+    """Return the labels that tell which of its set a pod is."""
+    return {POD_NAME: name, POD_INDEX: str(ordinal)}
+
+
 def claim_name(stateful_set: StatefulSet, template: dict[str, Any], ordinal: int) -> str:
     """Return the name of a pod's claim."""
     return f"{template['metadata']['name']}-{pod_name(stateful_set, ordinal)}"
@@ -30,7 +35,7 @@ def pod_of(stateful_set: StatefulSet, ordinal: int, template: dict[str, Any], re
     """Return the pod of an ordinal, from the template of the revision of this name."""
     name = pod_name(stateful_set, ordinal)
     given = (template.get("metadata") or {}).get("labels") or {}
-    labels = {**given, POD_NAME: name, POD_INDEX: str(ordinal), HASH_LABEL: revision}
+    labels = {**given, **identity_of(name, ordinal), HASH_LABEL: revision}
     body = pod_of_template(STATEFUL_SETS, stateful_set.metadata, template, name=name, labels=labels)
     spec = body["spec"] = copy.deepcopy(body["spec"])
     spec["hostname"], spec["subdomain"] = name, stateful_set.spec.serviceName

@@ -16,7 +16,7 @@ from controllers.informers import InformerFactory
 from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, reference
 from controllers.reconciler import DONE, Controller, Result
 from controllers.revisions import History, template_of
-from controllers.stateful_pods import claim_name, claim_owner, claims_of, pod_name, pod_of
+from controllers.stateful_pods import claim_name, claim_owner, claims_of, identity_of, pod_name, pod_of
 from controllers.storage_views import PersistentVolumeClaim
 from controllers.views import Pod
 from machinery.api.meta import ObjectKey
@@ -121,8 +121,12 @@ class StatefulSetController(Controller[ObjectKey]):
         await self._keep_claims(found, pods)
         for pod in pods:
             ordinal = stateful_plan.ordinal_of(found, pod)
-            if pod.status.phase == "Pending" and pod.metadata.deletionTimestamp is None and ordinal is not None:
-                await self._ensure_claims(found, ordinal)  # a user may have taken them from under it
+            if pod.metadata.deletionTimestamp is not None or ordinal is None:
+                continue
+            if pod.status.phase == "Pending":
+                await self._ensure_claims(found, ordinal, pod.metadata.uid)  # a user may have taken them from under it
+            if not identity_of(pod.metadata.name, ordinal).items() <= pod.metadata.labels.items():
+                await self._name(found, pod, ordinal)
         for pod in step.delete:
             await self._delete(found, pod)
         for ordinal in step.create:
@@ -133,7 +137,7 @@ class StatefulSetController(Controller[ObjectKey]):
 
     async def _create(self, found: StatefulSet, ordinal: int, revision: ControllerRevision) -> None:
         name, owner = pod_name(found, ordinal), found.metadata
-        if not await self._ensure_claims(found, ordinal):
+        if not await self._ensure_claims(found, ordinal, ""):
             return  # one is on its way out: its end brings the set back here
         template = template_of(revision) or found.spec.template
         body = pod_of(found, ordinal, template, revision.metadata.name)
@@ -148,14 +152,30 @@ class StatefulSetController(Controller[ObjectKey]):
             raise
         await self._recorder.event(involved, "Normal", "SuccessfulCreate", f"create {subject} successful")
 
-    async def _ensure_claims(self, found: StatefulSet, ordinal: int) -> bool:
-        """Make the claims of a pod that are missing. Return whether all are there to stay."""
+    async def _name(self, found: StatefulSet, pod: Pod, ordinal: int) -> None:
+        """Give a pod that was adopted, or whose labels somebody took, the labels that tell who it is."""
+        owner, name = found.metadata, pod.metadata.name
+        patch = {"metadata": {"uid": pod.metadata.uid, "labels": identity_of(name, ordinal)}}
+        try:
+            await self._client.patch(PODS, name, patch, owner.namespace)
+        except NotFound:
+            return
+        message = f"update Pod {name} in StatefulSet {owner.name} successful"
+        await self._recorder.event(reference(STATEFUL_SETS, owner), "Normal", "SuccessfulUpdate", message)
+
+    async def _ensure_claims(self, found: StatefulSet, ordinal: int, pod_uid: str) -> bool:
+        """Make the claims of a pod that are missing. Return whether all are there to stay.
+
+        Those that belong to the pod's predecessor will be collected now that it is gone.
+        """
         stay = True
         for claim in claims_of(found, ordinal):
             present = self._claims.get(ObjectKey(found.metadata.namespace, claim["metadata"]["name"]))
             if present is None:
                 await self._create_claim(found, pod_name(found, ordinal), claim)
-            elif present.metadata.deletionTimestamp is not None:
+            elif present.metadata.deletionTimestamp is not None or _is_of_predecessor(
+                present, pod_name(found, ordinal), pod_uid
+            ):
                 stay = False
         return stay
 
@@ -236,3 +256,9 @@ class StatefulSetController(Controller[ObjectKey]):
             await self._client.patch(STATEFUL_SETS, key.name, patch, key.namespace, subresource="status")
         except NotFound:
             return
+
+
+def _is_of_predecessor(claim: PersistentVolumeClaim, name: str, uid: str) -> bool:
+    """Whether a claim goes with a pod that bore this name before the one of this uid."""
+    owners = claim.metadata.ownerReferences
+    return any((owner.kind, owner.name) == (PODS.kind, name) and owner.uid != uid for owner in owners)

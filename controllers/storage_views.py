@@ -67,6 +67,7 @@ class VolumeSpec(View, frozen=True):
     nodeAffinity: JSON | None = None
     hostPath: JSON | None = None
     local: JSON | None = None
+    nfs: JSON | None = None
     csi: JSON | None = None
 
 

@@ -236,6 +236,7 @@ class PodStatus(View, frozen=True):
     containerStatuses: tuple[ContainerStatus, ...] = ()
     initContainerStatuses: tuple[ContainerStatus, ...] = ()
     resourceClaimStatuses: tuple[JSON, ...] = ()
+    extendedResourceClaimStatus: JSON | None = None
 
 
 class Pod(View, frozen=True):
@@ -445,6 +446,7 @@ class NodeStatus(View, frozen=True):
     volumesAttached: tuple[JSON, ...] = ()
     volumesInUse: tuple[str, ...] = ()
     addresses: tuple[JSON, ...] = ()
+    allocatable: JSON = {}
     daemonEndpoints: JSON = {}
 
 

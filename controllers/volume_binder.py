@@ -5,10 +5,12 @@ crash: each look at a claim or a volume goes on from what is there. The volume's
 Source: https://kubernetes.io/docs/concepts/storage/persistent-volumes/#lifecycle-of-a-volume-and-claim
 """
 
+import contextlib
 from typing import Any, NamedTuple
 
 import msgspec
 
+from controllers import volume_recycle
 from controllers.informers import InformerFactory
 from controllers.ownership import reference
 from controllers.reconciler import DONE, Controller, Result
@@ -26,7 +28,7 @@ from machinery.api.meta import ObjectKey, Resource
 from machinery.api.resources import NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES
 from machinery.client.events import EventRecorder
 from machinery.client.rest import Client
-from machinery.errors import NotFound
+from machinery.errors import AlreadyExists, NotFound
 
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
@@ -53,10 +55,16 @@ class VolumeBinder(Controller[Item]):
     name = "persistentvolume-binder"
 
     def __init__(
-        self, client: Client, informers: InformerFactory, recorder: EventRecorder, *, own_provisioners: frozenset[str]
-    ) -> None:
-        """Args: `own_provisioners` are those that run in this process, which need not be waited for aloud."""
+        self, client: Client, informers: InformerFactory, recorder: EventRecorder, *, own_provisioners: frozenset[str],
+        recycler_image: str,
+    ) -> None:  # fmt: skip
+        """Make the binder.
+
+        Args: `own_provisioners` are those that run in this process, which need not be waited for aloud;
+        `recycler_image` is an image with sh and find.
+        """
         super().__init__()
+        self._recycler_image = recycler_image
         self._client = client
         self._recorder = recorder
         self._own_provisioners = own_provisioners
@@ -104,6 +112,9 @@ class VolumeBinder(Controller[Item]):
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         """Wake claims whose pod now has a node: it may not have been a scheduler that knows of volumes."""
+        changed = new or old
+        if changed is not None and (name := volume_recycle.volume_of(changed.metadata.key)):
+            self.queue.add(Item(PERSISTENT_VOLUMES, ObjectKey("", name)))
         if new is None or not new.spec.nodeName or (old is not None and old.spec.nodeName):
             return
         for key in claims_of_pod(new):
@@ -259,13 +270,14 @@ class VolumeBinder(Controller[Item]):
         found = volume.spec.claimRef
         if found is None or not found.uid:
             await self._write_volume(volume, "Available")
+            await self._sweep(volume)
             return DONE
         claim = self._claims.get(ObjectKey(found.namespace, found.name))
         if claim is None or claim.metadata.uid != found.uid:
             claim = await self._live_claim(found.namespace, found.name)
         if claim is None or claim.metadata.uid != found.uid:
-            await self._release(volume)
-        elif claim.spec.volumeName == volume.metadata.name:
+            return await self._release(volume)
+        if claim.spec.volumeName == volume.metadata.name:
             await self._write_volume(volume, "Bound")
         elif claim.spec.volumeName:
             await self._let_go(volume)
@@ -287,6 +299,9 @@ class VolumeBinder(Controller[Item]):
         if dynamic and volume.spec.persistentVolumeReclaimPolicy == "Delete":
             await self._release(volume)
             return
+        await self._unbind(volume)
+
+    async def _unbind(self, volume: PersistentVolume) -> None:
         ours = BOUND_BY_CONTROLLER in volume.metadata.annotations
         patch: dict[str, Any] = {"metadata": {"resourceVersion": volume.metadata.resourceVersion}}
         if ours:
@@ -296,22 +311,59 @@ class VolumeBinder(Controller[Item]):
             patch["spec"] = {"claimRef": {"uid": None}}
         await self._patch(PERSISTENT_VOLUMES, volume.metadata.key, patch)
 
-    async def _release(self, volume: PersistentVolume) -> None:
+    async def _release(self, volume: PersistentVolume) -> Result:
+        policy = volume.spec.persistentVolumeReclaimPolicy
         if volume.status.phase not in ("Released", "Failed"):
             await self._write_volume(volume, "Released")
-        if volume.status.phase == "Failed" or volume.spec.persistentVolumeReclaimPolicy == "Retain":
-            return
+        if volume.status.phase == "Failed":
+            await self._sweep(volume)
+            return DONE
+        if policy == "Retain":
+            return DONE
         if PROVISIONED_BY in volume.metadata.annotations or volume.spec.csi is not None:
-            return  # its provisioner deletes it
-        policy = volume.spec.persistentVolumeReclaimPolicy
-        reason, message = "VolumeFailedRecycle", "No recycler plugin found for the volume!"
-        if policy == "Delete":
-            reason = "VolumeFailedDelete"
-            message = (
-                f'error getting deleter volume plugin for volume "{volume.metadata.name}": no volume plugin matched'
-            )
-        involved = reference(PERSISTENT_VOLUMES, volume.metadata)
-        await self._recorder.event(involved, "Warning", reason, message)
+            return DONE  # its provisioner deletes it
+        if policy == "Recycle":
+            return await self._recycle(volume)
+        why = f'error getting deleter volume plugin for volume "{volume.metadata.name}": no volume plugin matched'
+        await self._fail(volume, "VolumeFailedDelete", why)
+        return DONE
+
+    async def _recycle(self, volume: PersistentVolume) -> Result:
+        """Have a volume emptied, then offer it again."""
+        if not volume_recycle.source_of(volume):
+            await self._fail(volume, "VolumeFailedRecycle", "No recycler plugin found for the volume!")
+            return DONE
+        involved, key = reference(PERSISTENT_VOLUMES, volume.metadata), volume_recycle.pod_key(volume.metadata.name)
+        pod = self._pods.get(key)
+        if pod is None:
+            users = [one for one in self._pods.by_index(CLAIM_INDEX, str(volume.claim)) if not one.is_terminal]
+            if users:
+                names = ",".join(sorted(str(one.metadata.key) for one in users))
+                message = f"Volume is used by pods: {names}"
+                await self._recorder.event(involved, "Normal", "VolumeFailedRecycle", message)
+                return Result(requeue_after=_RETRY_SECONDS)
+            with contextlib.suppress(AlreadyExists):
+                await self._client.create(PODS, volume_recycle.scrubber(volume, self._recycler_image))
+        elif not volume_recycle.is_for(pod, volume):
+            await self._sweep(volume)  # left over from another claim: this one's data are still there
+        elif pod.status.phase == "Succeeded":
+            await self._unbind(volume)
+            await self._recorder.event(involved, "Normal", "VolumeRecycled", "Volume recycled")
+        elif pod.status.phase == "Failed":
+            why = "Recycle failed: pod failed, pod.Status.Message unknown"
+            await self._fail(volume, "VolumeFailedRecycle", why)
+        return DONE
+
+    async def _sweep(self, volume: PersistentVolume) -> None:
+        """Remove the pod that emptied a volume: only when the outcome is written, else it would be made again."""
+        pod = self._pods.get(volume_recycle.pod_key(volume.metadata.name))
+        if pod is not None and pod.metadata.deletionTimestamp is None:
+            options = {"preconditions": {"uid": pod.metadata.uid}}
+            with contextlib.suppress(NotFound):
+                await self._client.delete(PODS, pod.metadata.name, pod.metadata.namespace, options=options)
+
+    async def _fail(self, volume: PersistentVolume, reason: str, message: str) -> None:
+        await self._recorder.event(reference(PERSISTENT_VOLUMES, volume.metadata), "Warning", reason, message)
         status = {"phase": "Failed", "message": message}
         await self._patch(PERSISTENT_VOLUMES, volume.metadata.key, {"status": status}, "status")
 

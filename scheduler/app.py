@@ -148,6 +148,7 @@ class Followed:
             device_claims=device_claims.list,
             device_slices=self._storage["ResourceSlice"].list,
             device_class=self._named("DeviceClass"),
+            device_classes=self._storage["DeviceClass"].list,
             client=client,
         )
 

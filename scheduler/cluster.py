@@ -1,7 +1,7 @@
 """What plugins look up about the cluster beside its nodes and pods: workloads, volumes, budgets. Read-only."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,10 @@ def _none(*_: Any) -> Any:
 
 def _empty(*_: Any) -> Iterable[Any]:
     return ()
+
+
+def _close(work: Coroutine[Any, Any, None]) -> None:
+    work.close()
 
 
 @dataclass(slots=True)
@@ -43,6 +47,13 @@ class Cluster:
     device_claims: Callable[[], Iterable[Object]] = _empty
     device_slices: Callable[[], Iterable[Object]] = _empty
     device_class: Callable[[str], Object | None] = _none
+    device_classes: Callable[[], Iterable[Object]] = _empty
+    promised: dict[str, Object] = field(default_factory=dict)
+    """By uid of claim: allocations that are decided and not written yet."""
+    background: Callable[[Coroutine[Any, Any, None]], None] = _close
+    """Has something done beside the placing; without a scheduler, nothing is."""
+    tell: Callable[..., None] = _none
+    """Has users told of a pod: type, reason and text of an event."""
     client: Any = None
     """How plugins write, when they must; None where nothing may be written."""
     version: int = 0

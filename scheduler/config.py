@@ -3,12 +3,12 @@
 Source: https://kubernetes.io/docs/reference/config-api/kube-scheduler-config.v1/
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scheduler.durations import ConfigError, duration_seconds
 from scheduler.framework.plugin import Plugin
 from scheduler.framework.profile import Profile
 from scheduler.pods import DEFAULT_SCHEDULER
@@ -28,12 +28,6 @@ _FIELDS = frozenset((
     "profiles", "extenders", "delayCacheUntilActive", "healthzBindAddress", "metricsBindAddress",
 ))  # fmt: skip
 """Some mean nothing here: all nodes are always scored, on one core."""
-_DURATION = re.compile(r"([0-9.]+)(h|ms|m|s)")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-
-
-class ConfigError(ValueError):
-    """The file is no configuration of a scheduler; the text says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +122,6 @@ def _with_ignored(profile: Object, given: Object) -> Object:
 def _number(given: Object, name: str, default: float) -> float:
     value = given.get(name)
     return default if value is None else float(value)
-
-
-def duration_seconds(text: str) -> float:
-    """Return how long a duration such as 1m30s is. Raises: ConfigError."""
-    parts = _DURATION.findall(text)
-    if not parts:
-        raise ConfigError(f'"{text}" is not a duration')
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 # ---- profiles

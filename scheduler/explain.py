@@ -40,9 +40,9 @@ def _judge(chooser: Chooser, table: NodeTable, pod: Pod, node: str) -> dict[str,
     try:
         for first in chooser.profile.pre_filters:
             first.pre_filter(cycle)
+        judged = list(_judgements(chooser, cycle))
     except Rejected as error:
         return {**found, "fits": 0, "message": f"0/{table.count} nodes are available: {error}.", "rejected": []}
-    judged = list(_judgements(chooser, cycle))
     passed = table.alive.copy()
     rejected = []
     for name, codes, say in judged:

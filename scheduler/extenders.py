@@ -14,6 +14,7 @@ from machinery.api.resources import NODES
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import APIError
+from scheduler.durations import duration_seconds
 from scheduler.framework.plugin import MAX_SCORE
 from scheduler.pods import Pod
 
@@ -102,8 +103,6 @@ class Extender:
 @contextlib.asynccontextmanager
 async def extenders(given: Sequence[Object], api: Client) -> AsyncIterator[list[Extender]]:
     """Yield the extenders that some settings name, with their connections open while the block lasts."""
-    from scheduler.config import duration_seconds
-
     async with contextlib.AsyncExitStack() as stack:
         found = []
         for one in given:

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from machinery.api.meta import ObjectKey
+from scheduler.devices.extended import asks_of
 from scheduler.requests import Amounts, requests_of, scored_requests_of
 from scheduler.terms import AffinityTerms, SpreadConstraint, read_affinity, read_constraints
 
@@ -180,8 +181,8 @@ class Needs:
     """What a pod asks of a node by itself. Shared by all pods that ask the same; never changed."""
 
     __slots__ = (
-        "__weakref__", "affinity", "claims", "images", "key", "node_selector", "policy", "ports", "priority",
-        "requests", "scored", "tolerations", "volumes",
+        "__weakref__", "affinity", "claims", "devices", "images", "key", "node_selector", "policy", "ports",
+        "priority", "requests", "scored", "tolerations", "volumes",
     )  # fmt: skip
 
     def __init__(self, key: tuple[Any, ...], spec: _Spec, affinity: Mapping[str, Any], amounts: Amounts) -> None:
@@ -198,6 +199,7 @@ class Needs:
         self.images = tuple(container.image for container in containers)
         self.volumes = tuple(volume for volume in spec.volumes or () if volume.ties())
         self.claims: list[Mapping[str, Any]] = _json(spec.resourceClaims) or []
+        self.devices = asks_of(spec.initContainers or (), spec.containers)
 
 
 class Shape:
@@ -222,7 +224,7 @@ class Pod:
     """One pod."""
 
     __slots__ = (
-        "claims", "condition", "deleting", "done", "gates", "group", "group_min", "key", "name", "node",
+        "claims", "condition", "deleting", "done", "gates", "group", "group_min", "key", "made_claims", "name", "node",
         "nominated", "preempted", "scheduler", "shape", "started", "uid", "unplaced_since", "version",
     )  # fmt: skip
 
@@ -241,6 +243,7 @@ class Pod:
         self.started = status.startTime or ""
         self.done = status.phase in _TERMINAL
         self.claims = _claims(view, shape) if shape.needs.claims else ()
+        self.made_claims = _made_claims(shape) if shape.needs.claims else ()
         self.condition, self.unplaced_since = _unschedulable(status)
         self.preempted = self.deleting and _is_preempted(status)
         self.shape = shape
@@ -384,8 +387,14 @@ def _running(view: PodView) -> dict[str, dict[str, Any]]:
 
 def _claims(view: PodView, shape: Shape) -> tuple[tuple[str, str], ...]:
     """Return the names a pod has for its claims of devices, and the claims' own; nothing where it is not made yet."""
-    made = {one.name: one.resourceClaimName or "" for one in view.status.resourceClaimStatuses or ()}
-    return tuple((one["name"], one.get("resourceClaimName") or made.get(one["name"], "")) for one in shape.needs.claims)
+    made = {one.name: one.resourceClaimName for one in view.status.resourceClaimStatuses or ()}
+    found = ((one["name"], one.get("resourceClaimName") or made.get(one["name"], "")) for one in shape.needs.claims)
+    return tuple((name, claim) for name, claim in found if claim is not None)  # None: it turned out to need none
+
+
+def _made_claims(shape: Shape) -> tuple[str, ...]:
+    """Return which of a pod's claims are made for it alone."""
+    return tuple(one["name"] for one in shape.needs.claims if not one.get("resourceClaimName"))
 
 
 def _group(annotations: Mapping[str, str]) -> tuple[str, int]:

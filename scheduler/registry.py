@@ -7,10 +7,11 @@ plugin's, and what it loads is called with the plugin's arguments (a mapping) an
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from scheduler.durations import duration_seconds
 from scheduler.framework.plugin import Plugin
 from scheduler.plugins.balanced_allocation import BalancedAllocation
 from scheduler.plugins.default_preemption import DefaultPreemption
-from scheduler.plugins.dynamic_resources import DynamicResources
+from scheduler.plugins.dynamic_resources import BINDING_TIMEOUT_SECONDS, DynamicResources
 from scheduler.plugins.image_locality import ImageLocality
 from scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from scheduler.plugins.node_affinity import NodeAffinity, NodeAffinityNames
@@ -78,6 +79,11 @@ def _preemption(args: Args) -> Plugin:
     )
 
 
+def _dynamic_resources(args: Args) -> Plugin:
+    given = args.get("bindingTimeout")
+    return DynamicResources(duration_seconds(given) if given else BINDING_TIMEOUT_SECONDS)
+
+
 BUILT_IN: Mapping[str, Factory] = {
     "SchedulingGates": lambda _: SchedulingGates(),
     "PodGroup": lambda args: PodGroup(float(args.get("patienceSeconds") or PATIENCE_SECONDS)),
@@ -92,7 +98,7 @@ BUILT_IN: Mapping[str, Factory] = {
     "NodeVolumeLimits": lambda _: NodeVolumeLimits(),
     "VolumeBinding": lambda args: VolumeBinding(float(args.get("bindTimeoutSeconds") or TIMEOUT_SECONDS)),
     "VolumeZone": lambda _: VolumeZone(),
-    "DynamicResources": lambda _: DynamicResources(),
+    "DynamicResources": _dynamic_resources,
     "PodTopologySpread": _spread,
     "InterPodAffinity": _inter_pod_affinity,
     "DefaultPreemption": _preemption,
@@ -103,7 +109,7 @@ BUILT_IN: Mapping[str, Factory] = {
 
 WEIGHTS: Mapping[str, int] = {
     "TaintToleration": 3, "NodeAffinity": 2, "NodeResourcesFit": 1, "PodTopologySpread": 2, "InterPodAffinity": 2,
-    "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1,
+    "DynamicResources": 1, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1,
 }  # fmt: skip
 
 # What upstream has as a plugin and we do in one way only: naming it is no mistake.

@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from machinery.api.meta import now
 from machinery.api.resources import PODS
-from machinery.client.events import EventRecorder
+from machinery.client.events import EventRecorder, EventType
 from machinery.client.rest import Client, ConnectionFailed, PatchType
 from machinery.errors import APIError
 from scheduler.pods import Pod
@@ -24,10 +25,17 @@ class Reporter:
         self._client = client
         self.recorders = {name: EventRecorder(client, name) for name in names}
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._orders: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by uid
+
+    async def tell(self, pod: Pod, kind: EventType, reason: str, text: str) -> None:
+        """Tell of something about a pod by an event."""
+        async with self._turns:
+            await self.recorders[pod.scheduler].event(pod.reference, kind, reason, text)
 
     async def report(self, pod: Pod, text: str, nominated: str | None) -> None:
         """Tell of a pod that was not placed; `nominated` is its node to be, "" for none any more, None for no news."""
-        async with self._turns:
+        order = self._orders.setdefault(pod.uid, asyncio.Lock())
+        async with order, self._turns:  # what is said last of a pod is to be what stays
             if text:
                 await self.recorders[pod.scheduler].event(pod.reference, "Warning", "FailedScheduling", text)
             if pod.condition == text and (nominated is None or nominated == pod.nominated):

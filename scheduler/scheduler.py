@@ -12,11 +12,13 @@ from typing import Any
 
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import PODS
+from machinery.client.events import EventType
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import APIError, NotFound
 from scheduler.binder import BINDINGS_AT_ONCE, Binder
 from scheduler.cluster import Cluster
 from scheduler.config import SchedulerConfig
+from scheduler.devices.extended import classes_by_resource
 from scheduler.evictor import Evictor
 from scheduler.extenders import Extender, ExtenderFailed
 from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
@@ -51,6 +53,7 @@ class Scheduler:
         self._binder = binder
         profiles = self.profiles = {one.name: one for one in settings.profiles}
         self.cluster = cluster
+        cluster.background, cluster.tell = self._spawn, self._tell
         self.table = NodeTable()
         self.choosers = {name: Chooser(self.table, profile, cluster) for name, profile in profiles.items()}
         any_profile = settings.profiles[0]
@@ -161,6 +164,8 @@ class Scheduler:
         """Take a change of an object that some plugin looks at."""
         if kind in ("Service", "ReplicaSet", "StatefulSet", "ReplicationController"):
             self.cluster.version += 1
+        if kind == "DeviceClass":
+            self.table.set_device_resources(classes_by_resource(self.cluster.device_classes()))
         self.cluster.changed()
         action = "delete" if new is None else "add" if old is None else "update"
         self._happened(Happening(kind, action, old, new))
@@ -334,6 +339,7 @@ class Scheduler:
 
     async def _bind_later(self, entry: Entry, cycle: Cycle, node: str, patience: float) -> None:
         profile = self.profiles[entry.pod.scheduler]
+        self._report(entry.pod, "", node)  # where it is expected to go, should that take a while
         try:
             if patience > 0:
                 await self._leave_to_bind(entry.pod, patience)
@@ -438,7 +444,7 @@ class Scheduler:
         """A plugin refused after the node was chosen."""
         self._unassume(entry, cycle, node)
         log.info("%s was not bound to %s: %s", entry.pod.key, node, why)
-        self._report(entry.pod, why, None)
+        self._report(entry.pod, why, "" if entry.pod.nominated == node else None)
         self._failed(entry, entry.pod)
 
     def _failed(self, entry: Entry, pod: Pod) -> None:
@@ -453,14 +459,18 @@ class Scheduler:
         ATTEMPTS.add("unschedulable", pod.scheduler)
         nominated = None
         if diagnosis.nodes and len(diagnosis.resolvable) and pod.uid not in self._preempting:
+            texts: list[str] = []
             for plugin in self.profiles[pod.scheduler].post_filters:
                 rescue = plugin.post_filter(cycle, diagnosis.resolvable)
-                diagnosis.post_filter, nominated = rescue.text, rescue.node
                 if rescue.node is not None:
+                    nominated = rescue.node
                     self._nominate(pod, rescue.node)
                 if rescue.node:
+                    texts = [rescue.text] if rescue.text else []
                     self._preempt(pod, rescue)
                     break
+                texts += [rescue.text] if rescue.text else []
+            diagnosis.post_filter = ", ".join(texts)
         self.queue.put_aside(entry, frozenset(diagnosis.plugins), asyncio.get_running_loop().time())
         self._report(pod, str(diagnosis), nominated)
 
@@ -490,6 +500,9 @@ class Scheduler:
     def _is_there(self, pod: Pod) -> bool:
         node = self.table.by_name.get(pod.node)
         return node is not None and pod.uid in node.pods
+
+    def _tell(self, pod: Pod, kind: EventType, reason: str, text: str) -> None:
+        self._spawn(self._reporter.tell(pod, kind, reason, text))
 
     def _report(self, pod: Pod, text: str, nominated: str | None) -> None:
         self._spawn(self._reporter.report(pod, text, nominated))

@@ -26,6 +26,7 @@ from machinery.api.resources import (
 )  # fmt: skip
 from machinery.api.selectors import LabelSelector, from_label_selector, from_labels
 from scheduler.cluster import Cluster
+from scheduler.devices.extended import classes_by_resource
 from scheduler.pods import Pod, PodReader
 from scheduler.table import NodeTable
 
@@ -43,6 +44,7 @@ def _storage(list_all: ListAll) -> dict[str, Any]:
         return {one["metadata"]["name"]: one for one in list_all(resource)}
 
     device_claims = {key_of(one): one for one in list_all(RESOURCE_CLAIMS)}
+    classes = named(DEVICE_CLASSES)
     slices = list(list_all(RESOURCE_SLICES))
     volumes, capacities = named(PERSISTENT_VOLUMES), list(list_all(CSI_STORAGE_CAPACITIES))
     return {
@@ -51,7 +53,7 @@ def _storage(list_all: ListAll) -> dict[str, Any]:
         "csi_driver": named(CSI_DRIVERS).get, "capacities": lambda: capacities,
         "device_claim": lambda namespace, name: device_claims.get(ObjectKey(namespace, name)),
         "device_claims": device_claims.values, "device_slices": lambda: slices,
-        "device_class": named(DEVICE_CLASSES).get,
+        "device_class": classes.get, "device_classes": classes.values,
     }  # fmt: skip
 
 
@@ -98,6 +100,8 @@ class Snapshot:
             budgets=lambda: budgets,
             **_storage(list_all),
         )
+
+        self.table.set_device_resources(classes_by_resource(self.cluster.device_classes()))
 
     def _workload(self, kind: str, namespace: str, name: str) -> LabelSelector | None:
         selector = self._workloads.get((kind, namespace, name))

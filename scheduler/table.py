@@ -96,6 +96,8 @@ class NodeTable:
         self._taint_ids: dict[Any, int] = {(): 0}
         self.image_sizes: dict[str, Ints] = {}
         self.tallies = Tallies(self.capacity)
+        self.device_resources: frozenset[str] = frozenset()
+        """Extended resources that devices stand for, on nodes that have none of their own."""
         self.priorities: Counter[int] = Counter()
         """How many pods are there of each priority."""
         self.versions: dict[int, int] = {}  # row: the number of its last entry in the journal
@@ -184,6 +186,15 @@ class NodeTable:
         if len(self.journal) > 2 * _JOURNAL_LENGTH:
             del self.journal[:_JOURNAL_LENGTH]
             self.journal_start += _JOURNAL_LENGTH
+
+    def set_device_resources(self, names: Iterable[str]) -> None:
+        """Take which extended resources devices stand for."""
+        found = frozenset(names)
+        if found != self.device_resources:
+            self.device_resources = found
+            self.epoch += 1
+            if self.size:
+                self._changed(0)  # for those who only look at whether anything has changed
 
     # ---- nodes
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,13 @@ _CALL_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Plugin:
-    """One plugin: its devices by id, and whether each is healthy."""
+    """One plugin: its devices by id, whether each is healthy, and the NUMA nodes it is near to."""
 
     resource: str
     endpoint: str
     options: Any
     devices: dict[str, bool] = field(default_factory=dict)
+    nodes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class DevicePlugins(api_pb2_grpc.RegistrationServicer):
         self._plugins: dict[str, _Plugin] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._server: grpc.aio.Server | None = None
-        # resource -> device id -> uid of the pod and name of the container
+        # resource -> device id -> uid of the pod and names of the containers: what an init container had, others have
         self._held: dict[str, dict[str, list[str]]] = {}
 
     async def start(self) -> None:
@@ -118,11 +119,49 @@ class DevicePlugins(api_pb2_grpc.RegistrationServicer):
                 stub = api_pb2_grpc.DevicePluginStub(channel)
                 async for answer in stub.ListAndWatch(api.Empty(), wait_for_ready=True):
                     plugin.devices = {one.ID: one.health == _HEALTHY for one in answer.devices}
+                    plugin.nodes = {one.ID: tuple(node.ID for node in one.topology.nodes) for one in answer.devices}
                     self._changed()
         except grpc.aio.AioRpcError as error:
             log.info("device plugin for %s is away: %s", plugin.resource, error.details())
         plugin.devices = dict.fromkeys(plugin.devices, False)
         self._changed()
+
+    def holders(self) -> set[str]:
+        """Return the uids of the pods that have devices."""
+        return {whose[0] for held in self._held.values() for whose in held.values()}
+
+    def held_by(self, uid: str, container: str) -> dict[str, list[str]]:
+        """Return the devices a container has, by resource."""
+        found = {
+            resource: sorted(name for name, (owner, *names) in held.items() if owner == uid and container in names)
+            for resource, held in self._held.items()
+        }
+        return {resource: names for resource, names in found.items() if names}
+
+    def all(self) -> dict[str, list[str]]:
+        """Return all healthy devices, by resource."""
+        return {
+            name: sorted(one for one, healthy in plugin.devices.items() if healthy)
+            for name, plugin in self._plugins.items()
+        }
+
+    def numa_nodes(self, resource: str, device: str) -> tuple[int, ...]:
+        """Return the NUMA nodes a device is near to; none where its plugin does not tell."""
+        plugin = self._plugins.get(resource)
+        return plugin.nodes.get(device, ()) if plugin is not None else ()
+
+    def health(self, uid: str, container: str) -> list[dict[str, Any]]:
+        """Return what a container's status tells of its devices (allocatedResourcesStatus)."""
+        return [
+            {"name": resource, "resources": [{"resourceID": one, "health": self._health(resource, one)} for one in ids]}
+            for resource, ids in sorted(self.held_by(uid, container).items())
+        ]
+
+    def _health(self, resource: str, device: str) -> str:
+        plugin = self._plugins.get(resource)
+        if plugin is None or device not in plugin.devices:
+            return "Unknown"  # its plugin has not come back yet
+        return _HEALTHY if plugin.devices[device] else "Unhealthy"
 
     def capacity(self) -> dict[str, str]:
         """Return how many devices of each resource there are."""
@@ -132,34 +171,65 @@ class DevicePlugins(api_pb2_grpc.RegistrationServicer):
         """Return how many of them are healthy."""
         return {name: str(sum(plugin.devices.values())) for name, plugin in self._plugins.items()}
 
+    def reserve(self, pod: Mapping[str, Any]) -> None:
+        """Set devices aside for all containers of a pod, before any of them is made. Raises: ConfigError."""
+        uid, kept = pod["metadata"]["uid"], {name: dict(held) for name, held in self._held.items()}
+        before: list[str] = []  # init containers whose devices the next ones may have, for they will have ended
+        try:
+            for group in ("initContainers", "containers"):
+                for container in pod["spec"].get(group) or ():
+                    for resource, count in self._asked(container):
+                        self._pick(resource, [uid, container["name"]], count, before)
+                    if group == "initContainers" and container.get("restartPolicy") != "Always":
+                        before.append(container["name"])
+        except ConfigError:
+            self._held = kept
+            raise
+        if self._held != kept:
+            self._save()
+
+    def are_asked_for(self, pod: Mapping[str, Any]) -> bool:
+        """Whether a pod asks for devices of any plugin."""
+        groups = (pod["spec"].get("initContainers") or (), pod["spec"].get("containers") or ())
+        return bool(self._plugins) and any(self._asked(container) for group in groups for container in group)
+
+    def _asked(self, container: Mapping[str, Any]) -> list[tuple[str, int]]:
+        limits = (container.get("resources") or {}).get("limits") or {}
+        return [(name, int(limits[name])) for name in sorted(set(limits) & set(self._plugins)) if int(limits[name])]
+
+    def _pick(self, resource: str, owner: list[str], count: int, before: Sequence[str] = ()) -> list[str]:
+        """Return the devices that a container has, given now if it has none. Raises: ConfigError."""
+        held, plugin, (uid, name) = self._held.setdefault(resource, {}), self._plugins[resource], owner
+        ids = [one for one, (who, *names) in held.items() if who == uid and name in names]
+        if ids:
+            return ids
+        again = [one for one, (who, *names) in held.items() if who == uid and set(names) <= set(before)]
+        free = sorted(one for one, healthy in plugin.devices.items() if healthy and one not in held)
+        if len(again) + len(free) < count:
+            text = f"Requested: {count}, Available: {len(again) + len(free)}"
+            raise ConfigError(f"requested number of devices unavailable for {resource}. {text}")
+        ids = [*sorted(again), *free][:count]
+        for one in ids:
+            held[one] = [*(held.get(one) or [uid]), name]
+        return ids
+
     async def give(self, uid: str, container: Mapping[str, Any]) -> Given:
         """Give a container the devices its limits ask for; the same ones when it starts again. Raises: ConfigError."""
-        limits = (container.get("resources") or {}).get("limits") or {}
         found = Given()
-        for resource in sorted(set(limits) & set(self._plugins)):
-            count = int(limits[resource])
-            if count:
-                with self._metrics.timed("kubelet_device_plugin_alloc_duration_seconds", resource):
-                    answer = await self._allocate(resource, [uid, container["name"]], count)
-                found = Given(
-                    {**found.environment, **answer.envs}, (*found.mounts, *answer.mounts),
-                    (*found.devices, *answer.devices), {**found.annotations, **answer.annotations},
-                    (*found.cdi_names, *(one.name for one in answer.cdi_devices)),
-                )  # fmt: skip
+        for resource, count in self._asked(container):
+            with self._metrics.timed("kubelet_device_plugin_alloc_duration_seconds", resource):
+                answer = await self._allocate(resource, [uid, container["name"]], count)
+            found = Given(
+                {**found.environment, **answer.envs}, (*found.mounts, *answer.mounts),
+                (*found.devices, *answer.devices), {**found.annotations, **answer.annotations},
+                (*found.cdi_names, *(one.name for one in answer.cdi_devices)),
+            )  # fmt: skip
         return found
 
     async def _allocate(self, resource: str, owner: list[str], count: int) -> Any:
         plugin = self._plugins[resource]
-        held = self._held.setdefault(resource, {})
-        ids = [name for name, whose in held.items() if whose == owner]
-        if not ids:
-            free = [name for name, healthy in plugin.devices.items() if healthy and name not in held]
-            if len(free) < count:
-                text = f"Requested: {count}, Available: {len(free)}"
-                raise ConfigError(f"requested number of devices unavailable for {resource}. {text}")
-            ids = sorted(free)[:count]
-            held.update(dict.fromkeys(ids, owner))
-            self._save()
+        ids = self._pick(resource, owner, count)
+        self._save()
         request = api.AllocateRequest(container_requests=[api.ContainerAllocateRequest(devices_ids=ids)])
         try:
             async with self._channel(plugin) as channel:
@@ -173,16 +243,17 @@ class DevicePlugins(api_pb2_grpc.RegistrationServicer):
 
     def release(self, keep: Iterable[str]) -> None:
         """Take back the devices of all pods but those with these uids."""
-        uids = set(keep)
-        for held in self._held.values():
-            for name in [name for name, (uid, _) in held.items() if uid not in uids]:
+        gone = self.holders() - set(keep)
+        for held in self._held.values() if gone else ():
+            for name in [name for name, (uid, *_) in held.items() if uid in gone]:
                 del held[name]
-        self._save()
+        if gone:
+            self._save()
 
     def forget(self, uid: str) -> None:
         """Take back a pod's devices."""
-        if any(whose[0] == uid for held in self._held.values() for whose in held.values()):
-            self.release({whose[0] for held in self._held.values() for whose in held.values()} - {uid})
+        if uid in self.holders():
+            self.release(self.holders() - {uid})
 
     def _save(self) -> None:
         path = self._folder / CHECKPOINT

@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from agent.dra.health import SERVICE as HEALTH
+from agent.dra.health import DriverHealth
 from agent.plugins.watcher import OPTIONS, RegistrationError
 from machinery.api.resources import RESOURCE_CLAIMS, RESOURCE_SLICES
 from machinery.client.rest import Client, ConnectionFailed
@@ -37,7 +39,8 @@ class ClaimError(Exception):
 class ResourceClaims:
     """The registered drivers, and the claims they have prepared.
 
-    A prepared claim is {namespace, name, pods: [uid], devices: {driver: [{requests: [name], cdi: [id]}]}}, by its uid.
+    A prepared claim is {namespace, name, pods: [uid], devices: {driver: [{requests: [name], cdi: [id], pool,
+    device}]}}, by its uid.
     """
 
     def __init__(self, client: Client, folder: Path, node_name: str, *, wipe_seconds: float = WIPE_SECONDS) -> None:
@@ -56,10 +59,15 @@ class ResourceClaims:
         self._absence.set()
         self._path = folder / STATE_FILE
         self._endpoints: dict[str, str] = {}
+        self.on_health: Callable[[set[str]], None] = lambda _: None  # told the uids of pods that have such devices
+        self.health = DriverHealth(lambda: self.on_health(self._holders()))
         self._lock = asyncio.Lock()
         self._prepared: dict[str, dict[str, Any]] = {}
         if self._path.exists():
             self._prepared = json.loads(self._path.read_text())
+
+    def _holders(self) -> set[str]:
+        return {uid for one in self._prepared.values() for uid in one["pods"]}
 
     # ---- drivers (agent/plugins/watcher.py)
 
@@ -69,10 +77,13 @@ class ResourceClaims:
             text = f"none of the DRA gRPC service versions {versions} of the plugin are supported, only {SERVICE} is"
             raise RegistrationError(text)
         self._endpoints[name] = endpoint
+        if HEALTH in versions:
+            self.health.follow(name, endpoint)
 
     async def deregister(self, name: str) -> None:
         """Let go of a driver; what it prepared stays known."""
         self._endpoints.pop(name, None)
+        self.health.drop(name)
         self._absence.set()
 
     async def run(self) -> None:
@@ -100,7 +111,7 @@ class ResourceClaims:
 
     async def prepare(self, pod: Pod) -> None:
         """Have all devices of a pod's claims prepared. Raises: ClaimError, APIError, ConnectionFailed."""
-        if not pod["spec"].get("resourceClaims"):
+        if not pod["spec"].get("resourceClaims") and not _for_resources(pod):
             return
         uid = pod["metadata"]["uid"]
         async with self._lock:
@@ -147,8 +158,12 @@ class ResourceClaims:
             if result.error:
                 raise ClaimError(f"NodePrepareResources failed for ResourceClaim {name}: {result.error}")
             found[driver] = [
-                {"requests": list(one.request_names), "cdi": list(one.cdi_device_ids)} for one in result.devices
-            ]
+                {
+                    "requests": list(one.request_names), "cdi": list(one.cdi_device_ids), "pool": one.pool_name,
+                    "device": one.device_name,
+                }
+                for one in result.devices
+            ]  # fmt: skip
         return {"namespace": claim["metadata"]["namespace"], "name": name, "pods": [uid], "devices": found}
 
     async def release(self, uid: str) -> None:
@@ -186,16 +201,30 @@ class ResourceClaims:
 
     def cdi_names(self, pod: Pod, container: Mapping[str, Any]) -> list[str]:
         """Return the names by which the runtime knows the devices of the claims that a container uses."""
-        names = dict(_claim_names(pod))
+        return list(dict.fromkeys(name for *_, device in self.given(pod, container) for name in device["cdi"]))
+
+    def given(
+        self, pod: Pod, container: Mapping[str, Any]
+    ) -> Iterator[tuple[Mapping[str, Any], str, str, dict[str, Any]]]:
+        """Yield each device a container has by its claims: how it asked, the claim's name, the driver, the device."""
+        names, told = dict(_claim_names(pod)), _for_resources(pod)
+        wishes: list[tuple[Mapping[str, Any], str]] = [
+            (wanted, names.get(wanted["name"], "")) for wanted in (container.get("resources") or {}).get("claims") or ()
+        ]
+        wishes += [
+            ({"name": told["resourceClaimName"], "request": mapping["requestName"]}, told["resourceClaimName"])
+            for mapping in told.get("requestMappings") or ()
+            if mapping["containerName"] == container["name"]
+        ]
+        if not wishes:
+            return
         prepared = {(one["namespace"], one["name"]): one for one in self._prepared.values()}
-        found: list[str] = []
-        for wanted in (container.get("resources") or {}).get("claims") or ():
-            known = prepared.get((pod["metadata"]["namespace"], names.get(wanted["name"], "")))
-            for devices in (known or {"devices": {}})["devices"].values():
+        for wanted, name in wishes:
+            known = prepared.get((pod["metadata"]["namespace"], name))
+            for driver, devices in (known or {"devices": {}})["devices"].items():
                 for device in devices:
                     if _is_meant(wanted.get("request"), device["requests"]):
-                        found += [name for name in device["cdi"] if name not in found]
-        return found
+                        yield wanted, name, driver, device
 
     def _save(self) -> None:
         new = self._path.with_suffix(".new")
@@ -210,7 +239,10 @@ def _named(uid: str, metadata: Mapping[str, Any]) -> Any:
 
 
 def _claim_names(pod: Pod) -> Iterator[tuple[str, str]]:
-    """Yield how the pod calls each of its claims, and the claim itself, where one turned out to be needed."""
+    """Yield how the pod calls each of its claims, and the claim itself, where one turned out to be needed.
+
+    The one made for its extended resources comes last; the pod has no name for it.
+    """
     made = {
         one["name"]: one.get("resourceClaimName")
         for one in (pod.get("status") or {}).get("resourceClaimStatuses") or ()
@@ -222,6 +254,13 @@ def _claim_names(pod: Pod) -> Iterator[tuple[str, str]]:
             raise ClaimError(f"pod {pod['metadata']['name']}: ResourceClaim {one['name']} not created yet")
         elif made[one["name"]]:
             yield one["name"], str(made[one["name"]])
+    if told := _for_resources(pod):
+        yield "", told["resourceClaimName"]
+
+
+def _for_resources(pod: Pod) -> Mapping[str, Any]:
+    """Return what is told of the claim behind a pod's extended resources."""
+    return (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
 
 
 def _drivers(claim: Mapping[str, Any]) -> list[str]:

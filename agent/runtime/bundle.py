@@ -101,7 +101,7 @@ class BundleMaker:
             namespaces=self._namespaces(security, sandbox, sandbox_folder),
             hostname=config_of(sandbox).hostname or os.uname().nodename,
             files=_pod_files(sandbox_folder),
-            sources=self._sources(record, config, namespace),
+            sources=self._sources(record, config, namespace, labels.file if labels else ""),
             devices=devices,
             labels=labels,
             edits=cdi.edits_for([device.name for device in config.CDI_devices]),
@@ -147,9 +147,12 @@ class BundleMaker:
         return namespaces
 
     def _sources(
-        self, record: ContainerRecord, config: cri.ContainerConfig, namespace: Path | None
+        self, record: ContainerRecord, config: cri.ContainerConfig, namespace: Path | None, label: str = ""
     ) -> Mapping[str, str]:
-        """Where each mount's files are, by its place in the container: links followed, images and owners mounted."""
+        """Where each mount's files are, by its place in the container: links followed, images and owners mounted.
+
+        Args: `label` is the SELinux label of the container's files, "" where there is none.
+        """
         found = {}
         for index, mount in enumerate(config.mounts):
             place = self._filesystems.folder / record.id / "mounts" / str(index)
@@ -157,6 +160,8 @@ class BundleMaker:
                 found[mount.container_path] = self._image_source(mount, place)
                 continue
             source = _real_path(mount.host_path)
+            if label and mount.selinux_relabel:
+                selinux.relabel(source, label)
             if namespace is not None and mount.uidMappings:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if os.path.isdir(source):

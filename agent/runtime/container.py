@@ -76,23 +76,29 @@ class ContainerManager:
         """Take up the containers again that a former runtime process left."""
         boot_id = kernel.boot_id()
         for record in self._records.all():
-            if record.state == "creating":
-                await self._clean_up(record)
-                await self._forget(record)
-            elif record.state in ("created", "starting", "running") and record.boot_id != boot_id:
-                record.state, record.exit_code, record.finished_at = "exited", UNKNOWN_CODE, time.time_ns()
-                record.reason, record.message = "Unknown", "the machine was rebooted"
-                self._records.save(record)
-                await self._clean_up(record)
-            elif record.state == "starting":
-                await self._recover_start(record)
-            elif record.state == "running":
-                self._watch(record)
-            elif record.state == "exited":
-                await self._clean_up(record)
+            try:
+                await self._recover_one(record, boot_id)
+            except (RuntimeFailure, OSError):  # it stays as it is, and whoever removes it is told why
+                _log.exception("container %s could not be taken up again", record.id)
         known = {record.id for record in self._records.all()}
         for stray in set(self._filesystems.ids()) - known:
             await asyncio.to_thread(self._filesystems.remove, stray)
+
+    async def _recover_one(self, record: ContainerRecord, boot_id: str) -> None:
+        if record.state == "creating":
+            await self._clean_up(record)
+            await self._forget(record)
+        elif record.state in ("created", "starting", "running") and record.boot_id != boot_id:
+            record.state, record.exit_code, record.finished_at = "exited", UNKNOWN_CODE, time.time_ns()
+            record.reason, record.message = "Unknown", "the machine was rebooted"
+            self._records.save(record)
+            await self._clean_up(record)
+        elif record.state == "starting":
+            await self._recover_start(record)
+        elif record.state == "running":
+            self._watch(record)
+        elif record.state == "exited":
+            await self._clean_up(record)
 
     async def _recover_start(self, record: ContainerRecord) -> None:
         """We were killed while starting it: either its process runs, or it never will."""

@@ -84,6 +84,14 @@ def enter_namespace(path: Path | str, kind: int) -> None:
         os.close(fd)
 
 
+def is_namespace(path: Path) -> bool:
+    """Whether a namespace is pinned at a path; False if nothing is there."""
+    try:
+        return path.stat().st_dev == os.stat("/proc/self/ns/net").st_dev  # one file system for all of them
+    except OSError:
+        return False
+
+
 def open_in_root(root: Path, path: str) -> int:
     """Open a file for reading as if `root` were the root directory, as openat2(2) with RESOLVE_IN_ROOT.
 

@@ -87,11 +87,14 @@ class SandboxManager:
         """Undo what was half made, and finish what was half stopped, when we were killed or the machine rebooted."""
         boot_id = kernel.boot_id()
         for record in self._records.all():
-            if record.state == "creating":
-                await self._tear_down(record, forgiving=True)
-                await self._forget(record)
-            elif record.state == "stopping" or (record.state == "ready" and not self._is_alive(record, boot_id)):
-                await self.stop(record.id)
+            try:
+                if record.state == "creating":
+                    await self._tear_down(record, forgiving=True)
+                    await self._forget(record)
+                elif record.state == "stopping" or (record.state == "ready" and not self._is_alive(record, boot_id)):
+                    await self.stop(record.id)
+            except (RuntimeFailure, OSError):  # it stays as it is, and whoever stops or removes it is told why
+                _log.exception("sandbox %s was left half stopped, and could not be stopped now either", record.id)
 
     def _is_alive(self, record: SandboxRecord, boot_id: str) -> bool:
         if record.boot_id != boot_id:
@@ -169,7 +172,8 @@ class SandboxManager:
 
     def _attachment(self, record: SandboxRecord, config: cri.PodSandboxConfig) -> cni.Attachment:
         path = self.folder(record.id) / "net"
-        alive = record.boot_id == kernel.boot_id() and path.exists()
+        # We may have been killed after it was unmounted: what is left is a common file then.
+        alive = record.boot_id == kernel.boot_id() and kernel.is_namespace(path)
         metadata = config.metadata
         ports = tuple(
             {"hostPort": one.host_port, "containerPort": one.container_port, "hostIP": one.host_ip,

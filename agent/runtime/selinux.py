@@ -6,7 +6,10 @@ Sources: https://kubernetes.io/docs/tasks/configure-pod-container/security-conte
 https://github.com/opencontainers/runtime-spec/blob/main/config.md#linux-process
 """
 
+import contextlib
+import errno
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,12 @@ _ENABLED = Path("/sys/fs/selinux/enforce")
 _PROCESS, _FILE = "system_u:system_r:container_t:s0", "system_u:object_r:container_file_t:s0"
 _PRIVILEGED_TYPE = "spc_t"
 _CATEGORIES = 1024
+_ATTRIBUTE = "security.selinux"
+_KEPT = frozenset(
+    """
+    / /bin /boot /dev /etc /home /lib /lib64 /media /proc /root /run /sbin /sys /tmp /usr /var /var/lib /var/log
+    """.split()  # noqa: SIM905 - a list of paths
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,37 @@ def labels(asked: cri.SELinuxOption, sandbox_id: str, base: Labels, *, privilege
     process = (asked.user or user, asked.role or role, asked.type or kind, level)
     file_user, file_role, file_kind = base.file.split(":")[:3]
     return Labels(":".join(process), ":".join((asked.user or file_user, file_role, file_kind, level)))
+
+
+def relabel(path: str, label: str) -> None:
+    """Give a file, or a folder with all below it, a label. Blocks. Raises: OSError, but where labels are not known.
+
+    Links are labelled themselves and not followed. What the host itself needs keeps its labels, as in containerd.
+    """
+    if os.path.realpath(path) in _KEPT:
+        raise OSError(errno.EPERM, f"SELinux relabeling of {path} is not allowed")
+    _set_label(path, label)
+    for folder, names, files in os.walk(path):
+        for name in (*names, *files):
+            with contextlib.suppress(FileNotFoundError):  # others may work there
+                _set_label(os.path.join(folder, name), label)
+
+
+def _set_label(path: str, label: str) -> None:
+    value = label.encode() + b"\0"
+    try:
+        if os.getxattr(path, _ATTRIBUTE, follow_symlinks=False) == value:
+            return
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return  # this file system knows no labels
+        if error.errno != errno.ENODATA:
+            raise
+    try:
+        os.setxattr(path, _ATTRIBUTE, value, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.EROFS):
+            raise
 
 
 def categories(sandbox_id: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
 from agent.pod_manager import PodManager
 from agent.resizes import Resizes
+from agent.settings import Settings
 from agent.simulated.runtime import Behaviour, SimulatedRuntime
 from agent.volumes.manager import VolumeManager
 from agent.volumes.sources import FileSources
@@ -153,7 +154,7 @@ class SimulatedNode:
         settings = AgentConfig(
             client=config, node_name=self.name, node_ip="127.0.0.1", data_dir=_NOWHERE, runtime_socket=_NOWHERE,
             cert_file=_NOWHERE, key_file=_NOWHERE, ca_file=_NOWHERE, pod_cidr="", labels={_LABEL: "true"}, proxy=False,
-            max_pods=int(simulation.resources.get("pods", "256")),
+            settings=Settings(max_pods=int(simulation.resources.get("pods", "256"))),
         )  # fmt: skip
         self._runtime = SimulatedRuntime(simulation.behaviour, f"10.{200 + number // 256 % 55}.{number % 256}")
         self.reporter = (_Reporter if registers else _Guest)(settings, client, self._runtime, simulation)

@@ -3,21 +3,24 @@
 Source: https://kubernetes.io/docs/concepts/storage/persistent-volumes/
 """
 
+import asyncio
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.environment import ConfigError
 from agent.volumes.host_path import check_host_path
 from machinery.api.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
-from machinery.client.rest import Client
+from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import NotFound
 
 if TYPE_CHECKING:
     from agent.csi.volumes import CsiVolume
 
 Pod = Mapping[str, Any]
+_API_SECONDS = 2.0  # so long the API is waited for where it told what is needed before
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,27 @@ class Claims:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def resolve(self, pod: Pod, volume: Mapping[str, Any]) -> Source:
-        """Return what a volume's claim is bound to. Raises: ConfigError in the words users know."""
+    async def resolve(self, pod: Pod, volume: Mapping[str, Any], note: Path) -> Source:
+        """Return what a volume's claim is bound to. Raises: ConfigError in the words users know; ConnectionFailed.
+
+        Args: `note` is a file beside the pod's volumes; by it the answer is known while the API is away.
+        """
+        read_only = bool((volume.get("persistentVolumeClaim") or {}).get("readOnly"))
+        before = await asyncio.to_thread(_read_note, note)
+        try:
+            async with asyncio.timeout(_API_SECONDS if before is not None else None):
+                bound = await self._bound(pod, volume)
+        except (ConnectionFailed, TimeoutError):
+            if before is None:
+                raise
+            bound = before
+        else:
+            await asyncio.to_thread(_write_note, note, bound)
+        source = _source(bound.spec, read_only=read_only)
+        one_pod = "ReadWriteOncePod" in (bound.spec.get("accessModes") or ())
+        return replace(source, claim=(bound.namespace, bound.claim), volume=bound.volume, one_pod=one_pod)
+
+    async def _bound(self, pod: Pod, volume: Mapping[str, Any]) -> "_Bound":
         metadata = pod["metadata"]
         body = volume.get("persistentVolumeClaim")
         name = body["claimName"] if body is not None else f"{metadata['name']}-{volume['name']}"
@@ -69,9 +91,31 @@ class Claims:
             found = await self._client.get(PERSISTENT_VOLUMES, bound_to)
         except NotFound as error:
             raise ConfigError(f'persistentvolume "{bound_to}" not found') from error
-        source = _source(found["spec"], read_only=bool((body or {}).get("readOnly")))
-        one_pod = "ReadWriteOncePod" in (found["spec"].get("accessModes") or ())
-        return replace(source, claim=(metadata["namespace"], name), volume=bound_to, one_pod=one_pod)
+        return _Bound(metadata["namespace"], name, bound_to, found["spec"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A claim, and the name and spec of the PersistentVolume it is bound to."""
+
+    namespace: str
+    claim: str
+    volume: str
+    spec: Mapping[str, Any]
+
+
+def _read_note(note: Path) -> _Bound | None:
+    try:
+        return _Bound(**json.loads(note.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_note(note: Path, bound: _Bound) -> None:
+    note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = note.with_suffix(".new")
+    new.write_text(json.dumps(asdict(bound)))
+    new.replace(note)
 
 
 def _is_owned(claim: Mapping[str, Any], uid: str) -> bool:

@@ -52,6 +52,11 @@ def write_files(folder: Path, files: Mapping[str, File], group: int | None) -> b
     return True
 
 
+def is_filled(folder: Path) -> bool:
+    """Whether a volume has been written before."""
+    return (folder / DATA).exists()
+
+
 def _write(fresh: Path, name: str, file: File, group: int | None) -> None:
     path = fresh / name
     if not path.resolve().is_relative_to(fresh.resolve()):

@@ -16,17 +16,19 @@ from agent.environment import ConfigError, expand_strictly
 from agent.metrics import Metrics
 from agent.volumes import subpath
 from agent.volumes.claims import Claims, Source
-from agent.volumes.files import write_files
+from agent.volumes.files import is_filled, write_files
 from agent.volumes.host_path import check_host_path
 from agent.volumes.ownership import give_to_group
 from agent.volumes.sources import FileSources
 from machinery.api.quantity import to_bytes
+from machinery.client.rest import ConnectionFailed
 
 if TYPE_CHECKING:
     from agent.csi.volumes import CsiVolume, CsiVolumes
 
 Pod = Mapping[str, Any]
 _MOUNT_SECONDS = 60
+_API_SECONDS = 2.0  # so long the API is waited for where it told what is needed before
 FILE_SOURCES = ("configMap", "secret", "downwardAPI", "projected")
 
 
@@ -120,7 +122,14 @@ class VolumeManager:
         security = pod["spec"].get("securityContext") or {}
         group = security.get("fsGroup")
         if any(source in volume for source in FILE_SOURCES):
-            files = await sources.files(volume)
+            is_there = is_filled(self.path(pod, volume))
+            try:
+                async with asyncio.timeout(_API_SECONDS if is_there else None):
+                    files = await sources.files(volume)
+            except (ConnectionFailed, TimeoutError):
+                if not is_there:
+                    raise
+                return False  # the API is away: what it told before stands
             return await asyncio.to_thread(write_files, self.path(pod, volume), files, group)
         if "emptyDir" in volume:
             await asyncio.to_thread(_make_empty_dir, self.path(pod, volume), volume["emptyDir"] or {}, group)
@@ -147,7 +156,7 @@ class VolumeManager:
             return
         if self._claims is None:
             raise ConfigError("this node can't look up claims")
-        source = await self._claims.resolve(pod, volume)
+        source = await self._claims.resolve(pod, volume, self.folder(key[0]) / "claims" / f"{volume['name']}.json")
         if source.one_pod and any(
             one.volume == source.volume and uid != key[0] for (uid, _), one in self._bound.items()
         ):
@@ -211,6 +220,7 @@ class VolumeManager:
                 mount(
                     wanted["mountPath"], path, readonly=readonly, propagation=wanted.get("mountPropagation") or "",
                     recursive=wanted.get("recursiveReadOnly") in ("Enabled", "IfPossible"),
+                    relabel=_is_relabelled(volume, bound),
                 )
             )  # fmt: skip
         return found
@@ -296,6 +306,13 @@ def _make_empty_dir(path: Path, source: Mapping[str, Any], group: int | None) ->
         path.chmod(0o777 | (stat.S_ISGID if group is not None else 0))
         if group is not None:
             os.chown(path, -1, group)
+
+
+def _is_relabelled(volume: Mapping[str, Any], bound: Source | None) -> bool:
+    """Whether a volume's files get the label of the container: those the node makes, and local volumes."""
+    if bound is not None:
+        return bound.takes_group and bound.csi is None and not bound.read_only
+    return "emptyDir" in volume or any(source in volume for source in FILE_SOURCES)
 
 
 def _mount_nfs(path: Path, source: Mapping[str, Any]) -> None:

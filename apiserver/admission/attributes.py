@@ -30,6 +30,23 @@ class Attributes:
         found = self.obj if self.obj is not None else self.old
         return found if found is not None else {}
 
+    @property
+    def named(self) -> dict[str, str]:
+        """Group, version and plural of the resource."""
+        resource = self.kind.resource
+        return {"group": resource.group, "version": resource.version, "resource": resource.plural}
+
+    @property
+    def body_kind(self) -> dict[str, str]:
+        """Group, version and kind of what the request's body is: of the object, or of a part with a kind of its own."""
+        resource = self.kind.resource
+        if self.operation == "CONNECT" and self.obj is not None:
+            return {"group": "", "version": "v1", "kind": self.obj["kind"]}
+        part = self.kind.subresources.get(self.subresource)
+        if part is not None and part.kind:
+            return {"group": part.group, "version": part.version or "v1", "kind": part.kind}
+        return {"group": resource.group, "version": resource.version, "kind": resource.kind}
+
     def options(self) -> dict[str, Any]:
         """Return the request's options as webhooks are told them."""
         names = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}

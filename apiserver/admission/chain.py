@@ -6,7 +6,7 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-contro
 from collections.abc import Mapping
 from functools import partial
 
-from apiserver.admission import certificates, claims, limits, node_restriction, optional, pods, quota, services
+from apiserver.admission import certificates, claims, devices, limits, node_restriction, optional, pods, quota, services
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.equivalents import FindVersions
 from apiserver.admission.mutating_policies import MutatingPolicies
@@ -134,6 +134,8 @@ class Admission:
         kind, namespace, obj = request.kind, request.namespace, request.present
         if kind.built_in_kind in ("Pod", "PersistentVolumeClaim") and "LimitRanger" in self._on:
             limits.check(self._cache, kind, namespace, obj)
+        if kind.built_in_kind in ("ResourceClaim", "ResourceClaimTemplate"):
+            devices.check_admin_access(self._cache, kind, namespace, obj)
         escalation.check(self._authorizer, kind, namespace, obj, None, request.user)
         if "PodSecurity" in self._on:
             self._pod_security.judge(request)

@@ -25,6 +25,8 @@ def version_taken(config: Mapping[str, Any], request: Attributes, versions: Find
         return request.kind
     if config.get("matchPolicy", "Equivalent") == "Equivalent":
         for kind in versions(request.kind):
+            if request.subresource and request.subresource not in kind.subresources:
+                continue
             if any_rule_takes(rules, replace(request, kind=kind)):
                 return kind
     return None
@@ -34,8 +36,21 @@ async def as_version(request: Attributes, kind: Kind) -> Attributes:
     """Return a request with its objects in another version. Raises: InternalError when conversion fails."""
     if kind is request.kind:
         return request
+    if _is_part(request):
+        return replace(request, kind=kind)
     obj, old = [one and await converted(one, request.kind, kind) for one in (request.obj, request.old)]
     return replace(request, kind=kind, obj=obj, old=old)
+
+
+async def as_asked(obj: Object, shown: Kind, request: Attributes) -> Object:
+    """Return an object of the kind in which it was shown in that of the request. Raises: InternalError."""
+    return obj if shown is request.kind or _is_part(request) else await converted(obj, shown, request.kind)
+
+
+def _is_part(request: Attributes) -> bool:
+    """Whether the body is of a kind of its own, the same in every version."""
+    part = request.kind.subresources.get(request.subresource)
+    return part is not None and bool(part.kind)
 
 
 async def converted(obj: Object, of: Kind, to: Kind) -> Object:

@@ -54,8 +54,7 @@ def bindings_of(request: Attributes, cache: WatchCache, params: Any = None) -> d
     if request.namespace:
         entry = cache.collection(NAMESPACES.group_resource).get(f"/registry/namespaces/{request.namespace}")
         namespace = entry.object() if entry is not None else None
-    named = {"group": resource.group, "version": resource.version, "resource": resource.plural}
-    kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
+    named, kind = request.named, request.body_kind
     asked = {
         "kind": kind, "resource": named, "subResource": request.subresource, "requestKind": kind,
         "requestResource": named, "requestSubResource": request.subresource, "name": request.name,

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from apiserver.admission.attributes import Attributes
-from apiserver.admission.equivalents import as_version, converted
+from apiserver.admission.equivalents import as_asked, as_version
 from apiserver.admission.match_conditions import bindings_of
 from apiserver.admission.policies import BoundPolicies, PolicyError, evaluate
 from apiserver.admission.webhooks import Complete
@@ -53,7 +53,7 @@ class MutatingPolicies(BoundPolicies):
             return
         shown = await as_version(request, kind)
         self._apply(policy, binding, shown, lambda changed: changed)
-        request.obj = complete(await converted(shown.present, kind, request.kind))
+        request.obj = complete(await as_asked(shown.present, kind, request))
 
     def _apply(self, policy: Object, binding: Object, request: Attributes, complete: Complete) -> None:
         before = request.obj

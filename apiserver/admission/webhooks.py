@@ -9,14 +9,14 @@ import binascii
 import copy
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from apiserver.admission.attributes import Attributes
-from apiserver.admission.audit_annotations import publish
-from apiserver.admission.equivalents import FindVersions, as_version, converted, version_taken
+from apiserver.admission.audit_annotations import Turn, publish
+from apiserver.admission.equivalents import FindVersions, as_asked, as_version, version_taken
 from apiserver.admission.match_conditions import Conditions
 from apiserver.admission.rules import selectors_take
 from apiserver.admission.webhook_client import CallFailed, WebhookClient
@@ -79,15 +79,16 @@ class Webhooks:
             known = self._known[resource.plural] = (collection.generation, found)
         return known[1]
 
-    def _matching(self, resource: Resource, request: Attributes) -> Iterator[tuple[_Hook, Kind]]:
+    def _matching(self, resource: Resource, request: Attributes) -> Iterator[tuple[_Hook, Kind, Turn]]:
         """Yield each webhook to be asked, with the kind in which it wants to see the request's objects."""
+        mutates = resource is MUTATING_WEBHOOKS
         hooks = self._hooks(resource)
         if not hooks or request.kind.resource.group == _EXEMPT_GROUP or request.kind.resource.group in _REVIEWS:
             return
-        for hook in hooks:
+        for index, hook in enumerate(hooks):
             kind = version_taken(hook.config, request, self._versions)
             if kind is not None and selectors_take(self._cache, hook.config, request):
-                yield hook, kind
+                yield hook, kind, Turn(hook.configuration, hook.name, index, mutates=mutates)
 
     # ---- mutating
 
@@ -96,35 +97,43 @@ class Webhooks:
 
         Those that ask for it see it once more when others changed it after them. Raises: what they refuse with.
         """
-        seen: list[tuple[_Hook, Kind, bytes]] = []
-        for hook, kind in self._matching(MUTATING_WEBHOOKS, request):
-            await self._mutate_once(hook, kind, request, complete)
-            seen.append((hook, kind, orjson.dumps(request.obj)))
-        last = seen[-1][2] if seen else b""
-        for hook, kind, left in seen:
+        seen: list[tuple[_Hook, Kind, Turn, bytes]] = []
+        for hook, kind, turn in self._matching(MUTATING_WEBHOOKS, request):
+            await self._mutate_once(hook, kind, request, complete, turn)
+            seen.append((hook, kind, turn, orjson.dumps(request.obj)))
+        last = seen[-1][3] if seen else b""
+        for hook, kind, turn, left in seen:
             if hook.config.get("reinvocationPolicy") == "IfNeeded" and left != last:
-                await self._mutate_once(hook, kind, request, complete)
+                await self._mutate_once(hook, kind, request, complete, replace(turn, again=True))
 
-    async def _mutate_once(self, hook: _Hook, kind: Kind, request: Attributes, complete: Complete) -> None:
+    async def _mutate_once(self, hook: _Hook, kind: Kind, request: Attributes, complete: Complete, turn: Turn) -> None:
         shown = await as_version(request, kind)
         if not self._wanted(hook, shown):
             return
-        response = await self._ask(hook, shown, request.kind)
-        if response is None:
-            return
-        patch = response.get("patch")
-        if not patch or shown.obj is None:
-            return
+        before, changed = request.obj, False
+        try:
+            response = await self._ask(hook, shown, request.kind, turn)
+            if response is not None and response.get("patch") and shown.obj is not None:
+                await self._apply(response, hook, shown, request, complete, turn)
+                changed = request.obj != before
+        finally:
+            turn.note_change(request, changed=changed)
+
+    async def _apply(
+        self, response: Mapping[str, Any], hook: _Hook, shown: Attributes, request: Attributes, complete: Complete,
+        turn: Turn,
+    ) -> None:  # fmt: skip
+        """Make what a webhook wants changed. Raises: what is said where its patch is no good."""
+        kind = shown.kind
         try:
             if response.get("patchType") != "JSONPatch":
                 raise ValueError(f"unsupported patch type {response.get('patchType')!r}")
-            operations = orjson.loads(base64.b64decode(patch, validate=True))
+            operations = orjson.loads(base64.b64decode(response["patch"], validate=True))
+            turn.note_patch(request, operations)
             changed = apply_json_patch(copy.deepcopy(shown.obj), operations)
             if not isinstance(changed, dict) or not isinstance(changed.get("metadata"), dict):
                 raise ValueError("the patch leaves no object")
-            if kind is not request.kind:
-                changed = await converted(changed, kind, request.kind)
-            request.obj = complete(changed)
+            request.obj = complete(await as_asked(changed, kind, request))
         except (PatchError, ValueError, binascii.Error, errors.BadRequest) as error:
             self._failed(hook, request, CallFailed(str(error)))
 
@@ -133,12 +142,13 @@ class Webhooks:
     async def validate(self, request: Attributes) -> None:
         """Ask all validating webhooks at once. Raises: what the first of them refuses with."""
         matching = [
-            (hook, await as_version(request, kind)) for hook, kind in self._matching(VALIDATING_WEBHOOKS, request)
+            (hook, await as_version(request, kind), turn)
+            for hook, kind, turn in self._matching(VALIDATING_WEBHOOKS, request)
         ]
-        hooks = [(hook, shown) for hook, shown in matching if self._wanted(hook, shown)]
+        hooks = [one for one in matching if self._wanted(one[0], one[1])]
         if not hooks:
             return
-        asked = (self._ask(hook, shown, request.kind) for hook, shown in hooks)
+        asked = (self._ask(hook, shown, request.kind, turn) for hook, shown, turn in hooks)
         results = await asyncio.gather(*asked, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -157,7 +167,7 @@ class Webhooks:
             return False
         return outcome.met
 
-    async def _ask(self, hook: _Hook, request: Attributes, asked_for: Kind) -> Mapping[str, Any] | None:
+    async def _ask(self, hook: _Hook, request: Attributes, asked_for: Kind, turn: Turn) -> Mapping[str, Any] | None:
         """Return the response of a webhook that allows the request; None of one that failed and may.
 
         `asked_for` is the kind the client named, where the request is shown in another version.
@@ -175,6 +185,7 @@ class Webhooks:
             response = _response_of(answer, uid, version)
         except CallFailed as error:
             self._failed(hook, request, error)
+            turn.note_failed_open(request)
             return None
         request.warnings.extend(response.get("warnings") or ())
         for key, value in (response.get("auditAnnotations") or {}).items():
@@ -194,21 +205,12 @@ def _name_of(obj: Object) -> str:
     return str(obj["metadata"]["name"])
 
 
-def _names(request: Attributes, kind: Kind) -> tuple[dict[str, str], dict[str, str]]:
-    """Return how a kind and its resource are named in a review."""
-    resource = kind.resource
-    named = {"group": resource.group, "version": resource.version, "resource": resource.plural}
-    if request.operation == "CONNECT" and request.obj is not None:
-        return {"group": "", "version": "v1", "kind": request.obj["kind"]}, named
-    return {"group": resource.group, "version": resource.version, "kind": resource.kind}, named
-
-
 def _asked(request: Attributes, uid: str, asked_for: Kind) -> dict[str, Any]:
     resource = request.kind.resource
-    (kind, named), (asked_kind, asked_resource) = _names(request, request.kind), _names(request, asked_for)
     found: dict[str, Any] = {
-        "uid": uid, "kind": kind, "resource": named, "requestKind": asked_kind,
-        "requestResource": asked_resource,
+        "uid": uid, "kind": request.body_kind, "resource": request.named,
+        "requestKind": replace(request, kind=asked_for).body_kind,
+        "requestResource": replace(request, kind=asked_for).named,
         "name": request.name, "operation": request.operation, "userInfo": _user_info(request.user),
         "object": request.obj, "oldObject": request.old, "dryRun": request.dry_run,
         "options": request.options() or None,

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from apiserver.admission.audit_annotations import ONLY_WITH_BODIES
 from apiserver.audit.policy import COMPLETE, LEVELS, NOTHING, RECEIVED, STARTED, AuditPolicy, Decision
 from apiserver.audit.sinks import LogFile, Webhook
 from apiserver.auth.user import User
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 0.2
 _REQUEST, _RESPONSE = LEVELS.index("Request"), LEVELS.index("RequestResponse")
+_REASON = "authorization.k8s.io/reason"
 _LONG = frozenset({"exec", "attach", "portforward", "proxy"})
 _NAME = re.compile(rb'"name":"([^"\\]+)"')
 _NAME_WITHIN = 400  # names come early in what the server encodes
@@ -101,12 +103,13 @@ class Auditor:
         if RECEIVED not in decision.omitted:
             self._note(record, RECEIVED, 0, None)
 
-    def allowed(self, record: Record) -> None:
-        """Note that the request may be served; one that lasts has begun to be answered."""
+    def allowed(self, record: Record, reason: str) -> None:
+        """Note that the request may be served, and why; one that lasts has begun to be answered."""
         info = record.info
         if not record.decision.level or info is None:
             return
         record.annotations["authorization.k8s.io/decision"] = "allow"
+        record.annotations[_REASON] = reason
         if (info.verb == "watch" or info.subresource in _LONG) and STARTED not in record.decision.omitted:
             self._note(record, STARTED, 200 if info.verb == "watch" else 101, None)
 
@@ -184,7 +187,10 @@ def _encoded(record: Record, stage: str, moment: float, code: int, body: bytes |
             event["responseObject"] = _content(body, decision)
     event["requestReceivedTimestamp"], event["stageTimestamp"] = _micro(record.received), _micro(moment)
     if record.annotations:
-        event["annotations"] = {"authorization.k8s.io/reason": "", **record.annotations}
+        told = record.annotations
+        if decision.level < _REQUEST:
+            told = {key: value for key, value in told.items() if not key.startswith(ONLY_WITH_BODIES)}
+        event["annotations"] = {_REASON: "", **told}
     return orjson.dumps(event)
 
 

@@ -16,7 +16,7 @@ _USER, _GROUP, _UID, _EXTRA = "Impersonate-User", "Impersonate-Group", "Imperson
 _AUTHENTICATION = "authentication.k8s.io"
 
 
-def impersonated(user: User, headers: Any, authorize: Callable[[User, RequestInfo], None]) -> User:
+def impersonated(user: User, headers: Any, authorize: Callable[[User, RequestInfo], object]) -> User:
     """Return the user a request acts as: its own unless the headers name another.
 
     Args: `headers` is the request's multi-dict; `authorize` raises Forbidden for what a user may not.

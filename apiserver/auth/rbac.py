@@ -23,6 +23,7 @@ class Grant:
 
     namespace: str
     rules: Sequence[Mapping[str, Any]]
+    told: str = ""  # the binding, in the words in which permissions are explained
 
 
 class Authorizer:
@@ -37,17 +38,23 @@ class Authorizer:
         self._generation: tuple[int, ...] = ()
         self._grants: dict[tuple[str, str], list[Grant]] = {}
         self._rules: dict[tuple[str, str, str], Sequence[Mapping[str, Any]]] = {}
-        self._answers: dict[tuple[object, ...], bool] = {}
+        self._answers: dict[tuple[object, ...], str | None] = {}
 
-    def authorize(self, user: User, info: RequestInfo) -> None:
-        """Let the request pass. Raises: Forbidden when no rule allows it."""
-        if not self.allows(user, info):
+    def authorize(self, user: User, info: RequestInfo) -> str:
+        """Let the request pass and return what allows it. Raises: Forbidden when nothing does."""
+        reason = self.reason(user, info)
+        if reason is None:
             raise _forbidden(user, info)
+        return reason
 
     def allows(self, user: User, info: RequestInfo) -> bool:
         """Whether a rule allows the request."""
+        return self.reason(user, info) is not None
+
+    def reason(self, user: User, info: RequestInfo) -> str | None:
+        """Return what allows the request, empty where that is no binding; None when nothing does."""
         if MASTERS in user.groups or (NODES in user.groups and self._nodes.allows(user, info)):
-            return True
+            return ""
         self._refresh()
         if info.is_resource:
             question: tuple[object, ...] = (
@@ -56,20 +63,19 @@ class Authorizer:
             )  # fmt: skip
         else:
             question = (user.name, user.groups, info.verb, info.path)
-        answer = self._answers.get(question)
-        if answer is None:
+        if question not in self._answers:
             if len(self._answers) > 10_000:
                 self._answers.clear()
-            answer = self._answers[question] = self._ask(user, info)
-        return answer
+            self._answers[question] = self._ask(user, info)
+        return self._answers[question]
 
-    def _ask(self, user: User, info: RequestInfo) -> bool:
+    def _ask(self, user: User, info: RequestInfo) -> str | None:
         for grant in self.grants(user):
             if grant.namespace and (not info.is_resource or grant.namespace != info.namespace):
                 continue
             if any(_rule_allows(rule, info) for rule in grant.rules):
-                return True
-        return False
+                return f"RBAC: allowed by {grant.told}"
+        return None
 
     @staticmethod
     def is_master(user: User) -> bool:
@@ -108,11 +114,16 @@ class Authorizer:
                 binding = entry.object()
                 reference = binding["roleRef"]
                 where = ("roles", entry.namespace) if reference["kind"] == "Role" else ("clusterroles", "")
-                grant = Grant(entry.namespace, rules.get((*where, reference["name"]), ()))
+                given = rules.get((*where, reference["name"]), ())
+                kind = "RoleBinding" if entry.namespace else "ClusterRoleBinding"
+                shown = f"{entry.name}/{entry.namespace}" if entry.namespace else entry.name
+                bound = f'{kind} "{shown}" of {reference["kind"]} "{reference["name"]}"'
                 for subject in binding.get("subjects") or ():
-                    name = subject["name"]
+                    name = told = subject["name"]
                     if subject["kind"] == "ServiceAccount":
-                        name = f"{subject.get('namespace', '')}/{name}"
+                        namespace = subject.get("namespace", "")
+                        name, told = f"{namespace}/{name}", f"{name}/{namespace}"
+                    grant = Grant(entry.namespace, given, f'{bound} to {subject["kind"]} "{told}"')
                     self._grants.setdefault((subject["kind"], name), []).append(grant)
 
 

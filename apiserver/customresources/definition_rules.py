@@ -10,9 +10,13 @@ from apiserver.customresources.jsonpath import PathError, compile_path
 from apiserver.customresources.schema_rules import schema_causes
 from apiserver.registry import names
 from apiserver.registry.kind import Object, duplicate, forbidden, immutable, invalid, required, too_many, unsupported
+from apiserver.registry.webhook_rules import client_causes
 from machinery.errors import Cause
 
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
+_COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
+_SCOPES, _STRATEGIES = ("Cluster", "Namespaced"), ("None", "Webhook")
+_MAX_WARNING, _MAX_SELECTABLE = 256, 8
 
 
 def definition_causes(crd: Object) -> Iterator[Cause]:
@@ -26,8 +30,8 @@ def definition_causes(crd: Object) -> Iterator[Cause]:
         yield invalid("spec.group", group, wrong)
     elif group and "." not in group:
         yield invalid("spec.group", group, "should be a domain with at least one dot")
-    if spec.get("scope") not in ("Cluster", "Namespaced"):
-        yield unsupported("spec.scope", spec.get("scope", ""), ("Cluster", "Namespaced"))
+    if spec.get("scope") and spec["scope"] not in _SCOPES:
+        yield unsupported("spec.scope", spec["scope"], _SCOPES)
     if spec.get("preserveUnknownFields"):
         yield invalid(
             "spec.preserveUnknownFields", True, "cannot set to true, set x-kubernetes-preserve-unknown-fields to true "
@@ -35,8 +39,7 @@ def definition_causes(crd: Object) -> Iterator[Cause]:
         )  # fmt: skip
     yield from _version_list_causes(spec.get("versions") or [])
     yield from _name_causes(given)
-    for index, version in enumerate(spec.get("versions") or ()):
-        yield from _version_causes(version, f"spec.versions[{index}]")
+    yield from _all_versions_causes(spec.get("versions") or [])
     yield from _conversion_causes(spec.get("conversion") or {}, "spec.conversion")
     if group.endswith((".k8s.io", ".kubernetes.io")) or group in ("k8s.io", "kubernetes.io"):
         yield from _approval_causes(crd)
@@ -87,34 +90,85 @@ def _name_causes(given: Object) -> Iterator[Cause]:
         yield invalid(f"{path}.listKind", given["listKind"], "kind and listKind may not be the same")
 
 
-def _version_causes(version: Object, path: str) -> Iterator[Cause]:
-    if version.get("deprecationWarning") is not None and not version.get("deprecated"):
-        yield invalid(
-            f"{path}.deprecationWarning", version["deprecationWarning"], "can only be set for deprecated versions"
-        )
-    schema = (version.get("schema") or {}).get("openAPIV3Schema")
-    if schema is None:
-        yield required(f"{path}.schema.openAPIV3Schema", "schemas are required")
-    elif isinstance(schema, dict):
-        yield from schema_causes(schema, f"{path}.schema.openAPIV3Schema")
-    for index, column in enumerate(version.get("additionalPrinterColumns") or ()):
-        yield from _column_causes(column, f"{path}.additionalPrinterColumns[{index}]")
-    scale = (version.get("subresources") or {}).get("scale")
-    if scale is not None:
-        yield from _scale_causes(scale, f"{path}.subresources.scale")
-    yield from _selectable_causes(version, f"{path}.selectableFields")
+def _all_versions_causes(versions: Sequence[Object]) -> Iterator[Cause]:
+    """Yield what is wrong with what versions say each.
+
+    What all of them say alike is told of as if it were said once, for that is how upstream looks at it.
+    """
+    for index, version in enumerate(versions):
+        for wrong in _deprecation_problems(version):
+            yield invalid(f"spec.versions[{index}].deprecationWarning", version.get("deprecationWarning"), wrong)
+    for field, (name, judge) in _PARTS.items():
+        if versions and all(_part(version, field) == _part(versions[0], field) for version in versions):
+            places = [(versions[0], f"spec.{name}", "spec.versions[0]")]
+        else:
+            places = [(one, f"spec.versions[{at}].{field}", f"spec.versions[{at}]") for at, one in enumerate(versions)]
+        for version, path, whole in places:
+            if _part(version, field):
+                yield from judge(version, path)
+            elif field == "schema":
+                yield required(f"{whole}.schema.openAPIV3Schema", "schemas are required")
+
+
+def _part(version: Object, field: str) -> Any:
+    """Return what a version says of something, None where that is nothing."""
+    if field == "schema":
+        return (version.get("schema") or {}).get("openAPIV3Schema")
+    return version.get(field) or None
+
+
+def _deprecation_problems(version: Object) -> Iterator[str]:
+    text = version.get("deprecationWarning")
+    if text is None:
+        return
+    if not version.get("deprecated"):
+        yield "can only be set for deprecated versions"
+        return
+    if len(text.encode()) > _MAX_WARNING:
+        yield f"must be <= {_MAX_WARNING} characters long"
+    if not text:
+        yield "must not be an empty string"
+    bad = next((index for index, letter in enumerate(text) if not letter.isprintable()), None)
+    if bad is not None:
+        at = len(text[:bad].encode())
+        yield f"must only contain printable UTF-8 characters; non-printable character found at index {at}"
+
+
+def _schema_causes(version: Object, path: str) -> Iterator[Cause]:
+    schema = version["schema"]["openAPIV3Schema"]
+    if isinstance(schema, dict):
+        has_status = (version.get("subresources") or {}).get("status") is not None
+        yield from schema_causes(schema, f"{path}.openAPIV3Schema", has_status=has_status)
+
+
+def _subresource_causes(version: Object, path: str) -> Iterator[Cause]:
+    if (scale := version["subresources"].get("scale")) is not None:
+        yield from _scale_causes(scale, f"{path}.scale")
+
+
+def _columns_causes(version: Object, path: str) -> Iterator[Cause]:
+    for index, column in enumerate(version["additionalPrinterColumns"]):
+        yield from _column_causes(column, f"{path}[{index}]")
 
 
 def _column_causes(column: Object, path: str) -> Iterator[Cause]:
-    if column.get("type") and column["type"] not in _COLUMN_TYPES:
-        yield invalid(f"{path}.type", column["type"], f"must be one of {','.join(_COLUMN_TYPES)}")
-    json_path = column.get("jsonPath", "")
-    if json_path:
-        yield from _path_causes(json_path, f"{path}.jsonPath", "")
+    known = f"must be one of {','.join(_COLUMN_TYPES)}"
+    if not column.get("type"):
+        yield required(f"{path}.type", known)
+    elif column["type"] not in _COLUMN_TYPES:
+        yield invalid(f"{path}.type", column["type"], known)
+    if (form := column.get("format")) and form not in _COLUMN_FORMATS:
+        yield invalid(f"{path}.format", form, f"must be one of {','.join(_COLUMN_FORMATS)}")
+    if not column.get("name"):
+        yield required(f"{path}.name")
+    if not column.get("jsonPath"):
+        yield required(f"{path}.JSONPath")
+    else:
+        yield from _path_causes(column["jsonPath"], f"{path}.JSONPath", "")
 
 
 def _path_causes(json_path: str, path: str, beginning: str) -> Iterator[Cause]:
-    if not json_path.startswith(".") and not json_path.startswith("["):
+    if not json_path.startswith("."):
         yield invalid(path, json_path, "must be a simple json path starting with .")
         return
     try:
@@ -138,9 +192,9 @@ def _scale_causes(scale: Object, path: str) -> Iterator[Cause]:
 
 
 def _selectable_causes(version: Object, path: str) -> Iterator[Cause]:
-    fields = version.get("selectableFields") or ()
-    if len(fields) > 8:
-        yield too_many(path, len(fields), 8)
+    fields = version["selectableFields"]
+    if len({one.get("jsonPath") for one in fields}) > _MAX_SELECTABLE:
+        yield too_many(path, len(fields), _MAX_SELECTABLE)
     seen: set[str] = set()
     for index, one in enumerate(fields):
         at, json_path = f"{path}[{index}].jsonPath", one.get("jsonPath", "")
@@ -156,32 +210,50 @@ def _selectable_causes(version: Object, path: str) -> Iterator[Cause]:
         if json_path.startswith(".metadata"):
             yield invalid(at, json_path, "must not point to fields in metadata")
         elif schema is None:
-            yield invalid(at, json_path, "does not refer to a valid field")
+            yield invalid(at, json_path, "is an invalid path: does not refer to a valid field")
         elif schema.get("type") not in ("string", "boolean", "integer"):
             yield invalid(at, json_path, "must point to a field of type string, boolean or integer. Enum string fields "
                           "and strings with formats are allowed.")  # fmt: skip
 
 
 def _conversion_causes(conversion: Object, path: str) -> Iterator[Cause]:
-    strategy, webhook = conversion.get("strategy"), conversion.get("webhook")
-    if strategy not in ("None", "Webhook"):
-        yield unsupported(f"{path}.strategy", strategy or "", ("None", "Webhook"))
-    elif strategy == "None" and webhook is not None:
-        yield forbidden(f"{path}.webhook", "should not be set when strategy is not set to Webhook")
-    elif strategy == "Webhook":
-        config = (webhook or {}).get("clientConfig")
-        if config is None:
-            yield required(f"{path}.webhook.clientConfig", "required when strategy is set to Webhook")
-        elif bool(config.get("url")) == bool(config.get("service")):
-            yield required(f"{path}.webhook.clientConfig", "exactly one of url or service is required")
-        known = (webhook or {}).get("conversionReviewVersions") or []
-        if not known:
-            yield required(f"{path}.webhook.conversionReviewVersions")
-        elif not {"v1", "v1beta1"} & set(known):
-            yield invalid(
-                f"{path}.webhook.conversionReviewVersions", known,
-                "must include at least one of v1, v1beta1",
-            )  # fmt: skip
+    """Yield what is wrong with how versions are converted; what a webhook is told of by is spelled as upstream does."""
+    strategy, webhook = conversion.get("strategy") or "", conversion.get("webhook") or {}
+    config, known = webhook.get("clientConfig"), webhook.get("conversionReviewVersions") or []
+    at, at_versions = f"{path}.webhookClientConfig", f"{path}.conversionReviewVersions"
+    if strategy not in _STRATEGIES:
+        yield unsupported(f"{path}.strategy", strategy, _STRATEGIES)
+    if strategy != "Webhook":
+        for given, place in ((config, at), (known, at_versions)):
+            if given:
+                yield forbidden(place, "should not be set when strategy is not set to Webhook")
+        return
+    if config is None:
+        yield required(at, "required when strategy is set to Webhook")
+    else:
+        yield from client_causes(config, at)
+    yield from _review_version_causes(known, at_versions)
+
+
+def _review_version_causes(known: Sequence[str], path: str) -> Iterator[Cause]:
+    if not known:
+        yield required(path)
+        return
+    for index, version in enumerate(known):
+        if version in known[:index]:
+            yield invalid(f"{path}[{index}]", version, "duplicate version")
+        elif wrong := names.dns_1035_label(version):
+            yield invalid(f"{path}[{index}]", version, wrong)
+    if not {"v1", "v1beta1"} & set(known):
+        yield invalid(path, list(known), "must include at least one of v1, v1beta1")
+
+
+# What versions say -> what upstream calls it where all say the same, and who judges it.
+_PARTS = {
+    "schema": ("validation", _schema_causes), "subresources": ("subresources", _subresource_causes),
+    "additionalPrinterColumns": ("additionalPrinterColumns", _columns_causes),
+    "selectableFields": ("selectableFields", _selectable_causes),
+}  # fmt: skip
 
 
 def update_causes(new: Object, old: Object) -> Iterator[Cause]:

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from apiserver.customresources.structural import Structural
-from apiserver.registry.kind import Object, forbidden, invalid, required
+from apiserver.registry.kind import Object, forbidden, invalid, required, unsupported
 from machinery.cel.bindings import without_strings
 from machinery.cel.program import CompileError, EvaluationError, Program, compile_expression
 from machinery.errors import Cause
@@ -245,20 +245,24 @@ def escaped(name: str) -> str:
     return name
 
 
-def rule_causes(schema: Structural, path: str, *, correlatable: bool = True) -> Iterator[Cause]:
-    """Yield what is wrong with the rules of a schema."""
+def rule_causes(schema: Structural, path: str, *, uncorrelatable: str = "") -> Iterator[Cause]:
+    """Yield what is wrong with the rules of a schema.
+
+    Args: `uncorrelatable` is the path to what a change can't be followed through, if the schema is within such.
+    """
     for index, given in enumerate(schema.raw.get("x-kubernetes-validations") or ()):
         at = f"{path}.x-kubernetes-validations[{index}]"
-        yield from _one_rule_causes(given, at, correlatable=correlatable)
+        yield from _one_rule_causes(given, at, uncorrelatable)
         if problem := undefined_field(given.get("rule", ""), schema, is_root=path.endswith(".openAPIV3Schema")):
             yield invalid(f"{at}.rule", given["rule"], f"compilation failed: {problem}")
+    of_members = uncorrelatable or (path if schema.raw.get("x-kubernetes-map-type") == "atomic" else "")
     for name, child in schema.properties.items():
-        yield from rule_causes(child, f"{path}.properties[{name}]", correlatable=correlatable)
+        yield from rule_causes(child, f"{path}.properties[{name}]", uncorrelatable=of_members)
     if schema.items is not None:
-        keyed = correlatable and schema.raw.get("x-kubernetes-list-type") == "map"
-        yield from rule_causes(schema.items, f"{path}.items", correlatable=keyed)
+        of_items = uncorrelatable or ("" if schema.raw.get("x-kubernetes-list-type") == "map" else path)
+        yield from rule_causes(schema.items, f"{path}.items", uncorrelatable=of_items)
     if isinstance(schema.additional, Structural):
-        yield from rule_causes(schema.additional, f"{path}.additionalProperties", correlatable=correlatable)
+        yield from rule_causes(schema.additional, f"{path}.additionalProperties", uncorrelatable=uncorrelatable)
 
 
 _ACCESS = re.compile(r"(?<![\w.])(?:self|oldSelf)((?:\.[A-Za-z_]\w*(?!\w)(?!\s*\())+)")
@@ -285,13 +289,54 @@ def undefined_field(rule: str, schema: Structural, *, is_root: bool) -> str:
     return ""
 
 
-def _one_rule_causes(given: Mapping[str, Any], path: str, *, correlatable: bool) -> Iterator[Cause]:
-    text = given.get("rule", "")
-    if not text.strip():
+def text_causes(given: Mapping[str, Any], path: str) -> Iterator[Cause]:
+    """Yield what is wrong with the texts of a rule, before anybody asks what they mean."""
+    rule, message = given.get("rule") or "", given.get("message") or ""
+    if not rule.strip():
         yield required(f"{path}.rule", "rule is not specified")
-        return
-    if given.get("reason") and given["reason"] not in _REASONS:
-        yield invalid(f"{path}.reason", given["reason"], f"must be one of {', '.join(_REASONS)}")
+    elif message and not message.strip():
+        yield invalid(f"{path}.message", message, "message must be non-empty if specified")
+    elif _has_breaks(message.strip()):
+        yield invalid(f"{path}.message", message, "message must not contain line breaks")
+    elif _has_breaks(rule.strip()) and not message.strip():
+        yield required(f"{path}.message", "message must be specified if rule contains line breaks")
+    if (expression := given.get("messageExpression")) and not expression.strip():
+        yield required(f"{path}.messageExpression", "messageExpression must be non-empty if specified")
+    if (reason := given.get("reason")) is not None and reason not in _REASONS:
+        yield unsupported(f"{path}.reason", reason, sorted(_REASONS))
+    field = given.get("fieldPath") or ""
+    if field and not field.strip():
+        yield invalid(f"{path}.fieldPath", field, "fieldPath must be non-empty if specified")
+    if _has_breaks(field):
+        yield invalid(f"{path}.fieldPath", field, "fieldPath must not contain line breaks")
+
+
+def _has_breaks(text: str) -> bool:
+    return "\n" in text or "\r" in text
+
+
+_STEP = re.compile(r"\.([^.\[\]]+)|\['((?:[^'\\]|\\.)*)'\]")
+
+
+def leads_somewhere(field: str, schema: Mapping[str, Any]) -> bool:
+    """Whether a path of fields and of keys of maps leads to something that a schema knows."""
+    at, node = 0, schema
+    while at < len(field):
+        step = _STEP.match(field, at)
+        if step is None:
+            return False
+        at, extra = step.end(), node.get("additionalProperties")
+        found = (node.get("properties") or {}).get(step[1] or step[2])
+        if found is None and isinstance(extra, Mapping) and step[2] is not None:
+            found = extra
+        if not isinstance(found, Mapping):
+            return False
+        node = found
+    return bool(field)
+
+
+def _one_rule_causes(given: Mapping[str, Any], path: str, uncorrelatable: str) -> Iterator[Cause]:
+    text = given.get("rule", "")
     try:
         program = _program(text, given)
     except CompileError as error:
@@ -299,10 +344,12 @@ def _one_rule_causes(given: Mapping[str, Any], path: str, *, correlatable: bool)
         return
     if program.result not in ("bool", "dyn"):
         yield invalid(f"{path}.rule", text, "cel expression must evaluate to a bool")
-    if not program.uses.isdisjoint(("oldSelf", "oldSelfMap")) and not correlatable:
-        yield invalid(
-            f"{path}.rule", text, f"oldSelf cannot be used on the uncorrelatable portion of the schema within {path}"
-        )
+    if program.uses.isdisjoint(("oldSelf", "oldSelfMap")):
+        if (optional := given.get("optionalOldSelf")) is not None:
+            yield invalid(f"{path}.optionalOldSelf", optional, "may not be set if oldSelf is not used in rule")
+    elif uncorrelatable:
+        why = f"oldSelf cannot be used on the uncorrelatable portion of the schema within {uncorrelatable}"
+        yield invalid(f"{path}.rule", text, why)
     if given.get("messageExpression"):
         yield from _message_causes(given, f"{path}.messageExpression")
 

@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 from apiserver.endpoints.takeover import Connection
+from machinery import errors
 from machinery.spdy import (
     GOAWAY,
     PING,
@@ -35,6 +36,9 @@ SPDY = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.
 _STREAMS_SECONDS = 30.0
 _LINGER_SECONDS = 5.0
 _CHUNK = 32 * 1024
+_LOST = errors.InternalError(
+    "Internal error occurred: error reading from error stream: the connection to the node was lost"
+)
 _TYPES = {"stdin": STDIN, "stdout": STDOUT, "stderr": STDERR, "error": STATUS, "resize": RESIZE}
 
 
@@ -57,6 +61,28 @@ def shown_status(status: bytes, *, whole: bool) -> bytes:
         return status
     found = orjson.loads(status)
     return b"" if found.get("status") == "Success" else str(found.get("message", "")).encode()
+
+
+class PlainWebSocket:
+    """A WebSocket of the protocols that the agent speaks too."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+
+    async def send(self, channel: int, data: bytes) -> None:
+        """Send data on a channel."""
+        await self._socket.send_bytes(bytes([channel]) + data)
+
+    async def receive(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield channel and data until the client goes away."""
+        async for message in self._socket:
+            if message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT) and message.data:
+                raw = message.data.encode() if isinstance(message.data, str) else message.data
+                yield raw[0], raw[1:]
+
+    async def close(self) -> None:
+        """Close the WebSocket."""
+        await self._socket.close()
 
 
 class OldWebSocket:
@@ -193,11 +219,17 @@ class SpdySession:
 
 
 async def bridge(client: Client, agent: aiohttp.ClientWebSocketResponse) -> None:
-    """Hand over in both directions until either side ends; then end the other."""
-    tasks = [asyncio.create_task(_to_agent(client, agent)), asyncio.create_task(_to_client(agent, client))]
+    """Hand over in both directions until either side ends; then end the other.
+
+    A client that learns of no end would take what it has for all there is: one whose agent went away is told so.
+    """
+    to_client = asyncio.create_task(_to_client(agent, client))
+    tasks = [asyncio.create_task(_to_agent(client, agent)), to_client]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        over = tasks[1].done()  # the agent has told everything
+        over = to_client.done()
+        if over and not to_client.cancelled() and to_client.exception() is None and not to_client.result():
+            await client.send(STATUS, orjson.dumps(_LOST.to_status()))
     finally:
         for task in tasks:
             task.cancel()
@@ -215,7 +247,11 @@ async def _to_agent(client: Client, agent: Any) -> None:
             await agent.send_bytes(bytes([CLOSE, STDIN]))
 
 
-async def _to_client(agent: aiohttp.ClientWebSocketResponse, client: Client) -> None:
+async def _to_client(agent: aiohttp.ClientWebSocketResponse, client: Client) -> bool:
+    """Return whether the agent told how the command ended."""
+    told = False
     async for message in agent:
         if message.type == aiohttp.WSMsgType.BINARY and message.data:
+            told = told or message.data[0] == STATUS
             await client.send(message.data[0], message.data[1:])
+    return told

@@ -75,7 +75,8 @@ class Reviews:
             )  # fmt: skip
         else:
             info = RequestInfo((other or {}).get("verb", ""), (other or {}).get("path", ""))
-        review["status"] = {"allowed": self._authorizer.allows(user, info)}
+        reason = self._authorizer.reason(user, info)
+        review["status"] = {"allowed": reason is not None} | ({"reason": reason} if reason else {})
         return review
 
     async def _self_rules(self, call: Call) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
+import orjson
 from aiohttp import web
 
 from apiserver.agent_address import agent_authority
@@ -121,31 +122,54 @@ class Streams:
         if upgrade == "websocket":
             return await self._command_over_websocket(call, url, params)
         protocol = _spdy_protocol(call, remote_command.SPDY)
-        async with self._agent(url, params, remote_command.PLAIN) as agent:
-            connection = await take_over(call.http, _SPDY, {"X-Stream-Protocol-Version": protocol})
-            session = remote_command.SpdySession(connection, protocol, wanted)
-            if await session.opened():
-                await remote_command.bridge(session, agent)
-            return connection.response
+        try:
+            async with self._agent(url, params, remote_command.PLAIN) as agent:
+                connection = await take_over(call.http, _SPDY, {"X-Stream-Protocol-Version": protocol})
+                session = remote_command.SpdySession(connection, protocol, wanted)
+                if await session.opened():
+                    await remote_command.bridge(session, agent)
+                return connection.response
+        except _Refused as refused:
+            return refused.response()
 
     async def _command_over_websocket(self, call: Call, url: str, params: Any) -> web.StreamResponse:
         protocol = _websocket_protocol(call, remote_command.WEBSOCKET)
+        if protocol == remote_command.PLAIN[0]:
+            return await self._command_over_newest(call, url, params)
         plain = (protocol,) if protocol in remote_command.PLAIN else remote_command.PLAIN
-        async with self._agent(url, params, plain) as agent:
-            client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
-            await client.prepare(call.http)
-            await asyncio.sleep(_LISTENING_SECONDS)
-            if protocol in remote_command.PLAIN:
-                await join(client, agent)
-            else:
-                await remote_command.bridge(remote_command.OldWebSocket(client, protocol), agent)
-            return client
+        try:
+            async with self._agent(url, params, plain) as agent:
+                client = await _accepted(call, protocol)
+                if protocol in remote_command.PLAIN:
+                    await remote_command.bridge(remote_command.PlainWebSocket(client), agent)
+                else:
+                    await remote_command.bridge(remote_command.OldWebSocket(client, protocol), agent)
+                return client
+        except _Refused as refused:
+            return refused.response()
+
+    async def _command_over_newest(self, call: Call, url: str, params: Any) -> web.StreamResponse:
+        """Serve v5, whose clients upstream lets in first: what the agent refuses is told on the channel for it."""
+        client = await _accepted(call, remote_command.PLAIN[0])
+        session = remote_command.PlainWebSocket(client)
+        told: errors.APIError
+        try:
+            async with self._agent(url, params, remote_command.PLAIN) as agent:
+                await remote_command.bridge(session, agent)
+                return client
+        except _Refused as refused:
+            told = errors.InternalError(f"Internal error occurred: unable to upgrade connection: {refused.text}")
+        except errors.APIError as error:
+            told = error
+        await session.send(remote_command.STATUS, orjson.dumps(told.to_status()))
+        await session.close()
+        return client
 
     @contextlib.asynccontextmanager
     async def _agent(
         self, url: str, params: Any, protocols: Sequence[str]
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open a WebSocket to an agent. Raises: what the agent refuses with; InternalError when it is away."""
+        """Open a WebSocket to an agent. Raises: _Refused; InternalError when it is away."""
         connecting = self._client().ws_connect(url, params=params, protocols=protocols, max_msg_size=_MAX_MESSAGE)
         async with _agent_errors(url), connecting as agent:
             yield agent
@@ -166,11 +190,15 @@ class Streams:
             await Tunnel(client.send_bytes, _messages(client), self._port(url)).run()
             return client
         protocol = _websocket_protocol(call, _FORWARD_PROTOCOLS)
-        async with self._agent(url, list(call.http.query.items()), (protocol or _FORWARD_PROTOCOLS[1],)) as agent:
-            client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
-            await client.prepare(call.http)
-            await join(client, agent)
-            return client
+        query = list(call.http.query.items())
+        try:
+            async with self._agent(url, query, (protocol or _FORWARD_PROTOCOLS[1],)) as agent:
+                client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
+                await client.prepare(call.http)
+                await join(client, agent)
+                return client
+        except _Refused as refused:
+            return refused.response()
 
     def _port(self, url: str) -> Any:
         """Return what opens a WebSocket for one port of a pod."""
@@ -181,6 +209,26 @@ class Streams:
             )
 
         return connect
+
+
+async def _accepted(call: Call, protocol: str) -> web.WebSocketResponse:
+    """Return a client's WebSocket, open."""
+    client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
+    await client.prepare(call.http)
+    await asyncio.sleep(_LISTENING_SECONDS)
+    return client
+
+
+class _Refused(Exception):
+    """An agent would not open a WebSocket."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status, self.text = status, text
+
+    def response(self) -> web.Response:
+        """Return the agent's answer, as clients of old protocols are shown it."""
+        return web.Response(status=self.status, text=self.text)
 
 
 async def _messages(socket: web.WebSocketResponse) -> AsyncIterator[bytes]:
@@ -310,6 +358,6 @@ async def _agent_errors(url: str) -> AsyncIterator[None]:
         yield
     except aiohttp.WSServerHandshakeError as error:
         headers: Mapping[str, str] = error.headers or {}
-        raise _agent_refusal(error.status, headers.get("X-Wherry-Error", error.message)) from error
+        raise _Refused(error.status, headers.get("X-Wherry-Error", error.message)) from error
     except (aiohttp.ClientConnectionError, TimeoutError) as error:
         raise errors.InternalError(f"Internal error occurred: error dialing backend: {url}: {error}") from error

@@ -4,29 +4,25 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import orjson
 from aiohttp import web
 
 from apiserver.auth.tokens import ISSUER, TokenIssuer
-from apiserver.endpoints import reading, writing
+from apiserver.endpoints import reading, scaling, writing
 from apiserver.endpoints.eviction import evict
-from apiserver.endpoints.reading import respond, wanted
+from apiserver.endpoints.reading import respond
 from apiserver.endpoints.writing import read_typed, write_options
 from apiserver.registry.catalog import Catalog
-from apiserver.registry.columns import selector_text
-from apiserver.registry.kind import Kind, Object
+from apiserver.registry.kind import Object
 from apiserver.registry.rest import Rest
 from apiserver.request import Call
 from apiserver.storage.object_storage import conflict
 from machinery import errors
 from machinery.api import meta
-from machinery.api.patch import PatchError
 from machinery.api.resources import NODES, PODS, SECRETS
 
 MIN_TOKEN_SECONDS, MAX_TOKEN_SECONDS = 600, 1 << 32
-_SCALE, _SCALE_TYPE = "autoscaling/v1", "io.k8s.api.autoscaling.v1.Scale"
 # What a token may be bound to: it is good as long as that lives.
 _BINDABLE = {("v1", one.kind): one for one in (PODS, SECRETS, NODES)}
 
@@ -39,7 +35,8 @@ class Subresources:
         self._catalog = catalog
         self._issuer = issuer
         self._handlers: Mapping[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
-            "status": self._status, "approval": self._status, "scale": self._scale, "binding": self._binding,
+            "status": self._status, "approval": self._status, "binding": self._binding,
+            "scale": lambda call: scaling.answer(call, self._rest),
             "ephemeralcontainers": self._part, "resize": self._part,
             "eviction": self._eviction,
             "token": self._token, "finalize": self._finalize,
@@ -71,43 +68,6 @@ class Subresources:
             case _:
                 return await writing.patch(call, self._rest, subresource=call.info.subresource)
 
-    async def _scale(self, call: Call) -> web.StreamResponse:
-        kind, info = call.known, call.info
-        if info.verb == "get":
-            entry = await self._rest.storage.get(kind.resource, kind.key(info.namespace, info.name))
-            entry = await reading.seen(kind, entry)
-            return respond(orjson.dumps(_scale_of_object(entry.object(), kind)), wanted(call))
-        options = write_options(call)
-        options.through = "scale"
-        if info.verb == "update":
-            scale = await read_typed(call, "Scale", _SCALE, _SCALE_TYPE)
-            make: Callable[[Object], Any] = lambda _: scale  # noqa: E731 - one of two ways to a Scale
-        else:
-            make = await writing.read_patch(call, None, _SCALE_TYPE)
-
-        def scaled(obj: Object) -> Object:
-            try:
-                wished = make(_scale_of_object(obj, kind))
-            except PatchError as error:
-                raise errors.BadRequest(str(error)) from error
-            asked = (wished.get("metadata") or {}).get("resourceVersion")
-            if asked and asked != obj["metadata"]["resourceVersion"]:
-                raise conflict(kind.resource, info.name)
-            replicas = (wished.get("spec") or {}).get("replicas", 0)
-            if not isinstance(replicas, int) or isinstance(replicas, bool):
-                raise errors.BadRequest(
-                    'Scale in version "v1" cannot be handled as a Scale: json: cannot unmarshal '
-                    "string into Go struct field ScaleSpec.spec.replicas of type int32"
-                )
-            if kind.custom is not None:
-                kind.custom.set_replicas(obj, replicas)
-            else:
-                obj["spec"]["replicas"] = replicas
-            return obj
-
-        entry = await self._rest.update(kind, info.namespace, info.name, scaled, options)
-        return respond(orjson.dumps(_scale_of_object(entry.object(), kind)), wanted(call))
-
     async def bind(self, call: Call) -> web.StreamResponse:
         """Answer a Binding that is posted by itself and names its pod."""
         pods = self._catalog.find("", "v1", "pods")
@@ -138,7 +98,12 @@ class Subresources:
             if pod["spec"].get("nodeName"):
                 why = f'pod {info.name} is already assigned to node "{pod["spec"]["nodeName"]}"'
                 raise conflict(kind.resource, info.name, why)
+            if pod["spec"].get("schedulingGates"):
+                raise conflict(kind.resource, info.name, f"pod {info.name} has non-empty .spec.schedulingGates")
             pod["spec"]["nodeName"] = target["name"]
+            pod.setdefault("status", {}).pop("nominatedNodeName", None)  # it was about where the pod may come to be
+            if annotations := binding["metadata"].get("annotations"):
+                pod["metadata"]["annotations"] = {**(pod["metadata"].get("annotations") or {}), **annotations}
             _set_condition(pod, {"type": "PodScheduled", "status": "True"})
             return pod
 
@@ -225,24 +190,3 @@ def _set_condition(pod: Object, condition: Object) -> None:
     conditions = pod.setdefault("status", {}).setdefault("conditions", [])
     conditions[:] = [one for one in conditions if one.get("type") != condition["type"]]
     conditions.append({**condition, "lastProbeTime": None, "lastTransitionTime": meta.now()})
-
-
-def _scale_of_object(obj: Object, kind: Kind) -> Object:
-    metadata = obj["metadata"]
-    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    if kind.custom is not None:
-        replicas, present, text = kind.custom.scale_of(obj)
-        return {
-            "kind": "Scale", "apiVersion": _SCALE,
-            "metadata": {name: metadata[name] for name in kept if name in metadata},
-            "spec": {"replicas": replicas}, "status": {"replicas": present} | ({"selector": text} if text else {}),
-        }  # fmt: skip
-    status: Object = {"replicas": (obj.get("status") or {}).get("replicas", 0)}
-    selector = obj["spec"].get("selector")
-    if selector:
-        labelled = "matchLabels" in selector or "matchExpressions" in selector
-        status["selector"] = selector_text(selector if labelled else {"matchLabels": selector})
-    return {
-        "kind": "Scale", "apiVersion": _SCALE, "metadata": {name: metadata[name] for name in kept if name in metadata},
-        "spec": {"replicas": obj["spec"].get("replicas", 0)}, "status": status,
-    }  # fmt: skip

@@ -1,7 +1,7 @@
 """Create, update, patch and delete: from body to stored object."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,47 @@ async def read_object(call: Call, kind: str, api_version: str, *, twice: list[st
     Args: `twice` is given what to tell of keys that are there twice.
     Raises: BadRequest when it is malformed, no object, or of another kind.
     """
+    obj = await _body_object(call, twice)
+    check_kind(obj, kind, api_version)
+    return obj
+
+
+async def _body_object(call: Call, twice: list[str] | None) -> Object:
     raw = await body.read(call.http)
     obj = body.decode(raw, call.http.headers.get("Content-Type", ""), duplicates=twice)
     if not isinstance(obj, dict):
         raise errors.BadRequest(f"couldn't get version/kind; json parse error: the body is no object but {_type(obj)}")
-    check_kind(obj, kind, api_version)
     return obj
+
+
+async def read_applied(call: Call, kind: str, api_version: str, options: WriteOptions) -> Object:
+    """Return the body of an apply, which has to say what it is. Raises: BadRequest for another, Invalid."""
+    info, twice = call.info, _twice(options)
+    if not call.query.get("fieldManager"):
+        raise _patch_options_invalid("fieldManager: Required value: is required for apply patch")
+    config = await _body_object(call, twice)
+    given_version, given_kind = config.get("apiVersion") or "", config.get("kind") or ""
+    if (given_version, given_kind) != (api_version, kind):
+        group_version = (
+            given_version if isinstance(given_version, str) and "/" in given_version else f"/{given_version}"
+        )
+        raise errors.BadRequest(f"invalid object type: {group_version}, Kind={given_kind}")
+    check_kind(config, kind, api_version)
+    if twice and options.field_validation == "Strict":
+        raise errors.BadRequest(f"error strict decoding YAML: error converting YAML to JSON: {', '.join(twice)}")
+    metadata = config["metadata"]
+    if metadata.get("managedFields"):
+        raise errors.BadRequest("metadata.managedFields must be nil")
+    if metadata.setdefault("name", info.name) != info.name:
+        raise errors.BadRequest(
+            f"the name of the object ({metadata['name']}) does not match the name on the URL ({info.name})"
+        )
+    if "namespace" in metadata and metadata["namespace"] != info.namespace:
+        raise errors.BadRequest(
+            "the namespace of the provided object does not match the namespace sent on the request "
+            f"({metadata['namespace']} != {info.namespace})"
+        )
+    return config
 
 
 async def read_typed(call: Call, kind: str, api_version: str, definition: str) -> Object:
@@ -171,25 +206,8 @@ async def patch(call: Call, rest: Rest, *, subresource: str = "") -> web.Respons
 async def _apply(call: Call, rest: Rest, options: WriteOptions, subresource: str) -> web.Response:
     """Answer a server-side apply."""
     kind, info = call.known, call.info
-    if not call.query.get("fieldManager"):
-        raise _patch_options_invalid("fieldManager: Required value: is required for apply patch")
-    twice = _twice(options)
-    config = await read_object(call, kind.resource.kind, kind.resource.api_version, twice=twice)
-    if twice and options.field_validation == "Strict":
-        raise errors.BadRequest(f"error strict decoding YAML: error converting YAML to JSON: {', '.join(twice)}")
-    metadata = config["metadata"]
-    if metadata.get("managedFields"):
-        raise errors.BadRequest("metadata.managedFields must be nil")
-    if metadata.setdefault("name", info.name) != info.name:
-        raise errors.BadRequest(
-            f"the name of the object ({metadata['name']}) does not match the name on the URL ({info.name})"
-        )
-    if "namespace" in metadata and metadata["namespace"] != info.namespace:
-        raise errors.BadRequest(
-            "the namespace of the provided object does not match the namespace sent on the request "
-            f"({metadata['namespace']} != {info.namespace})"
-        )
-    _refuse_undeclared(kind, info, config)
+    config = await read_applied(call, kind.resource.kind, kind.resource.api_version, options)
+    _refuse_unknown(kind, info, config)
     force = flag(call.query, "force")
     entry, created = await rest.apply(
         kind, info.namespace, info.name, config, options, subresource=subresource, force=force
@@ -201,15 +219,28 @@ def _twice(options: WriteOptions) -> list[str] | None:
     return None if options.field_validation == "Ignore" else options.twice
 
 
-def _refuse_undeclared(kind: Kind, info: RequestInfo, config: Object) -> None:
+def _refuse_unknown(kind: Kind, info: RequestInfo, config: Object) -> None:
     """Raise: BadRequest for fields that the kind does not have; who would own them?"""
     told = WriteOptions()
     conformed(kind, config, told)
     paths = [text.removeprefix('unknown field "').removesuffix('"') for text in told.warnings]
+    _refuse_paths(paths, info, kind.resource.kind, kind.resource.api_version)
+
+
+def refuse_undeclared(info: RequestInfo, config: Object, kind: str, api_version: str, definition: str) -> None:
+    """Raise: BadRequest for fields that a kind which is not stored does not have, or for wrong types."""
+    try:
+        findings = conform(config, shape_of(definition))
+    except SchemaMismatch as error:
+        raise errors.BadRequest(f"failed to create typed patch object: {error}") from error
+    _refuse_paths(findings.unknown, info, kind, api_version)
+
+
+def _refuse_paths(paths: Sequence[str], info: RequestInfo, kind: str, api_version: str) -> None:
     if not paths:
         return
     listed = [f".{path}: field not declared in schema" for path in paths]
-    name = f"{info.namespace}/{info.name}; {kind.resource.api_version}, Kind={kind.resource.kind}"
+    name = f"{info.namespace}/{info.name}; {api_version}, Kind={kind}"
     why = listed[0] if len(listed) == 1 else "errors:\n" + "\n".join(f"  {one}" for one in listed)
     raise errors.BadRequest(f"failed to create typed patch object ({name}): {why}")
 

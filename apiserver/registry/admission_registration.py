@@ -9,6 +9,7 @@ from typing import Any
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, NONE, text_at, value_at
 from apiserver.registry.kind import STATUS, Column, Kind, Object, duplicate, invalid, required, unsupported
+from apiserver.registry.webhook_rules import client_causes
 from machinery.api import resources
 from machinery.api.meta import Resource
 from machinery.errors import Cause
@@ -51,7 +52,7 @@ def _webhook_causes(configuration: Object) -> Iterator[Cause]:
             yield duplicate(f"{path}.name", name)
         seen.add(name)
         yield from _choice_causes(hook, path)
-        yield from _client_causes(hook.get("clientConfig") or {}, f"{path}.clientConfig")
+        yield from client_causes(hook.get("clientConfig") or {}, f"{path}.clientConfig")
         for number, rule in enumerate(hook.get("rules") or ()):
             yield from _rule_causes(rule, f"{path}.rules[{number}]")
         for number, condition in enumerate(hook.get("matchConditions") or ()):
@@ -73,24 +74,6 @@ def _choice_causes(hook: Object, path: str) -> Iterator[Cause]:
     if versions and not any(one in _SUPPORTED_REVIEWS for one in versions):
         why = f"must include at least one of {', '.join(_SUPPORTED_REVIEWS)}"
         yield invalid(f"{path}.admissionReviewVersions", versions, why)
-
-
-def _client_causes(client: Object, path: str) -> Iterator[Cause]:
-    if bool(client.get("url")) == bool(client.get("service")):
-        yield required(path, "exactly one of url or service is required")
-    elif url := client.get("url"):
-        if not url.startswith("https://"):
-            found = url.partition("://")[0] if "://" in url else ""
-            yield invalid(f"{path}.url", url, f"'https' is the only allowed URL scheme; got \"{found}\"")
-    else:
-        service = client["service"]
-        for field in ("name", "namespace"):
-            if not service.get(field):
-                yield required(f"{path}.service.{field}", f"service {field} is required")
-        if not 0 < service["port"] < 65536:
-            yield invalid(
-                f"{path}.service.port", service["port"], "port is not valid: must be between 1 and 65535, inclusive"
-            )
 
 
 def _rule_causes(rule: Object, path: str) -> Iterator[Cause]:

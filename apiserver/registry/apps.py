@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from apiserver.registry import templates
+from apiserver.registry.claim_rules import claim_spec_causes
 from apiserver.registry.columns import AGE, NAME, NONE, WORKLOAD_WIDE, count, labels_text, number_at
 from apiserver.registry.kind import (
     SCALE,
@@ -20,7 +21,7 @@ from apiserver.registry.kind import (
     invalid,
     unsupported,
 )  # fmt: skip
-from apiserver.registry.storage import claim_spec_causes, default_claim
+from apiserver.registry.storage import default_claim
 from machinery.api import resources
 from machinery.api.meta import controller_of
 from machinery.errors import Cause

@@ -116,18 +116,36 @@ def _job_update(new: Object, old: Object) -> list[Cause]:
     elif fresh.get("completions") not in (None, before.get("completions"), fresh.get("parallelism")):
         why = "can only be modified in tandem with spec.parallelism"
         causes.append(invalid("spec.completions", fresh["completions"], why))
-    may_place = before.get("suspend") and not (old.get("status") or {}).get("startTime")
-    if _fixed_template(fresh["template"], may_place) != _fixed_template(before["template"], may_place):
+    loose = _is_at_rest(old)
+    if _fixed_template(fresh["template"], loose) != _fixed_template(before["template"], loose):
         causes.append(invalid("spec.template", fresh["template"], "field is immutable"))
     return causes
 
 
-def _fixed_template(template: Object, may_place: bool) -> Object:
-    """Return what of a template may not change; a suspended job may still say where its pods go."""
-    if not may_place:
+def _is_at_rest(job: Object) -> bool:
+    """Whether a job is suspended, none of its pods is at work, and it never began or is known to have stopped."""
+    status = job.get("status") or {}
+    suspended = any(c["type"] == "Suspended" and c["status"] == "True" for c in status.get("conditions") or ())
+    may = bool(job["spec"].get("suspend")) and not status.get("active")
+    return may and (suspended or not status.get("startTime"))
+
+
+def _fixed_template(template: Object, loose: bool) -> Object:
+    """Return what of a template may not change; one that is `loose` may still say where its pods go and what they ask.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/controllers/job/#mutable-scheduling-directives
+    """
+    if not loose:
         return template
     where = ("nodeSelector", "tolerations", "affinity", "schedulingGates")
     spec = {field: value for field, value in template["spec"].items() if field not in where}
+    affinity = template["spec"].get("affinity") or {}
+    spec["affinity"] = {kind: terms for kind, terms in affinity.items() if kind != "nodeAffinity" and terms}
+    for field in ("containers", "initContainers"):
+        spec[field] = [
+            {name: value for name, value in container.items() if name != "resources"}
+            for container in spec.get(field) or ()
+        ]
     metadata = {k: v for k, v in (template.get("metadata") or {}).items() if k not in ("annotations", "labels")}
     return {**template, "spec": spec, "metadata": metadata}
 

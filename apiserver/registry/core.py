@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from apiserver.registry import names
+from apiserver.registry.annotation_rules import new_pod_causes
 from apiserver.registry.columns import AGE, NAME, NONE, UNKNOWN, labels_text
 from apiserver.registry.endpoint_rules import default_endpoints, endpoints_causes
 from apiserver.registry.event_rules import event_causes
@@ -334,6 +335,7 @@ KINDS = (
             "status.nominatedNodeName": _field("status", "nominatedNodeName"),
         },
         default=default_pod, validate=validate_pod, validate_update=pod_update_causes, prepare_create=prepare_pod,
+        validate_create=new_pod_causes,
         has_generation=True, returns_deleted=True,
     ),
     Kind(

@@ -3,25 +3,21 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
 """
 
-import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+
+import orjson
 
 from apiserver.registry import names
 from apiserver.registry.csi_rules import driver_name_causes
-from apiserver.registry.kind import Object, duplicate, invalid, required, too_many, unsupported
-from apiserver.registry.pod_rules import toleration_causes
+from apiserver.registry.kind import Object, duplicate, forbidden, immutable, invalid, required, too_many, unsupported
+from apiserver.registry.slice_rules import binding_causes, name_causes, qualified_causes, toleration_causes
 from machinery.errors import Cause
 
 _MODES = ("All", "ExactCount")
-_MAX_REQUESTS, _MAX_SELECTORS, _MAX_DEVICES = 32, 32, 128
-_PLACES = ("nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection")
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
-_IDENTIFIER_RULE = (
-    "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters "
-    "or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')"
-)
-_VALUES = ("int", "bool", "string", "version")
+_MAX_REQUESTS, _MAX_SELECTORS, _MAX_CONFIGS, _MAX_ALTERNATIVES = 32, 32, 32, 8
+_MAX_USERS = 256
+_MAX_EXPRESSION, _MAX_PARAMETERS = 10 * 1024, 10 * 1024
+_NATIVE = "kubernetes.io/"
 
 
 def claim_causes(spec: Object, path: str) -> Iterator[Cause]:
@@ -33,24 +29,54 @@ def claim_causes(spec: Object, path: str) -> Iterator[Cause]:
     known: set[str] = set()
     for index, request in enumerate(requests):
         place, name = f"{at}.requests[{index}]", request.get("name", "")
-        yield from _name_causes(name, f"{place}.name")
+        yield from name_causes(name, f"{place}.name")
         if name in known:
             yield duplicate(f"{place}.name", name)
         known.add(name)
         yield from _request_causes(request, place)
         known |= {f"{name}/{one.get('name', '')}" for one in request.get("firstAvailable") or ()}
-    for group in ("constraints", "config"):
-        for index, one in enumerate(devices.get(group) or ()):
-            yield from _reference_causes(one.get("requests") or [], known, f"{at}.{group}[{index}].requests")
-            if group == "constraints" and not (one.get("matchAttribute") or one.get("distinctAttribute")):
-                yield required(f"{at}.constraints[{index}].matchAttribute")
+    for index, one in enumerate(devices.get("constraints") or ()):
+        place = f"{at}.constraints[{index}]"
+        yield from _reference_causes(one.get("requests") or [], known, f"{place}.requests")
+        yield from _constraint_causes(one, place)
+    if len(configs := devices.get("config") or ()) > _MAX_CONFIGS:
+        yield too_many(f"{at}.config", len(configs), _MAX_CONFIGS)
+    for index, one in enumerate(configs):
+        yield from _reference_causes(one.get("requests") or [], known, f"{at}.config[{index}].requests")
+        yield from _config_causes(one, f"{at}.config[{index}]")
 
 
-def _name_causes(name: str, path: str) -> Iterator[Cause]:
-    if not name:
-        yield required(path)
-    elif wrong := names.dns_label(name):
-        yield invalid(path, name, wrong)
+def _constraint_causes(constraint: Object, path: str) -> Iterator[Cause]:
+    field = next((one for one in ("matchAttribute", "distinctAttribute") if constraint.get(one)), None)
+    if field is None:
+        why = 'exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set'
+        yield required(path, why)
+        return
+    name = constraint[field]
+    yield from qualified_causes(name, f"{path}.{field}")
+    if "/" not in name:
+        why = "a fully qualified name must be a domain and a name separated by a slash"
+        yield invalid(f"{path}.{field}", name, why)
+
+
+def _config_causes(config: Object, path: str) -> Iterator[Cause]:
+    """What a driver is told goes through unread; it must be an object, and not large."""
+    opaque, at = config.get("opaque"), f"{path}.opaque"
+    if opaque is None:
+        yield required(at)
+        return
+    yield from driver_name_causes(opaque.get("driver", ""), f"{at}.driver")
+    parameters = opaque.get("parameters")
+    if parameters is None:
+        yield required(f"{at}.parameters")
+    elif len(orjson.dumps(parameters)) > _MAX_PARAMETERS:
+        yield _too_long(f"{at}.parameters", _MAX_PARAMETERS)
+    elif not isinstance(parameters, dict):
+        yield invalid(f"{at}.parameters", "<value omitted>", "must be a valid JSON object")
+
+
+def _too_long(path: str, most: int) -> Cause:
+    return Cause("FieldValueTooLong", f"Too long: may not be more than {most} bytes", path)
 
 
 def _request_causes(request: Object, path: str) -> Iterator[Cause]:
@@ -62,10 +88,12 @@ def _request_causes(request: Object, path: str) -> Iterator[Cause]:
         yield invalid(path, None, why)
     elif exactly is not None:
         yield from _wish_causes(exactly, f"{path}.exactly")
+    if len(alternatives) > _MAX_ALTERNATIVES:
+        yield too_many(f"{path}.firstAvailable", len(alternatives), _MAX_ALTERNATIVES)
     seen = set()
     for index, one in enumerate(alternatives):
         at, name = f"{path}.firstAvailable[{index}]", one.get("name", "")
-        yield from _name_causes(name, f"{at}.name")
+        yield from name_causes(name, f"{at}.name")
         if name in seen:
             yield duplicate(f"{at}.name", name)
         seen.add(name)
@@ -89,17 +117,20 @@ def _wish_causes(wish: Object, path: str) -> Iterator[Cause]:
         yield invalid(f"{path}.count", count, "must not be specified when allocationMode is 'All'")
     for index, toleration in enumerate(wish.get("tolerations") or ()):
         yield from toleration_causes(toleration, f"{path}.tolerations[{index}]")
+    for key in (wish.get("capacity") or {}).get("requests") or ():
+        yield from qualified_causes(key, f"{path}.capacity.requests[{key}]")
 
 
-def _reference_causes(requests: list[str], known: set[str], path: str) -> Iterator[Cause]:
+def _reference_causes(requests: list[str], known: set[str], path: str, *, of_one: bool = False) -> Iterator[Cause]:
     for index, name in enumerate(requests):
+        at = path if of_one else f"{path}[{index}]"
         if name not in known:
             why = (
                 "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'"
             )
-            yield invalid(f"{path}[{index}]", name, why)
+            yield invalid(at, name, why)
         if name in requests[:index]:
-            yield duplicate(f"{path}[{index}]", name)
+            yield duplicate(at, name)
 
 
 def selector_causes(selectors: list[Object], path: str) -> Iterator[Cause]:
@@ -113,6 +144,9 @@ def selector_causes(selectors: list[Object], path: str) -> Iterator[Cause]:
         at, expression = f"{path}[{index}].cel.expression", selector["cel"].get("expression", "")
         if not expression.strip():
             yield required(at)
+            continue
+        if len(expression.encode()) > _MAX_EXPRESSION:
+            yield _too_long(at, _MAX_EXPRESSION)
             continue
         from machinery.cel.program import CompileError, compile_expression  # the engine is large, and seldom needed
 
@@ -132,65 +166,81 @@ def class_causes(device_class: Object) -> Iterator[Cause]:
     spec = device_class.get("spec") or {}
     yield from selector_causes(spec.get("selectors") or [], "spec.selectors")
     for index, config in enumerate(spec.get("config") or ()):
-        if config.get("opaque") is None:
-            yield required(f"spec.config[{index}]", "exactly one field must be set")
-        else:
-            yield from driver_name_causes(config["opaque"].get("driver", ""), f"spec.config[{index}].opaque.driver")
+        yield from _config_causes(config, f"spec.config[{index}]")
+    name = spec.get("extendedResourceName")
+    if name is not None and not _is_extended(name):
+        yield invalid("spec.extendedResourceName", name, "must be a valid extended resource name")
 
 
-def slice_causes(resource_slice: Object) -> Iterator[Cause]:
-    """Yield what is wrong with a ResourceSlice."""
-    spec = resource_slice.get("spec") or {}
-    yield from driver_name_causes(spec.get("driver", ""), "spec.driver")
-    pool = spec.get("pool") or {}
-    yield from _pool_causes(pool, "spec.pool")
-    given = [place for place in _PLACES if spec.get(place)]
-    rule = f"exactly one of {_quoted(_PLACES)} is required"
-    if not given:
-        yield required("spec", rule)
-    elif len(given) > 1:
-        yield invalid("spec", _quoted(given), f"{rule}, but multiple fields are set")
-    devices = spec.get("devices") or ()
-    if len(devices) > _MAX_DEVICES:
-        yield too_many("spec.devices", len(devices), _MAX_DEVICES)
-    seen = set()
-    for index, device in enumerate(devices):
-        path, name = f"spec.devices[{index}]", device.get("name", "")
-        yield from _name_causes(name, f"{path}.name")
-        if name in seen:
-            yield duplicate(f"{path}.name", name)
-        seen.add(name)
-        for field in ("attributes", "capacity"):
-            for key, value in (device.get(field) or {}).items():
-                yield from _attribute_causes(key, value, field, f"{path}.{field}[{key}]")
+def _is_extended(name: str) -> bool:
+    if "/" not in name or _NATIVE in name or name.startswith("requests."):
+        return False
+    return names.qualified_name(f"requests.{name}") is None
 
 
-def _quoted(fields: Iterable[str]) -> str:
-    return ", ".join(f"`{field}`" for field in fields)
+def status_causes(new: Object, old: Object) -> Iterator[Cause]:
+    """Yield what is wrong with a change of a claim's status: what it has, and for whom, must fit together."""
+    status, before = new.get("status") or {}, old.get("status") or {}
+    if status == before:
+        return
+    allocation, users = status.get("allocation"), status.get("reservedFor") or []
+    yield from _user_causes(users, "status.reservedFor")
+    if users and allocation is None:
+        yield forbidden("status.reservedFor", "may not be specified when `allocated` is not set")
+    elif new["metadata"].get("deletionTimestamp") and _came(users, before.get("reservedFor") or ()):
+        why = "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set"
+        yield forbidden("status.reservedFor", why)
+    if allocation is not None and before.get("allocation") is not None:
+        yield from immutable("status.allocation", allocation, before["allocation"])
+    elif allocation is not None:
+        yield from _allocation_causes(allocation, _request_names(new), "status.allocation.devices")
+    given = {_device_of(one) for one in _results(allocation)}
+    seen: set[tuple[str, ...]] = set()
+    for index, one in enumerate(status.get("devices") or ()):
+        path, device = f"status.devices[{index}]", _device_of(one)
+        if device not in given:
+            yield invalid(path, "/".join(filter(None, device)), "must be an allocated device in the claim")
+        if device in seen:
+            yield duplicate(path, "/".join(filter(None, device)))
+        seen.add(device)
 
 
-def _pool_causes(pool: Object, path: str) -> Iterator[Cause]:
-    name, count, generation = pool.get("name", ""), pool.get("resourceSliceCount", 0), pool.get("generation", 0)
-    if not name:
-        yield required(f"{path}.name")
-    for part in name.split("/") if name else ():
-        if wrong := names.dns_subdomain(part):
-            yield invalid(f"{path}.name", part, wrong)
-    if count <= 0:
-        yield invalid(f"{path}.resourceSliceCount", count, "must be greater than zero")
-    if generation < 0:
-        yield invalid(f"{path}.generation", generation, "must be greater than or equal to zero")
+def _came(users: Sequence[Object], before: Sequence[Object]) -> bool:
+    return any(one not in before for one in users)
 
 
-def _attribute_causes(key: str, value: Any, field: str, path: str) -> Iterator[Cause]:
-    domain, slash, name = key.rpartition("/")
-    if slash:
-        yield from driver_name_causes(domain, path)
-    if not _IDENTIFIER.fullmatch(name):
-        yield invalid(path, name, _IDENTIFIER_RULE)
-    if field == "attributes":
-        count = sum(value.get(one) is not None for one in _VALUES)
-        if not count:
-            yield required(path, "exactly one value must be specified")
-        elif count > 1:
-            yield invalid(path, value, "exactly one value must be specified, got several")
+def _results(allocation: Object | None) -> Sequence[Object]:
+    return ((allocation or {}).get("devices") or {}).get("results") or ()
+
+
+def _device_of(one: Object) -> tuple[str, ...]:
+    return tuple(one.get(field) or "" for field in ("driver", "pool", "device", "shareID"))
+
+
+def _request_names(claim: Object) -> set[str]:
+    requests = ((claim.get("spec") or {}).get("devices") or {}).get("requests") or ()
+    found = {one["name"] for one in requests}
+    return found | {f"{one['name']}/{way['name']}" for one in requests for way in one.get("firstAvailable") or ()}
+
+
+def _user_causes(users: Sequence[Object], path: str) -> Iterator[Cause]:
+    if len(users) > _MAX_USERS:
+        yield too_many(path, len(users), _MAX_USERS)
+    seen: set[str] = set()
+    for index, one in enumerate(users):
+        yield from (required(f"{path}[{index}].{field}") for field in ("resource", "name", "uid") if not one.get(field))
+        if one.get("uid") in seen:
+            yield duplicate(f"{path}[{index}]", one["uid"])
+        seen.add(one.get("uid", ""))
+
+
+def _allocation_causes(allocation: Object, known: set[str], path: str) -> Iterator[Cause]:
+    results = _results(allocation)
+    if len(results) > _MAX_REQUESTS:
+        yield too_many(f"{path}.results", len(results), _MAX_REQUESTS)
+    for index, one in enumerate(results):
+        at = f"{path}.results[{index}]"
+        yield from _reference_causes([one.get("request", "")], known, f"{at}.request", of_one=True)
+        yield from driver_name_causes(one.get("driver", ""), f"{at}.driver")
+        yield from name_causes(one.get("device", ""), f"{at}.device")
+        yield from binding_causes(one, at)

@@ -3,12 +3,15 @@
 Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
 """
 
+from dataclasses import replace
 from typing import Any
 
 from apiserver.registry.columns import AGE, NAME, text_at, value_at
-from apiserver.registry.device_rules import claim_causes, class_causes, slice_causes
+from apiserver.registry.device_rules import claim_causes, class_causes, status_causes
 from apiserver.registry.kind import STATUS, Column, Kind, Object, default_text, immutable
+from apiserver.registry.slice_rules import slice_causes
 from machinery.api import resources
+from machinery.api.meta import now
 from machinery.errors import Cause
 
 DEVICES = "io.k8s.api.resource.v1."
@@ -21,6 +24,15 @@ def _default_requests(spec: Any) -> None:
         for one in [request["exactly"]] if request.get("exactly") else request.get("firstAvailable") or ():
             if default_text(one, "allocationMode", "ExactCount") == "ExactCount":
                 one.setdefault("count", 1)
+            for toleration in one.get("tolerations") or ():
+                default_text(toleration, "operator", "Equal")
+
+
+def _default_slice(resource_slice: Object) -> None:
+    """Say of each taint since when it is there: from then on the time counts that it is tolerated."""
+    for device in value_at(resource_slice, "spec", "devices") or ():
+        for taint in device.get("taints") or ():
+            taint.setdefault("timeAdded", now())
 
 
 def _default_claim(claim: Object) -> None:
@@ -50,6 +62,10 @@ def _claim_state(claim: Object) -> str:
     return ",".join(states) or "pending"
 
 
+def _status_update(new: Object, old: Object) -> list[Cause]:
+    return list(status_causes(new, old))
+
+
 def _fixed_spec(new: Object, old: Object) -> list[Cause]:
     return immutable("spec", new.get("spec"), old.get("spec"))
 
@@ -70,7 +86,7 @@ KINDS = (
     ),
     Kind(
         resources.RESOURCE_CLAIMS, DEVICES + "ResourceClaim", "resourceclaim",
-        subresources={"status": STATUS},
+        subresources={"status": replace(STATUS, validate_update=_status_update)},
         columns=(NAME, Column("State", _claim_state), AGE),
         default=_default_claim, validate=_claim_causes, validate_update=_fixed_spec,
         returns_deleted=True,
@@ -87,7 +103,7 @@ KINDS = (
             Column("Driver", text_at("spec", "driver")), Column("Pool", text_at("spec", "pool", "name")), AGE,
         ),
         selectable={"spec.nodeName": text_at("spec", "nodeName"), "spec.driver": text_at("spec", "driver")},
-        validate=lambda obj: list(slice_causes(obj)), optional_required=_COUNTS,
+        default=_default_slice, validate=lambda obj: list(slice_causes(obj)), optional_required=_COUNTS,
         validate_update=_fixed_slice, has_generation=True, returns_deleted=True,
     ),
 )  # fmt: skip

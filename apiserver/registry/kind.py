@@ -233,9 +233,14 @@ def duplicate(path: str, value: Any) -> Cause:
     return Cause("FieldValueDuplicate", f"Duplicate value: {_shown(value)}", path)
 
 
-def not_found(path: str, value: Any) -> Cause:
+def not_found(path: str, value: Any, detail: str = "") -> Cause:
     """A reference within the object that leads nowhere."""
-    return Cause("FieldValueNotFound", f"Not found: {_shown(value)}", path)
+    return Cause("FieldValueNotFound", f"Not found: {_shown(value)}" + (f": {detail}" if detail else ""), path)
+
+
+def too_long(path: str, most: int) -> Cause:
+    """A text that is too long."""
+    return Cause("FieldValueTooLong", f"Too long: may not be more than {most} bytes", path)
 
 
 def forbidden(path: str, detail: str) -> Cause:
@@ -250,7 +255,11 @@ def immutable(path: str, new: Any, old: Any) -> list[Cause]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return f'"{value}"'
+        if value.isprintable() and '"' not in value and "\\" not in value:
+            return f'"{value}"'
+        import json  # whose way with quotes and line breaks is Go's
+
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

@@ -6,7 +6,18 @@ Defaults and rules: https://kubernetes.io/docs/reference/kubernetes-api/workload
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from apiserver.registry import affinity_rules, container_rules, names, pod_rules, volume_rules
+from apiserver.registry import (
+    affinity_rules,
+    container_rules,
+    names,
+    pod_rules,
+    resource_rules,
+    security_rules,
+    variable_rules,
+    volume_rules,
+    windows_rules,
+)  # fmt: skip
+from apiserver.registry.annotation_rules import annotation_causes
 from apiserver.registry.columns import AGE, NAME, NONE
 from apiserver.registry.kind import (
     Column,
@@ -22,10 +33,14 @@ from apiserver.registry.kind import (
 from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
 
-_MESSAGE_POLICIES = ("FallbackToLogsOnError", "File")
+_MESSAGE_POLICIES = ("File", "FallbackToLogsOnError")
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
-_RESTART_POLICIES = ("Always", "OnFailure", "Never")
-_DNS_POLICIES = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
+# Fields of a spec that are one of a few words.
+_CHOICES = {
+    "restartPolicy": ("Always", "OnFailure", "Never"),
+    "dnsPolicy": ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"),
+    "preemptionPolicy": ("PreemptLowerPriority", "Never"),
+}
 _PROBE_DEFAULTS = {"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}
 # Volume sources whose files get a mode, and under which field.
 _MODED = ("configMap", "secret", "downwardAPI", "projected")
@@ -38,6 +53,10 @@ def default_pod(pod: Object) -> None:
     default_pod_spec(spec)
     for container in (spec.get("initContainers") or []) + (spec.get("containers") or []):
         _default_requests(container)
+        if spec.get("hostNetwork"):
+            _default_host_ports(container)
+    if spec.get("resources"):
+        resource_rules.default_pod_requests(spec)
     spec.setdefault("enableServiceLinks", True)
 
 
@@ -54,12 +73,12 @@ def default_pod_spec(spec: Object) -> None:
         spec["serviceAccountName"] = spec["serviceAccount"]
     for group in ("initContainers", "containers", "ephemeralContainers"):
         for container in spec.get(group) or ():
-            _default_container(container, host_network=spec.get("hostNetwork", False))
+            _default_container(container)
     for volume in spec.get("volumes") or ():
         _default_volume(volume)
 
 
-def _default_container(container: Object, *, host_network: bool) -> None:
+def _default_container(container: Object) -> None:
     default_text(container, "terminationMessagePath", "/dev/termination-log")
     default_text(container, "terminationMessagePolicy", "File")
     container.setdefault("resources", {})
@@ -67,8 +86,6 @@ def _default_container(container: Object, *, host_network: bool) -> None:
         default_text(container, "imagePullPolicy", "Always" if _is_latest(image) else "IfNotPresent")
     for port in container.get("ports") or ():
         default_text(port, "protocol", "TCP")
-        if host_network and port.get("containerPort"):
-            port.setdefault("hostPort", port["containerPort"])
     for env in container.get("env") or ():
         field_ref = (env.get("valueFrom") or {}).get("fieldRef")
         if field_ref is not None:
@@ -103,6 +120,13 @@ def _default_http_get(handler: Object) -> None:
         default_text(http_get, "scheme", "HTTP")
 
 
+def _default_host_ports(container: Object) -> None:
+    """In the network of the node, ports are the node's."""
+    for port in container.get("ports") or ():
+        if port.get("containerPort") and not port.get("hostPort"):
+            port["hostPort"] = port["containerPort"]
+
+
 def _default_requests(container: Object) -> None:
     """A limit without a request asks for as much as it allows."""
     resources = container.setdefault("resources", {})
@@ -134,13 +158,44 @@ def _default_field_refs(source: Object) -> None:
 
 
 def prepare_pod(pod: Object) -> None:
-    """Start a new pod's status, as the server does and not the client."""
+    """Start a new pod's status, as the server does and not the client; put what its labels are into its selectors."""
+    labels = pod["metadata"].get("labels") or {}
+    for term in _terms(pod["spec"]) if labels else ():
+        _merge_keys(term, labels)
     pod["status"] = {"phase": "Pending", "qosClass": qos_class(pod["spec"])}
+
+
+def _terms(spec: Object) -> Iterator[Object]:
+    """Yield what may say that pods have to be like this one in some label."""
+    affinity = spec.get("affinity") or {}
+    for kind in ("podAffinity", "podAntiAffinity"):
+        part = affinity.get(kind) or {}
+        yield from part.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+        for weighted in part.get("preferredDuringSchedulingIgnoredDuringExecution") or ():
+            yield weighted.get("podAffinityTerm") or {}
+    yield from spec.get("topologySpreadConstraints") or ()
+
+
+def _merge_keys(term: Object, labels: Object) -> None:
+    selector = term.get("labelSelector")
+    if selector is None:
+        return
+    for field, operator in (("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")):
+        more = [
+            {"key": key, "operator": operator, "values": [labels[key]]}
+            for key in term.get(field) or ()
+            if key in labels
+        ]
+        if more:
+            selector["matchExpressions"] = [*(selector.get("matchExpressions") or ()), *more]
 
 
 def qos_class(spec: Object) -> str:
     """Return Guaranteed, Burstable or BestEffort, from requests and limits of cpu and memory."""
     containers = (spec.get("containers") or []) + (spec.get("initContainers") or [])
+    whole = spec.get("resources") or {}
+    if whole.get("requests") or whole.get("limits"):  # what is given to the pod as a whole decides
+        containers = [{"resources": whole}]
     guaranteed, any_set = True, False
     for container in containers:
         resources = container.get("resources") or {}
@@ -156,93 +211,102 @@ def qos_class(spec: Object) -> str:
 
 def validate_pod(pod: Object) -> list[Cause]:
     """Return what is wrong with a pod."""
-    return list(pod_spec_causes(pod.get("spec") or {}, "spec"))
+    return [*annotation_causes(pod), *pod_spec_causes(pod.get("spec") or {}, "spec", pod=pod)]
 
 
-def pod_spec_causes(spec: Object, path: str, claims: Iterable[str] = ()) -> Iterator[Cause]:
-    """Yield what is wrong with a pod spec at `path`; its pods will have volumes of the names `claims` too."""
-    volumes, wrong = volume_rules.volumes_of(spec, path)
+def pod_spec_causes(
+    spec: Object, path: str, claims: Iterable[str] = (), *, pod: Object | None = None
+) -> Iterator[Cause]:
+    """Yield what is wrong with a pod spec at `path`.
+
+    Args: `claims` are names of volumes its pods will have besides; `pod` is given where the spec is of no template.
+    """
+    volumes, wrong = volume_rules.volumes_of(spec, path, pod)
     yield from wrong
     volumes.update({name: {"persistentVolumeClaim": {}} for name in claims})
-    taken: set[str] = set()
-    if not spec.get("containers"):
-        yield required(f"{path}.containers")
-    for group in ("initContainers", "containers"):
-        for index, container in enumerate(spec.get(group) or ()):
-            at = f"{path}.{group}[{index}]"
-            yield from _container_causes(container, at, taken, volumes)
-            yield from pod_rules.env_file_causes(container, at, spec.get("volumes") or ())
-            if group == "initContainers" and container.get("restartPolicy") != "Always":
-                yield from _init_causes(container, at)
+    if device_claims := spec.get("resourceClaims"):
+        yield from resource_rules.pod_claim_causes(device_claims, f"{path}.resourceClaims")
+    yield from _containers_causes(spec, path, volumes, is_pod=pod is not None)
+    yield from resource_rules.pod_resource_causes(spec, f"{path}.resources")
+    yield from pod_rules.host_port_causes(spec, path, is_pod=pod is not None)
     yield from _scalar_causes(spec, path)
-    yield from pod_rules.spec_causes(spec, path)
-    yield from pod_rules.gate_causes(spec, path)
-    yield from affinity_rules.affinity_causes(spec.get("affinity") or {}, f"{path}.affinity")
     yield from names.label_causes(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
+    yield from security_rules.pod_security_causes(spec, path)
+    yield from affinity_rules.affinity_causes(spec.get("affinity") or {}, f"{path}.affinity")
+    yield from pod_rules.gate_causes(spec, path)
+    if spreads := spec.get("topologySpreadConstraints"):
+        at = f"{path}.topologySpreadConstraints"
+        yield from affinity_rules.spread_causes(spreads, at, is_pod=pod is not None)
+    yield from pod_rules.name_causes(spec, path)
+    yield from pod_rules.spec_causes(spec, path)
+    if (overhead := spec.get("overhead")) is not None:  # judged as the limits of a container
+        yield from resource_rules.resource_causes({"limits": overhead}, f"{path}.overhead")
+    yield from windows_rules.system_causes(spec, path)
 
 
 def _scalar_causes(spec: Object, path: str) -> Iterator[Cause]:
-    if spec.get("restartPolicy") not in _RESTART_POLICIES:
-        yield unsupported(f"{path}.restartPolicy", spec.get("restartPolicy"), sorted(_RESTART_POLICIES))
-    if spec.get("dnsPolicy") not in _DNS_POLICIES:
-        yield unsupported(f"{path}.dnsPolicy", spec.get("dnsPolicy"), _DNS_POLICIES)
-    if spec.get("terminationGracePeriodSeconds", 0) < 0:
-        yield invalid(
-            f"{path}.terminationGracePeriodSeconds", spec["terminationGracePeriodSeconds"],
-            "must be greater than or equal to 0",
-        )  # fmt: skip
+    for field, known in _CHOICES.items():
+        if (value := spec.get(field)) is not None and value not in known:
+            yield unsupported(f"{path}.{field}", value, known)
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline < 2**31:
         yield invalid(f"{path}.activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive")
-    for field, rule in (
-        ("hostname", names.dns_label),
-        ("subdomain", names.dns_label),
-        ("nodeName", names.dns_subdomain),
-    ):
-        if (value := spec.get(field)) and (wrong := rule(value)):
-            yield invalid(f"{path}.{field}", value, wrong)
 
 
-def _container_causes(container: Object, path: str, taken: set[str], volumes: Mapping[str, Object]) -> Iterator[Cause]:
-    name = container.get("name", "")
-    if name:
-        if wrong := names.dns_label(name):
-            yield invalid(f"{path}.name", name, wrong)
-        elif name in taken:
-            yield duplicate(f"{path}.name", name)
-        taken.add(name)
-    if not container.get("image"):
+def _containers_causes(spec: Object, path: str, volumes: Mapping[str, Object], *, is_pod: bool) -> Iterator[Cause]:
+    if not spec.get("containers"):
+        yield required(f"{path}.containers")
+    taken: set[str] = set()
+    grace = spec.get("terminationGracePeriodSeconds", 30)
+    for group in ("containers", "initContainers", "ephemeralContainers"):
+        for index, container in enumerate(spec.get(group) or ()):
+            at = f"{path}.{group}[{index}]"
+            yield from _container_causes(container, at, spec, volumes, is_pod=is_pod)
+            name = container.get("name", "")
+            if name in taken:
+                yield duplicate(f"{at}.name", name)
+            elif name:
+                taken.add(name)
+            if group == "initContainers":
+                yield from _init_causes(container, at)
+            if group == "containers" or container.get("restartPolicy") == "Always":
+                yield from container_rules.hook_causes(container, at, grace)
+                yield from container_rules.probe_causes(container, at)
+
+
+def _container_causes(
+    container: Object, path: str, spec: Object, volumes: Mapping[str, Object], *, is_pod: bool
+) -> Iterator[Cause]:
+    name, image = container.get("name", ""), container.get("image") or ""
+    if name and (wrong := names.dns_label(name)):
+        yield invalid(f"{path}.name", name, wrong)
+    if not image:
         yield required(f"{path}.image")
-    if container.get("imagePullPolicy", "Always") not in _PULL_POLICIES:
-        yield unsupported(f"{path}.imagePullPolicy", container["imagePullPolicy"], _PULL_POLICIES)
+    elif is_pod and image != image.strip():
+        yield invalid(f"{path}.image", image, "must not have leading or trailing whitespace")
+    for field, known in (("terminationMessagePolicy", _MESSAGE_POLICIES), ("imagePullPolicy", _PULL_POLICIES)):
+        if container.get(field, known[0]) not in known:
+            yield unsupported(f"{path}.{field}", container[field], known)
+    yield from container_rules.port_causes(container, path)
+    yield from variable_rules.variable_causes(container, path)
+    yield from variable_rules.env_file_causes(container, path, spec.get("volumes") or ())
     yield from volume_rules.mount_causes(container, volumes, path)
-    yield from _port_causes(container, path)
-    if container.get("terminationMessagePolicy") not in _MESSAGE_POLICIES:
-        yield unsupported(
-            f"{path}.terminationMessagePolicy", container.get("terminationMessagePolicy"), _MESSAGE_POLICIES
-        )
-    yield from pod_rules.container_causes(container, path)
-    yield from container_rules.resource_causes(container.get("resources") or {}, f"{path}.resources")
-    for probe in container_rules.PROBES:
-        yield from container_rules.probe_causes(container.get(probe), f"{path}.{probe}")
-    yield from container_rules.hook_causes(container, path)
-    yield from container_rules.variable_causes(container, path)
+    if resources := container.get("resources"):
+        claims = [one.get("name", "") for one in spec.get("resourceClaims") or ()]
+        yield from resource_rules.resource_causes(resources, f"{path}.resources", claims)
+    yield from container_rules.resize_causes(container, path, spec.get("restartPolicy", ""))
+    yield from container_rules.restart_causes(container, path)
+    if context := container.get("securityContext"):
+        host_users = spec.get("hostUsers") is not False
+        yield from security_rules.container_security_causes(context, f"{path}.securityContext", host_users=host_users)
 
 
 def _init_causes(container: Object, path: str) -> Iterator[Cause]:
+    if container.get("restartPolicy") == "Always":
+        return
     for field in ("lifecycle", *container_rules.PROBES):
         if container.get(field):
             yield forbidden(f"{path}.{field}", "may not be set for init containers without restartPolicy=Always")
-
-
-def _port_causes(container: Object, path: str) -> Iterator[Cause]:
-    for index, port in enumerate(container.get("ports") or ()):
-        for field in ("containerPort", "hostPort"):
-            number = port.get(field)
-            if number is not None and not 0 < number < 65536:
-                yield invalid(f"{path}.ports[{index}].{field}", number, "must be between 1 and 65535, inclusive")
-        if port.get("protocol", "TCP") not in ("TCP", "UDP", "SCTP"):
-            yield unsupported(f"{path}.ports[{index}].protocol", port["protocol"], ("SCTP", "TCP", "UDP"))
 
 
 def _ready_text(pod: Object) -> str:

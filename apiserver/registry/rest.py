@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.chain import Admission
 from apiserver.auth.user import User
@@ -43,13 +45,21 @@ class WriteOptions:
     field_validation: str = "Warn"
     field_manager: str = ""
     user: User | None = None
-    through: str = ""  # the subresource by which the object itself is changed: scale
     twice: list[str] = field(default_factory=list)  # what to tell of keys that the body holds twice
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] | None = None  # what admission has to say to the audit log
     # A patch makes the error of its own for a result that can't be read; given why.
     unreadable: Callable[[str], errors.APIError] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an object that is written as an object of a kind of its own: its scale."""
+
+    subresource: str
+    view: Callable[[Object], Object]
+    put: Callable[[Object, Object], Object]  # the part into the object, which is returned
 
 
 def conformed(kind: Kind, obj: Object, options: WriteOptions) -> Object:
@@ -261,6 +271,39 @@ class Rest:
             except errors.AlreadyExists:
                 continue  # another was faster
 
+    async def update_part(
+        self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Object], options: WriteOptions,
+        *, part: Part,
+    ) -> Entry:  # fmt: skip
+        """Change a part of an object; admission sees the part alone. Raises: as update."""
+        key = kind.key(namespace, name)
+
+        async def make(entry: Entry) -> Object:
+            old, new = entry.object(), change(entry.object())
+            request = self._request(
+                "UPDATE", kind, namespace, options, part.view(new), old=part.view(old), subresource=part.subresource
+            )
+            told = orjson.dumps(request.obj)
+            admitted = await self._admission.admit_update(request, lambda changed: changed)
+            if orjson.dumps(admitted) != told:
+                new = part.put(new, admitted)
+            return await self._updated(kind, namespace, key, old, new, options, "", admitted=request)
+
+        return await self._write(kind, key, make, options)
+
+    async def apply_part(
+        self, kind: Kind, namespace: str, name: str, config: Object, options: WriteOptions,
+        *, part: Part, force: bool,
+    ) -> Entry:  # fmt: skip
+        """Apply what a configuration says of a part of an object. Raises: as apply; NotFound."""
+        manager, through = options.field_manager, part.subresource
+        options.applies = True
+
+        def change(live: Object) -> Object:
+            return field_managers.applied(kind, live, config, manager, subresource=through, force=force)
+
+        return await self.update_part(kind, namespace, name, change, options, part=part)
+
     async def replace(
         self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Object], options: WriteOptions,
         *, expected_uid: str = "",
@@ -307,8 +350,9 @@ class Rest:
                 return Entry(key, encode(made), self.storage.cache.revision)
 
     async def _updated(
-        self, kind: Kind, namespace: str, key: str, old: Object, new: Object, options: WriteOptions, subresource: str
-    ) -> Object:
+        self, kind: Kind, namespace: str, key: str, old: Object, new: Object, options: WriteOptions, subresource: str,
+        *, admitted: Attributes | None = None,
+    ) -> Object:  # fmt: skip
         conformed(kind, new, options)
         metadata = new.setdefault("metadata", {})
         check_namespace(kind, namespace, metadata)
@@ -319,21 +363,24 @@ class Rest:
         if main:
             complete(kind, new)
             kind.prepare_update(new, old)
+        request = admitted or self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
         if options.field_manager and not options.applies:
-            through = subresource or options.through
-            field_managers.track(kind, old, new, options.field_manager, through, resettable=main)
-        managed = new["metadata"].get("managedFields")
-        request = self._request("UPDATE", kind, namespace, options, new, old=old, subresource=subresource)
-        new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
-        field_managers.restore_if_broken(new, managed, options.warnings)
+            field_managers.track(kind, old, new, options.field_manager, request.subresource, resettable=main)
+        if admitted is None:
+            managed = new["metadata"].get("managedFields")
+            new = await self._admission.admit_update(request, lambda changed: self._completed(kind, changed, options))
+            field_managers.restore_if_broken(new, managed, options.warnings)
         if not main and kind.custom is not None and kind.user_defined:
             raise_invalid(kind, new, kind.custom.causes(new, old))
+        part = kind.subresources.get(subresource)
+        judge = part.validate_update if part is not None else None
+        if not main and judge is not None:
+            raise_invalid(kind, new, judge(new, old))
         if main:
             if kind.has_generation and _without_meta(kind, new) != _without_meta(kind, old):
                 new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-            part = kind.subresources.get(subresource)
-            judge = (part.validate_update if part is not None else None) or kind.validate_update
-            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *judge(new, old)]
+            own = judge or kind.validate_update
+            causes = [*metadata_causes(kind, new), *object_causes(kind, new, old), *own(new, old)]
             raise_invalid(kind, new, [*causes, *finalizer_causes(new, old)])
         await self._admission.judge_update(request, self._replace_quota)
         return new

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from apiserver.registry import names
 from apiserver.registry.columns import AGE, NAME, text_at
-from apiserver.registry.container_rules import resource_causes
 from apiserver.registry.kind import Column, Kind, Object, forbidden, immutable, invalid, unsupported
 from apiserver.registry.pod_rules import toleration_causes
+from apiserver.registry.resource_rules import resource_causes
 from machinery.api import resources
 from machinery.errors import Cause
 

@@ -8,7 +8,15 @@ from posixpath import normpath
 from typing import Any
 
 from apiserver.registry import csi_rules, names
-from apiserver.registry.affinity_rules import label_selector_causes
+from apiserver.registry.affinity_rules import node_selector_causes
+from apiserver.registry.claim_rules import (
+    CLASS_ANNOTATION,
+    MODES,
+    claim_spec_causes,
+    claim_update_causes,
+    class_name_causes,
+    mode_causes,
+)  # fmt: skip
 from apiserver.registry.columns import AGE, NAME, UNKNOWN, text_at, value_at
 from apiserver.registry.kind import (
     STATUS,
@@ -22,19 +30,20 @@ from apiserver.registry.kind import (
     required,
     unsupported,
 )  # fmt: skip
-from apiserver.registry.volume_rules import host_path_causes
+from apiserver.registry.volume_rules import host_path_causes, nfs_causes
+from apiserver.registry.volume_source_rules import JUDGES, csi_causes, long_portal_causes
 from machinery.api import resources
 from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
 
 CORE, STORAGE = "io.k8s.api.core.v1.", "io.k8s.api.storage.v1."
-_MODES = {
-    "ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP",
+# Labels that had another name once.
+_STABLE = {
+    "failure-domain.beta.kubernetes.io/zone": "topology.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region": "topology.kubernetes.io/region",
+    "beta.kubernetes.io/os": "kubernetes.io/os", "beta.kubernetes.io/arch": "kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type": "node.kubernetes.io/instance-type",
 }  # fmt: skip
-_FIXED_CLAIM = (
-    "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
-)
-_CLASS_ANNOTATION = "volume.beta.kubernetes.io/storage-class"
 # The fields of a volume's spec that are no source.
 _NO_SOURCE = frozenset(
     {"accessModes", "capacity", "claimRef", "mountOptions", "nodeAffinity", "persistentVolumeReclaimPolicy",
@@ -43,26 +52,7 @@ _NO_SOURCE = frozenset(
 
 
 def _modes_text(modes: Any) -> str:
-    return ",".join(short for mode, short in _MODES.items() if mode in (modes or ()))
-
-
-def _mode_causes(spec: Object, path: str) -> Iterator[Cause]:
-    modes = spec.get("accessModes") or []
-    if not modes:
-        yield required(f"{path}.accessModes", "at least 1 access mode is required")
-    for mode in modes:
-        if mode not in _MODES:
-            yield unsupported(f"{path}.accessModes", mode, sorted(_MODES))
-    if "ReadWriteOncePod" in modes and len(modes) > 1:
-        why = "may not use ReadWriteOncePod with other access modes"
-        yield forbidden(f"{path}.accessModes", why)
-    if (mode := spec.get("volumeMode", "Filesystem")) not in ("Block", "Filesystem"):
-        yield unsupported(f"{path}.volumeMode", mode, ("Block", "Filesystem"))
-
-
-def _class_name_causes(spec: Object, path: str) -> Iterator[Cause]:
-    if (name := spec.get("storageClassName")) and (wrong := names.dns_subdomain(name)):
-        yield invalid(f"{path}.storageClassName", name, wrong)
+    return ",".join(short for mode, short in MODES.items() if mode in (modes or ()))
 
 
 # -- persistent volumes
@@ -78,44 +68,120 @@ def _default_volume(volume: Object) -> None:
 
 def _volume_causes(volume: Object) -> Iterator[Cause]:
     spec = volume["spec"]
-    yield from _mode_causes(spec, "spec")
+    yield from mode_causes(spec, "spec")
     capacity = spec.get("capacity") or {}
     if not capacity:
         yield required("spec.capacity")
-    elif set(capacity) != {"storage"}:
-        yield unsupported("spec.capacity", capacity, ("storage",))
-    elif parse_quantity(capacity["storage"]) <= 0:
-        yield invalid("spec.capacity[storage]", capacity["storage"], "must be greater than zero")
+    if set(capacity) != {"storage"}:
+        yield unsupported("spec.capacity", capacity or None, ("storage",))
+    for name, amount in capacity.items():
+        if parse_quantity(amount) <= 0:
+            yield invalid(f"spec.capacity[{name}]", amount, "must be greater than zero")
+    policies, policy = ("Delete", "Recycle", "Retain"), spec["persistentVolumeReclaimPolicy"]
+    if policy not in policies:
+        yield unsupported("spec.persistentVolumeReclaimPolicy", policy, policies)
+    yield from _affinity_causes(spec.get("nodeAffinity"))
+    yield from _source_causes(volume)
+    yield from class_name_causes(spec, "spec")
+    if (attributes := spec.get("volumeAttributesClassName")) is not None:
+        if not attributes:
+            yield required("spec.volumeAttributesClassName", "an empty string is disallowed")
+        if spec.get("csi") is None:
+            yield required("spec.csi", "has to be specified when using volumeAttributesClassName")
+
+
+def _affinity_causes(affinity: Object | None) -> Iterator[Cause]:
+    if affinity is None:
+        return
+    if affinity.get("required") is None:
+        yield required("spec.nodeAffinity.required", "must specify required node constraints")
+    else:
+        yield from node_selector_causes(affinity["required"], "spec.nodeAffinity.required")
+
+
+def _source_causes(volume: Object) -> Iterator[Cause]:
+    """Yield what is wrong with what a volume is made of: one source, and not more."""
+    spec = volume["spec"]
     sources = [field for field in spec if field not in _NO_SOURCE]
     if not sources:
         yield required("spec", "must specify a volume type")
+        return
     for extra in sources[1:]:
         yield forbidden(f"spec.{extra}", "may not specify more than 1 volume type")
-    if "local" in sources and not spec.get("nodeAffinity"):
+    field = sources[0]
+    if (judge := _JUDGES.get(field) or JUDGES.get(field)) is not None:
+        yield from judge(spec[field], f"spec.{field}")
+    if field == "iscsi":
+        name, portal = volume["metadata"].get("name", ""), spec["iscsi"].get("targetPortal", "")
+        yield from long_portal_causes(spec["iscsi"], name, "spec.iscsi.targetportal", portal)
+    if "local" in sources and spec.get("nodeAffinity") is None:
         yield required("spec.nodeAffinity", "Local volume requires node affinity")
-    policies = ("Delete", "Recycle", "Retain")
-    if spec["persistentVolumeReclaimPolicy"] not in policies:
-        yield unsupported("spec.persistentVolumeReclaimPolicy", spec["persistentVolumeReclaimPolicy"], policies)
-    if "hostPath" in spec:
-        place = spec["hostPath"].get("path", "")
-        yield from host_path_causes(spec["hostPath"], "spec.hostPath")
-        if place and normpath(place).strip("/") == "" and spec["persistentVolumeReclaimPolicy"] == "Recycle":
-            why = "may not be 'recycle' for a hostPath mount of '/'"
-            yield forbidden("spec.persistentVolumeReclaimPolicy", why)
-    yield from _class_name_causes(spec, "spec")
+    place = (spec.get("hostPath") or {}).get("path", "")
+    if place and normpath(place).strip("/") == "" and spec["persistentVolumeReclaimPolicy"] == "Recycle":
+        why = "may not be 'recycle' for a hostPath mount of '/'"
+        yield forbidden("spec.persistentVolumeReclaimPolicy", why)
+
+
+def _local(source: Object, path: str) -> Iterator[Cause]:
+    if ".." in (place := source.get("path") or "").split("/"):
+        yield invalid(f"{path}.path", place, "must not contain '..'")
+
+
+def _glusterfs(source: Object, path: str) -> Iterator[Cause]:
+    namespace = source.get("endpointsNamespace")
+    if namespace == "":
+        why = "if the endpointnamespace is set, it must be a valid namespace name"
+        yield invalid(f"{path}.endpointsNamespace", namespace, why)
+    elif namespace and (wrong := names.dns_label(namespace)):
+        yield invalid(f"{path}.endpointsNamespace", namespace, wrong)
+
+
+def _csi(source: Object, path: str) -> Iterator[Cause]:
+    yield from csi_causes({"driver": source.get("driver")}, path)
+    for field in ("controllerPublish", "controllerExpand", "nodePublish", "nodeExpand"):
+        secret, at = source.get(f"{field}SecretRef"), f"{path}.{field}SecretRef"
+        if secret is None:
+            continue
+        for part, rule in (("name", names.dns_subdomain), ("namespace", names.dns_label)):
+            if not secret.get(part):
+                yield required(f"{at}.{part}")
+            elif wrong := rule(secret[part]):
+                yield invalid(f"{at}.{part}", secret[part], wrong)
+
+
+# Sources that are judged otherwise than a pod's own volumes are.
+_JUDGES = {"hostPath": host_path_causes, "nfs": nfs_causes, "local": _local, "glusterfs": _glusterfs, "csi": _csi}
 
 
 def _volume_update(new: Object, old: Object) -> list[Cause]:
     def source(obj: Object) -> Object:
-        return {field: value for field, value in obj["spec"].items() if field not in _NO_SOURCE}
+        found = {field: value for field, value in obj["spec"].items() if field not in _NO_SOURCE}
+        if (old["spec"].get("csi") or {}).get("controllerExpandSecretRef") is None and "csi" in found:
+            found["csi"] = {k: v for k, v in found["csi"].items() if k != "controllerExpandSecretRef"}
+        return found
 
     causes = [] if source(new) == source(old) else [
         forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation")
     ]  # fmt: skip
-    causes += immutable("spec.volumeMode", new["spec"].get("volumeMode"), old["spec"].get("volumeMode"))
-    if old["spec"].get("nodeAffinity"):
-        causes += immutable("spec.nodeAffinity", new["spec"].get("nodeAffinity"), old["spec"]["nodeAffinity"])
+    causes += immutable("volumeMode", new["spec"].get("volumeMode"), old["spec"].get("volumeMode"))
+    asked, had = new["spec"].get("nodeAffinity"), old["spec"].get("nodeAffinity")
+    if had is not None and not _same_but_names(asked, had):
+        causes.append(invalid("nodeAffinity", asked, "field is immutable, except for updating from beta label to GA"))
+    wanted, before = (obj["spec"].get("volumeAttributesClassName") for obj in (new, old))
+    if before is not None and wanted is None:
+        causes.append(forbidden("spec.volumeAttributesClassName", "update from non-nil value to nil is forbidden"))
     return causes
+
+
+def _same_but_names(new: Any, old: Any) -> bool:
+    """Whether two affinities say the same, but for labels that got another name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        if "key" in old and _STABLE.get(old["key"]) == new.get("key"):
+            old = {**old, "key": new["key"]}
+        return old.keys() == new.keys() and all(_same_but_names(new[field], old[field]) for field in old)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_same_but_names, new, old))
+    return bool(new == old)
 
 
 def _claim_of(volume: Object) -> str:
@@ -130,7 +196,7 @@ def _status_of(obj: Object) -> str:
 
 def _class_of(obj: Object) -> str:
     annotations = obj["metadata"].get("annotations") or {}
-    return annotations.get(_CLASS_ANNOTATION) or obj["spec"].get("storageClassName") or ""
+    return annotations.get(CLASS_ANNOTATION) or obj["spec"].get("storageClassName") or ""
 
 
 # -- claims
@@ -139,50 +205,6 @@ def _class_of(obj: Object) -> str:
 def default_claim(claim: Object) -> None:
     """Fill in what a claim, or a template of one, leaves open."""
     claim.setdefault("spec", {}).setdefault("volumeMode", "Filesystem")
-
-
-def claim_spec_causes(spec: Object, path: str) -> Iterator[Cause]:
-    """Yield what is wrong with the spec of a claim."""
-    yield from _mode_causes(spec, path)
-    if spec.get("selector"):
-        yield from label_selector_causes(spec["selector"], f"{path}.selector")
-    yield from _class_name_causes(spec, path)
-    storage = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
-    if storage is None:
-        yield required(f"{path}.resources[storage]")
-    elif parse_quantity(storage) <= 0:
-        yield invalid(f"{path}.resources[storage]", storage, "must be greater than zero")
-
-
-def _claim_update(new: Object, old: Object) -> list[Cause]:
-    def fixed(spec: Object) -> Object:
-        kept = {
-            field: value for field, value in spec.items() if field not in ("resources", "volumeAttributesClassName")
-        }
-        if not old["spec"].get("volumeName"):
-            kept.pop("volumeName", None)
-        if not old["spec"].get("storageClassName"):
-            kept.pop("storageClassName", None)
-        return kept
-
-    causes: list[Cause] = []
-    if fixed(new["spec"]) != fixed(old["spec"]):
-        why = (
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
-        )
-        causes.append(forbidden("spec", why))
-    asked, had = (value_at(obj, "spec", "resources", "requests", "storage") for obj in (new, old))
-    granted = value_at(old, "status", "capacity", "storage") or "0"
-    if asked and had and parse_quantity(asked) < parse_quantity(had):
-        if parse_quantity(asked) <= parse_quantity(granted):
-            why = "field can not be less than status.capacity"
-            causes.append(forbidden("spec.resources.requests.storage", why))
-    elif asked != had and value_at(old, "status", "phase") != "Bound":
-        why = (
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
-        )
-        causes.append(forbidden("spec", why))
-    return causes
 
 
 def _pending(obj: Object) -> None:
@@ -297,7 +319,7 @@ KINDS = (
             Column("StorageClass", _class_of), _ATTRIBUTES_CLASS, AGE, _VOLUME_MODE,
         ),
         default=default_claim, validate=lambda obj: list(claim_spec_causes(obj["spec"], "spec")),
-        validate_update=_claim_update, prepare_create=_pending, returns_deleted=True,
+        validate_update=claim_update_causes, prepare_create=_pending, returns_deleted=True,
     ),
     Kind(
         resources.STORAGE_CLASSES, STORAGE + "StorageClass", "storageclass", ("sc",),

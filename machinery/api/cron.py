@@ -5,7 +5,7 @@ Source: https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/#sch
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from cronsim import CronSim, CronSimError
 
@@ -15,6 +15,8 @@ _MACROS = {
 }  # fmt: skip
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)")
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
+_PROBE = timedelta(days=20)
+"""No zone changes its offset and back within this time, but for the oddest of years."""
 
 
 class BadSchedule(ValueError):
@@ -42,13 +44,60 @@ class Schedule:
             raise BadSchedule(f"failed to parse schedule: {error}") from error
 
     def after(self, moment: datetime) -> Iterator[datetime]:
-        """Yield the times after a moment, earliest first; none when the schedule names a day that never comes."""
+        """Yield the times after a moment, earliest first; none when the schedule names a day that never comes.
+
+        Where clocks are put forward, what the schedule names in the hour that is left out does not come; where they
+        are put back, what it names in the hour that comes twice comes twice. So have it the schedules of Kubernetes.
+        """
         if self._every:
             while True:
                 moment = (moment + timedelta(seconds=self._every)).replace(microsecond=0)
                 yield moment
         else:
-            yield from CronSim(self._fields, moment)
+            yield from _through(self._fields, moment)
+
+
+def _through(fields: str, moment: datetime) -> Iterator[datetime]:
+    """Yield the times of five fields by the clock on the wall, from one change of its offset to the next."""
+    zone = moment.tzinfo or UTC
+    first = moment.replace(tzinfo=None)
+    after = moment.astimezone(UTC)
+    while True:
+        offset = _offset(after, zone)
+        for wall in CronSim(fields, first):
+            found = (wall - offset).replace(tzinfo=UTC)
+            change = _change(after, found, offset, zone)
+            if change is not None:
+                break
+            yield found.astimezone(zone)
+            after = found
+        else:
+            return
+        # From the change on, itself included: the library looks from the minute after the one it is given.
+        after, first = change, (change + _offset(change, zone)).replace(tzinfo=None) - timedelta(minutes=1)
+
+
+def _offset(moment: datetime, zone: tzinfo) -> timedelta:
+    return moment.astimezone(zone).utcoffset() or timedelta()
+
+
+def _change(start: datetime, end: datetime, offset: timedelta, zone: tzinfo) -> datetime | None:
+    """Return the first moment up to `end`, to the second, at which a zone has another offset; None if there is none."""
+    known = start
+    while known < end:
+        probe = min(known + _PROBE, end)
+        if _offset(probe, zone) != offset:
+            break
+        known = probe
+    else:
+        return None
+    while probe - known > timedelta(seconds=1):
+        middle = known + timedelta(seconds=(probe - known) // timedelta(seconds=2))
+        if _offset(middle, zone) == offset:
+            known = middle
+        else:
+            probe = middle
+    return probe.replace(microsecond=0)
 
 
 def _span(text: str) -> float:

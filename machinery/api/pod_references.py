@@ -29,6 +29,9 @@ def references(pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for claim in spec.get("resourceClaims") or ():
         if name := claim.get("resourceClaimName") or made.get(claim["name"]):
             yield "resourceclaims", name
+    told = (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}
+    if told.get("resourceClaimName"):
+        yield "resourceclaims", told["resourceClaimName"]
 
 
 def _of_container(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,11 @@ def parse_quantity(text: str | int | float | Decimal) -> Decimal:
     return _parse(text if isinstance(text, str) else _plain(text))[0]
 
 
+def form_of(text: str | int | float) -> Form:
+    """Return how a quantity is written. Raises: QuantityError."""
+    return _parse(text if isinstance(text, str) else _plain(text))[1]
+
+
 def cpu_millis(text: str | int | float | Decimal) -> int:
     """Return an amount of CPU in millicores, rounded up. Raises: QuantityError."""
     return _ceil(parse_quantity(text) * 1000)

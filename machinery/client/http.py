@@ -16,6 +16,7 @@ from typing import Any
 import httptools
 
 _READ_AHEAD_BYTES = 1 << 20
+_CONNECTING_AT_ONCE = 16
 _METHODS_WITHOUT_BODY = ("GET", "HEAD", "DELETE")
 _SAFE = ("GET", "HEAD")
 # A body that is longer is handed to the transport in pieces of this size.
@@ -70,6 +71,7 @@ class Pool:
         self._host, self._port, self._tls = host, port, tls
         self._server_name = (server_name or host) if tls is not None else None
         self._idle: list[_Connection] = []
+        self._turns = asyncio.Semaphore(_CONNECTING_AT_ONCE)
         self._open: set[_Connection] = set()
 
     async def send(
@@ -82,12 +84,11 @@ class Pool:
         """
         data = _head(method, target, headers, body)
         while True:
-            kept = self._idle.pop() if self._idle else None
-            connection = kept or await self._connect(connect_seconds)
+            connection, was_kept = await self._free_or_new(connect_seconds)
             try:
                 return await connection.ask(data, body, method)
             except Disconnected as error:
-                if kept is None or error.heard or method not in _SAFE:
+                if not was_kept or error.heard or method not in _SAFE:
                     raise
             except BaseException:
                 connection.close()
@@ -101,15 +102,27 @@ class Pool:
         else:
             connection.close()
 
-    async def _connect(self, seconds: float) -> "_Connection":
-        loop = asyncio.get_running_loop()
+    async def _free_or_new(self, seconds: float) -> "tuple[_Connection, bool]":
+        """Return a connection, and whether it was kept from before.
+
+        In a burst of requests one may come free before the turn to make a new one; a handshake costs more than most
+        requests. Raises: NotConnected.
+        """
+        if self._idle:
+            return self._idle.pop(), True
         try:
-            async with asyncio.timeout(seconds):
-                _, made = await loop.create_connection(
-                    lambda: _Connection(self), self._host, self._port, ssl=self._tls, server_hostname=self._server_name
-                )
+            async with asyncio.timeout(seconds), self._turns:
+                if self._idle:
+                    return self._idle.pop(), True
+                return await self._connect(), False
         except OSError as error:  # TimeoutError is one
             raise NotConnected(str(error)) from error
+
+    async def _connect(self) -> "_Connection":
+        loop = asyncio.get_running_loop()
+        _, made = await loop.create_connection(
+            lambda: _Connection(self), self._host, self._port, ssl=self._tls, server_hostname=self._server_name
+        )
         self._open.add(made)
         return made
 

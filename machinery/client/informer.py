@@ -78,6 +78,11 @@ class Informer(Generic[T]):
         for key, entry in self._entries.items():
             index.change(key, None, entry.obj)
 
+    def version_of(self, key: ObjectKey) -> str:
+        """Return the resourceVersion of the object here, "" when there is none."""
+        entry = self._entries.get(key)
+        return entry.version if entry is not None else ""
+
     def add_handler(self, handler: Handler[T]) -> None:
         """Call `handler(old, new)` for each change from now on, and `(None, obj)` at once for each object here."""
         self._handlers.append(handler)

@@ -64,9 +64,11 @@ class NodeResourcesFit(NodePlugin):
                 held = [pod.shape.needs.requests.get(name, 0) for _, pod in waiting]
                 np.add.at(used, [at for at, _ in waiting], held)
             short = holds - used < number
+            if name in table.device_resources:
+                short &= holds > 0  # elsewhere it is a matter of devices
             if short.any():
                 codes |= short.astype(np.int64) << bit
-                codes |= (holds < number).astype(np.int64) << (bit + _NEVER)
+                codes |= (short & (holds < number)).astype(np.int64) << (bit + _NEVER)
         return codes
 
     def passes(self, needs: Needs, table: NodeTable, row: int) -> bool:
@@ -75,10 +77,11 @@ class NodeResourcesFit(NodePlugin):
             return super().passes(needs, table, row)
         if table.requested("pods").item(row) >= table.allocatable("pods").item(row):
             return False
-        return all(
-            table.allocatable(name).item(row) - table.requested(name).item(row) >= number
-            for name, number in self._asked(needs)
-        )
+        for name, number in self._asked(needs):
+            holds = table.allocatable(name).item(row)
+            if holds - table.requested(name).item(row) < number and (holds or name not in table.device_resources):
+                return False
+        return True
 
     def score_one(self, needs: Needs, table: NodeTable, row: int) -> int:
         """See NodePlugin."""

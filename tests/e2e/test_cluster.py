@@ -1,8 +1,10 @@
 """What a person does with a cluster, with the real kubectl and real containers."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -315,11 +317,97 @@ def test_a_static_pod_runs_is_shown_and_goes_with_its_file(cluster: Cluster) -> 
     manifest = folder / "fixed.yaml"
     manifest.write_text(pod("fixed", "sleep 3600", policy="Always"))
     node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
-    cluster.until(lambda: "1/1" in cluster.kubectl("get", "pod", f"fixed-{node}", check=False), "the mirror to run", 20)
+    name = f"fixed-{node}"
+    cluster.until(lambda: "1/1" in cluster.kubectl("get", "pod", name, check=False), "the mirror to run", 20)
+    mirror = cluster.path(name, "{.metadata.uid}")
+    cluster.kubectl("delete", "pod", name, "--wait=false")  # what runs is not the mirror
+    cluster.until(lambda: not _shown(cluster, name).startswith(f"{mirror} "), "a new mirror")
+    cluster.until(lambda: _shown(cluster, name).endswith(" Running 0"), "the pod shown by it")
+    text = manifest.read_text()
     manifest.unlink()
-    cluster.until(
-        lambda: "NotFound" in cluster.kubectl("get", "pod", f"fixed-{node}", check=False), "the mirror to go", 20
-    )
+    manifest.write_text(text)  # the same pod ends and begins anew
+    cluster.until(lambda: _shown(cluster, name).endswith(" Running 1"), "a restart")
+    metrics = cluster.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics")
+    assert 'kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 1' in metrics
+    assert "kubelet_mirror_pods 1" in metrics
+    manifest.unlink()
+    cluster.until(lambda: "NotFound" in cluster.kubectl("get", "pod", name, check=False), "the mirror to go", 20)
+
+
+def _shown(cluster: Cluster, name: str) -> str:
+    fields = "{.metadata.uid} {.status.phase} {.status.containerStatuses[0].restartCount}"
+    code, _, out = cluster.kubectl("get", "pod", name, "-o", f"jsonpath={fields}", check=False).partition("\n")
+    return out if code == "0" else ""
+
+
+def test_an_agent_that_starts_without_an_api_looks_after_its_pods_and_runs_static_ones(cluster: Cluster) -> None:
+    probe = "livenessProbe: {exec: {command: [cat, /ok]}, periodSeconds: 1, failureThreshold: 1}"
+    service = "kind: Service\napiVersion: v1\nmetadata: {name: known}\nspec: {ports: [{port: 7}]}\n---\n"
+    command = "touch /ok; echo service $KNOWN_SERVICE_PORT $(ls /var/run/secrets/kubernetes.io/serviceaccount | wc -l); sleep 3600"
+    cluster.kubectl("apply", "-f", "-", stdin=service + pod("cared-for", command, policy="Always", container=probe))
+    cluster.kubectl("wait", "pod/cared-for", "--for=condition=Ready", "--timeout=20s")
+    container = cluster.path("cared-for", "{.status.containerStatuses[0].containerID}").rpartition("/")[2]
+    uid = cluster.path("cared-for", "{.metadata.uid}")
+    saved = cluster.layout.root / "agent" / "checkpoint"
+    cluster.until(lambda: '"Running"' in _text(saved / "pods" / f"{uid}.json"), "the pod to be written down")
+    cluster.until(lambda: "known" in _text(saved / "services.json"), "the service to be written down")
+    pid = int(next(cluster.layout.root.glob(f"**/{container}/pid")).read_text())
+    node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    api, agent, logs = cluster.pid("apiserver"), cluster.pid("agent"), cluster.layout.root / "agent" / "pod-logs"
+    manifest = cluster.layout.root / "static-pods" / "alone.yaml"
+    os.kill(api, signal.SIGSTOP)  # it takes connections and says nothing: the worst way to be away
+    try:
+        os.kill(agent, signal.SIGKILL)
+        cluster.until(lambda: running_pid(cluster.layout, "agent") not in (None, agent), "a new agent", 10)
+        manifest.write_text(pod("alone", "echo here; sleep 3600", policy="Always"))
+        cluster.until(lambda: any(logs.glob(f"default_alone-{node}_*/main/0.log")), "the static pod to run")
+        Path(f"/proc/{pid}/root/ok").unlink()
+        again = logs / f"default_cared-for_{uid}" / "main" / "1.log"
+        cluster.until(lambda: "service 7 3" in _text(again), "the container to be started again", 30)
+    finally:
+        os.kill(api, signal.SIGCONT)
+    restarts = "{.metadata.uid} {.status.containerStatuses[0].restartCount}"
+    cluster.until(lambda: cluster.path("cared-for", restarts) == f"{uid} 1", "the restart to be told")
+    cluster.until(lambda: _shown(cluster, f"alone-{node}").endswith(" Running 0"), "the static pod's mirror")
+    manifest.unlink()
+    cluster.kubectl("delete", "pod/cared-for", "service/known", "--now")
+
+
+def test_a_node_follows_its_configuration_files(cluster: Cluster) -> None:
+    folder = cluster.layout.root / "kubelet.conf.d"
+    folder.mkdir(exist_ok=True)
+    head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+    node = cluster.kubectl("get", "nodes", "-o", "name").strip()
+    most = ("get", node, "-o", "jsonpath={.status.allocatable.pods} {.status.capacity.pods}")
+    before = cluster.kubectl("get", node, "-o", "jsonpath={.status.allocatable.memory}")
+    security = "securityContext: {sysctls: [{name: kernel.msgmax, value: '65536'}]}"
+    cluster.kubectl("apply", "-f", "-", stdin=pod("unsafe", "true", security))
+    cluster.until(lambda: cluster.path("unsafe", "{.status.reason}") == "SysctlForbidden", "its refusal")
+    text = "maxPods: 60\nallowedUnsafeSysctls: [kernel.msg*]\npodPidsLimit: 50\nsystemReserved: {memory: 64Mi}\n"
+    (folder / "10.conf").write_text(head + text)
+    try:
+        cluster.until(lambda: cluster.kubectl(*most) == "60 60", "the node to tell of it")
+        left = cluster.kubectl("get", node, "-o", "jsonpath={.status.allocatable.memory}")
+        assert int(before.removesuffix("Ki")) - int(left.removesuffix("Ki")) == 64 * 1024
+        command = "cat /proc/sys/kernel/msgmax; i=0; while [ $i -lt 80 ]; do sleep 9 & i=$((i+1)); done; echo all"
+        cluster.kubectl("apply", "-f", "-", stdin=pod("allowed", command, security))
+        cluster.until(lambda: cluster.path("allowed", "{.status.phase}") in ("Succeeded", "Failed"), "its end")
+        out = cluster.kubectl("logs", "allowed")
+        assert out.startswith("65536\n")
+        assert "can't fork" in out
+        (folder / "10.conf").write_text(head + "maxPods: 0")
+        events = ("get", "events", "--field-selector", "reason=InvalidKubeletConfiguration", "-o", "name")
+        cluster.until(lambda: "event/" in cluster.kubectl(*events), "an event about what is wrong")
+        config = json.loads(cluster.kubectl("get", "--raw", f"/api/v1/nodes/{node.partition('/')[2]}/proxy/configz"))
+        assert config["kubeletconfig"]["maxPods"] == 60
+    finally:
+        (folder / "10.conf").unlink()
+    cluster.until(lambda: cluster.kubectl(*most) == "110 110", "what was before")
+    cluster.kubectl("delete", "pod", "unsafe", "allowed", "--now")
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_bench_results_are_json(cluster: Cluster) -> None:

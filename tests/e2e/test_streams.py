@@ -2,6 +2,7 @@
 
 import base64
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -60,6 +61,35 @@ def test_exec_carries_input_output_and_exit_code(kubectl: Cluster) -> None:
     assert kubectl.kubectl("exec", "-i", "streams", "--", "tr", "a-z", "A-Z", stdin="loud" * 50_000) == "LOUD" * 50_000
     told = kubectl.kubectl("exec", "streams", "--", "sh", "-c", "echo bad >&2; exit 3", check=False)
     assert told == "3\nbad\ncommand terminated with exit code 3\n"
+
+
+def test_exec_into_what_does_not_run_is_refused_in_upstreams_words(
+    kubectl: Cluster, request: pytest.FixtureRequest
+) -> None:
+    kubectl.kubectl("run", "waits", "--image=none", "--image-pull-policy=Never", "--restart=Never")
+    request.addfinalizer(lambda: kubectl.kubectl("delete", "pod", "waits", "--now"))
+    reason = "{.status.containerStatuses[0].state.waiting.reason}"
+    kubectl.until(lambda: "Never" in kubectl.path("waits", reason), "its reason")
+    inside = "Internal error occurred: " if "KUBECTL_REMOTE_COMMAND_WEBSOCKETS" not in os.environ else ""
+    told = f'error: {inside}unable to upgrade connection: container not found ("waits")\n'
+    assert kubectl.kubectl("exec", "waits", "--", "true", check=False) == f"1\n{told}"
+
+
+def test_exec_whose_node_goes_away_is_no_success(kubectl: Cluster) -> None:
+    argv = ["kubectl", "exec", "streams", "--", "sh", "-c", "echo begun; sleep 60"]
+    environment = {**os.environ, **kubectl.environment()}
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        killed = kubectl.pid("runtime")
+        os.kill(killed, signal.SIGKILL)
+        _, told = process.communicate(timeout=20)
+    assert (process.returncode, told) == (
+        1, "error: Internal error occurred: error reading from error stream: the connection to the node was lost\n"
+    )  # fmt: skip
+    kubectl.until(
+        lambda: kubectl.kubectl("exec", "streams", "--", "echo", "back", check=False) == "0\nback\n", "it back"
+    )
 
 
 def test_cp_copies_both_ways(kubectl: Cluster) -> None:

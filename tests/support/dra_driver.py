@@ -5,6 +5,7 @@ Source: https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import grpc.aio
 
 from agent.dra import api_pb2 as api
 from agent.dra import api_pb2_grpc
+from agent.dra import health_pb2 as health
+from agent.dra import health_pb2_grpc as health_grpc
 from machinery.api.resources import RESOURCE_CLAIMS
 from machinery.client.rest import Client
 from tests.support.plugin import Plugin
@@ -20,7 +23,7 @@ from tests.support.plugin import Plugin
 CDI = Path("/var/run/cdi")
 
 
-class ToyDriver(Plugin, api_pb2_grpc.DRAPluginServicer):
+class ToyDriver(Plugin, api_pb2_grpc.DRAPluginServicer, health_grpc.DRAResourceHealthServicer):
     """Its devices set a variable in containers; it remembers what it was asked."""
 
     KIND, VERSION = "DRAPlugin", "v1.DRAPlugin"
@@ -29,12 +32,15 @@ class ToyDriver(Plugin, api_pb2_grpc.DRAPluginServicer):
         """Args: `registry` is where the node looks for plugins."""
         super().__init__(name, registry)
         self.refusal = ""
+        self.ill: asyncio.Queue[str] = asyncio.Queue()  # devices that fall ill
         self._client = client
         self._description = CDI / f"{name}.json"
         self._devices = devices
+        self.pool = ""
 
     def add_to(self, server: grpc.aio.Server) -> None:
         api_pb2_grpc.add_DRAPluginServicer_to_server(self, server)
+        health_grpc.add_DRAResourceHealthServicer_to_server(self, server)
 
     async def start(self) -> None:
         await asyncio.to_thread(self._describe)
@@ -66,6 +72,24 @@ class ToyDriver(Plugin, api_pb2_grpc.DRAPluginServicer):
             result = api.NodePrepareResourceResponse(devices=devices, error=self.refusal)
             answer.claims[claim.uid].CopyFrom(result)
         return answer
+
+    async def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: N802 - the API's name
+        found = await super().GetInfo(request, context)
+        found.supported_versions.append("v1alpha1.DRAResourceHealth")
+        return found
+
+    async def NodeWatchResources(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        words = dict.fromkeys(self._devices, health.HEALTHY)
+        while True:
+            yield health.NodeWatchResourcesResponse(
+                devices=[
+                    health.DeviceHealth(
+                        device=health.DeviceIdentifier(pool_name=self.pool, device_name=name), health=word
+                    )
+                    for name, word in words.items()
+                ]
+            )
+            words[await self.ill.get()] = health.UNHEALTHY
 
     async def NodeUnprepareResources(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = api.NodeUnprepareResourcesResponse()

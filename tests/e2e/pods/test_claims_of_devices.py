@@ -21,7 +21,7 @@ from machinery.api.resources import (
     RESOURCE_SLICES,
 )
 from machinery.errors import NotFound
-from tests.e2e.pods.conftest import Pods, shell
+from tests.e2e.pods.conftest import Pods, container_status, shell
 from tests.support.dra_driver import ToyDriver
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.only_wherry]
@@ -34,9 +34,11 @@ async def driver(pods: Pods) -> AsyncIterator[ToyDriver]:
     name = f"toys-{uuid.uuid4().hex[:6]}.example.com"
     node = (await pods.client.list(NODES))["items"][0]["metadata"]["name"]
     found = ToyDriver(name, pods.client, pods.cluster.layout.root / "agent" / "plugins_registry", ["a", "b"])
+    found.pool = node
     kind = {"apiVersion": "resource.k8s.io/v1", "metadata": {"name": name}}
     selector = {"cel": {"expression": f'device.driver == "{name}"'}}
-    await pods.client.create(DEVICE_CLASSES, {"kind": "DeviceClass", **kind, "spec": {"selectors": [selector]}})
+    of_class = {"selectors": [selector], "extendedResourceName": "example.com/toy"}
+    await pods.client.create(DEVICE_CLASSES, {"kind": "DeviceClass", **kind, "spec": of_class})
     spec = {
         "nodeName": node, "driver": name, "pool": {"name": node, "generation": 1, "resourceSliceCount": 1},
         "devices": [{"name": "a"}, {"name": "b"}],
@@ -68,6 +70,12 @@ async def test_a_pod_has_the_device_made_for_it_and_gives_it_back(pods: Pods, dr
     claim = await pods.client.get(RESOURCE_CLAIMS, made["resourceClaimName"], pods.namespace)
     (result,) = claim["status"]["allocation"]["devices"]["results"]
     assert await pods.exec(pod, "sh", "-c", "echo $TOY") == result["device"] + "\n"
+    device = {"resourceID": f"{driver.name}/toy={result['device']}", "health": "Healthy"}
+    told = [{"name": "claim:mine/one", "resources": [device]}]
+    await pods.until(pod, lambda one: container_status(one).get("allocatedResourcesStatus") == told, "its health")
+    assert "allocatedResourcesStatus" not in container_status(await pods.get(pod), "main1")
+    driver.ill.put_nowait(result["device"])
+    await pods.until(pod, lambda one: "Unhealthy" in str(container_status(one)), "its illness")
     assert await pods.exec(pod, "sh", "-c", "echo ${TOY:-none}", container="main1") == "none\n"
     assert driver.calls == [f"prepare {claim['metadata']['name']}"]
     await pods.delete(pod)
@@ -97,6 +105,19 @@ async def test_a_shared_claim_is_prepared_once_and_given_back_by_the_last(pods: 
     assert "unprepare ours" not in driver.calls
     await pods.delete(second)
     assert driver.calls[-1] == "unprepare ours"
+
+
+async def test_an_extended_resource_may_be_devices_of_a_driver(pods: Pods, driver: ToyDriver) -> None:
+    limits = {"limits": {"example.com/toy": "1"}}
+    pod = await pods.create({**WORDS, "resources": limits}, WORDS, {**WORDS, "resources": limits})
+    running = await pods.running(pod)
+    told = running["status"]["extendedResourceClaimStatus"]
+    assert [one["containerName"] for one in told["requestMappings"]] == ["main", "main2"]
+    toys = [await pods.exec(pod, "sh", "-c", "echo ${TOY:-none}", container=one) for one in ("main", "main1", "main2")]
+    assert (sorted([toys[0], toys[2]]), toys[1]) == (["a\n", "b\n"], "none\n")
+    await pods.delete(pod)
+    name = told["resourceClaimName"]
+    assert driver.calls == [f"prepare {name}", f"unprepare {name}"]
 
 
 async def test_devices_of_a_driver_that_is_gone_are_offered_no_more(

@@ -142,6 +142,9 @@ async def test_a_creation_is_noted_under_the_programs_name(client: Client) -> No
         ({}, config_map(), "fieldManager: Required value: is required for apply patch"),
         ({"fieldManager": "x"}, {**config_map(), "metadata": {"name": "a", "managedFields": [{"manager": "y"}]}}, "metadata.managedFields must be nil"),
         ({"fieldManager": "x"}, {**config_map(), "metadata": {"name": "b"}}, "does not match the name on the URL"),
+        ({"fieldManager": "x"}, {"metadata": {"name": "a"}, "data": {"x": "1"}}, "invalid object type: /, Kind="),
+        ({"fieldManager": "x"}, {**config_map(), "kind": "Secret"}, "invalid object type: /v1, Kind=Secret"),
+        ({"fieldManager": "x"}, {**config_map(), "apiVersion": "apps/v1"}, "invalid object type: apps/v1, Kind=ConfigMap"),
         ({"fieldManager": "x"}, {**config_map(), "bogus": 1}, '.bogus: field not declared in schema'),
     ],
 )  # fmt: skip

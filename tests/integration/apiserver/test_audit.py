@@ -23,13 +23,19 @@ from apiserver.storage.sqlite import SQLiteStore
 from machinery import errors
 from machinery.api.resources import (
     CONFIG_MAPS,
+    MUTATING_WEBHOOKS,
     PODS,
+    ROLE_BINDINGS,
     SECRETS,
     VALIDATING_POLICIES,
     VALIDATING_POLICY_BINDINGS,
+    VALIDATING_WEBHOOKS,
 )
 from machinery.client.rest import Client
+from tests.integration.apiserver.test_webhooks import Hook, hook, patch
 from tests.support.server import client_config, server_config
+
+__all__ = ["hook"]  # a fixture
 
 RULES: list[dict[str, Any]] = [
     {"level": "None", "users": ["nobody"]},
@@ -190,3 +196,60 @@ async def test_policies_tell_the_log_what_they_want_told(tmp_path: Path) -> None
         {"message": "many", "policy": "few", "binding": "here", "expressionIndex": 1, "validationActions": ["Audit"]}
     ]
     assert "requestObject" not in made
+
+
+@pytest.mark.parametrize("level", ["Metadata", "Request"])
+async def test_webhooks_are_noted_with_what_they_changed_and_that_they_failed(
+    tmp_path: Path, hook: Hook, level: str
+) -> None:
+    """https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/#mutating-webhook-auditing-annotations"""
+    folder = tmp_path / "audited"
+    folder.mkdir()
+    operation = {"op": "add", "path": "/data/added", "value": "yes"}
+    hook.answer = lambda request: {"allowed": True} if "added" in request["object"]["data"] else patch(operation)
+    levels = policy(
+        [{"level": level, "resources": [{"group": "", "resources": ["configmaps"]}]}], omitStages=["RequestReceived"]
+    )
+    gone = {"clientConfig": {"url": "https://127.0.0.1:1/"}, "failurePolicy": "Ignore"}
+    async with audited(folder, policy=levels) as (client, _):
+        await client.create(MUTATING_WEBHOOKS, hook.registration("a", reinvocationPolicy="IfNeeded"))
+        await client.create(MUTATING_WEBHOOKS, hook.registration("b", **gone))
+        await client.create(MUTATING_WEBHOOKS, hook.registration("c"))
+        await client.create(VALIDATING_WEBHOOKS, hook.registration("d", **gone))
+        await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"k": "v"}}, "default")
+    (made,) = events(folder)
+    told = {name: value for name, value in made["annotations"].items() if not name.startswith("authorization")}
+    assert told.pop("failed-open.mutation.webhook.admission.k8s.io/round_0_index_1") == "b.hook.example.com"
+    assert told.pop("failed-open.validating.webhook.admission.k8s.io/round_0_index_0") == "d.hook.example.com"
+    patched = told.pop("patch.webhook.admission.k8s.io/round_0_index_0", None)
+    assert (patched is None) == (level == "Metadata")
+    if patched is not None:
+        assert json.loads(patched) == {
+            "configuration": "a", "webhook": "a.hook.example.com", "patch": [operation], "patchType": "JSONPatch",
+        }  # fmt: skip
+    changed = {name: json.loads(value) for name, value in told.items()}
+    assert changed == {
+        f"mutation.webhook.admission.k8s.io/round_0_index_{index}": {
+            "configuration": name, "webhook": f"{name}.hook.example.com", "mutated": name == "a",
+        }
+        for index, name in enumerate("abc")
+    }  # fmt: skip
+
+
+async def test_the_log_tells_which_binding_allowed_a_request(tmp_path: Path) -> None:
+    levels = policy([{"level": "Metadata", "users": ["bob"]}], omitStages=["RequestReceived"])
+    rbac = "rbac.authorization.k8s.io"
+    subject = {"kind": "User", "name": "bob", "apiGroup": rbac}
+    bound = {"roleRef": {"kind": "ClusterRole", "name": "cluster-admin", "apiGroup": rbac}, "subjects": [subject]}
+    async with audited(tmp_path, policy=levels) as (client, config):
+        await client.create(ROLE_BINDINGS, {"metadata": {"name": "look"}, **bound}, "default")
+        async with Client(client_config(tmp_path, config, user="bob", groups=())) as bob:
+            await bob.list(PODS, "default")
+        asked = {"user": "bob", "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "default"}}
+        body = {"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "spec": asked}
+        answer = await client.request(
+            "POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body=orjson.dumps(body)
+        )
+    told = 'RBAC: allowed by RoleBinding "look/default" of ClusterRole "cluster-admin" to User "bob"'
+    assert [one["annotations"]["authorization.k8s.io/reason"] for one in events(tmp_path)] == [told]
+    assert json.loads(answer)["status"] == {"allowed": True, "reason": told}

@@ -85,7 +85,7 @@ async def test_a_body_over_three_mebibytes_is_too_large(client: Client) -> None:
         (PODS, of(metadata={"name": "a"}, spec={"containers": [{"name": "c"}]}), r"spec.containers\[0\].image: Required"),
         (PODS, of(metadata={"name": "a"}, spec={"containers": [{"name": "c", "image": "i"}] * 2}), "Duplicate value"),
         (PODS, of(metadata={"name": "a"}, spec={"containers": [{"name": "c", "image": "i"}], "restartPolicy": "No"}),
-         'spec.restartPolicy: Unsupported value: "No": supported values: "Always", "Never", "OnFailure"'),
+         'spec.restartPolicy: Unsupported value: "No": supported values: "Always", "OnFailure", "Never"'),
         (DEPLOYMENTS, of(metadata={"name": "a"}, spec={
             "selector": {"matchLabels": {"a": "b"}},
             "template": {"metadata": {"labels": {"a": "c"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},

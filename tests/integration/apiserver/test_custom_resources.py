@@ -170,7 +170,7 @@ async def test_definitions_that_make_no_sense_are_refused(kubectl: Kubectl) -> N
     expected = (
         'metadata.name: Invalid value: "others.stable.example.com": must be spec.names.plural+"."+spec.group',
         "must have exactly one version marked as storage version",
-        "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[image].type: Required value: must not be empty for specified object fields",
+        "spec.validation.openAPIV3Schema.properties[spec].properties[image].type: Required value: must not be empty for specified object fields",
         'properties[status].type: Unsupported value: "strange"',
     )
     for (old, new), problem in zip(cases.items(), expected, strict=True):

@@ -104,7 +104,7 @@ WRONG = [
         {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "a", "whenUnsatisfiable": "x"}]},
         ["maxSkew: Invalid value: 0: must be greater than zero", 'whenUnsatisfiable: Unsupported value: "x"'],
     ),
-    ({"dnsPolicy": "None"}, ["spec.dnsConfig.nameservers: Required value"]),
+    ({"dnsPolicy": "None"}, ["spec.dnsConfig: Required value"]),
 ]
 WRONG_CONTAINERS = [
     ({"image": " web"}, "must not have leading or trailing whitespace"),

@@ -121,13 +121,21 @@ async def test_scale_reads_and_writes_the_replicas(client: Client) -> None:
 
 async def test_a_pod_is_bound_to_a_node_once(client: Client) -> None:
     await client.create(PODS, pod("web"), "default")
-    binding = {"metadata": {"name": "web"}, "target": {"kind": "Node", "name": "n1"}}
+    binding = {"metadata": {"name": "web", "annotations": {"by": "me"}}, "target": {"kind": "Node", "name": "n1"}}
+    await client.patch(PODS, "web", {"status": {"nominatedNodeName": "n0"}}, "default", subresource="status")
     await client.create(PODS, binding, "default", subresource="binding", name="web")
     bound = await client.get(PODS, "web", "default")
-    assert bound["spec"]["nodeName"] == "n1"
+    assert (bound["spec"]["nodeName"], bound["metadata"]["annotations"]) == ("n1", {"by": "me"})
+    assert "nominatedNodeName" not in bound["status"]
     assert [(one["type"], one["status"]) for one in bound["status"]["conditions"]] == [("PodScheduled", "True")]
     with pytest.raises(errors.Conflict, match="already assigned to node"):
         await client.create(PODS, binding, "default", subresource="binding", name="web")
+    gated = pod("gated")
+    gated["spec"]["schedulingGates"] = [{"name": "example.com/wait"}]
+    await client.create(PODS, gated, "default")
+    binding["metadata"]["name"] = "gated"
+    with pytest.raises(errors.Conflict, match="has non-empty .spec.schedulingGates"):
+        await client.create(PODS, binding, "default", subresource="binding", name="gated")
 
 
 async def test_an_object_with_finalizers_goes_when_the_last_is_taken(client: Client) -> None:

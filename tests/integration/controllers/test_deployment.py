@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from controllers.rollout import template_hash
 from machinery.api.resources import DEPLOYMENTS, EVENTS, PODS, REPLICA_SETS
 from machinery.client.rest import Client
 from tests.support.agent import pods_come_up
@@ -178,3 +179,20 @@ async def test_scaling_down_deletes_pods_and_tells(client: Client) -> None:
         await client.patch(DEPLOYMENTS, "web", {"spec": {"replicas": 1}}, "default")
         await until(client, PODS, lambda pods: len(pods) == 1, namespace="default")
         await until(client, EVENTS, lambda events: sum(e["reason"] == "SuccessfulDelete" for e in events) == 2)
+
+
+async def test_a_set_of_the_same_name_that_is_anothers_makes_a_deployment_count_a_collision(client: Client) -> None:
+    # Paused, it makes no set: there is time to take the name that its template leads to.
+    made = await client.create(DEPLOYMENTS, deployment(replicas=1, paused=True))
+    name = f"web-{template_hash(made['spec']['template'], 0)}"
+    other = template("other")
+    other["metadata"] = {"labels": {"app": "other"}}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "other"}}, "template": other}
+    await client.create(REPLICA_SETS, {"metadata": {"name": name}, "spec": spec}, "default")
+    async with pods_come_up(client):
+        await client.patch(DEPLOYMENTS, "web", {"spec": {"paused": False}}, "default")
+        found = await until_one(client, DEPLOYMENTS, "web", is_rolled_out, namespace="default")
+    assert found["status"]["collisionCount"] == 1
+    assert (await client.get(REPLICA_SETS, name, "default"))["spec"]["replicas"] == 0
+    second = f"web-{template_hash(made['spec']['template'], 1)}"
+    assert (await client.get(REPLICA_SETS, second, "default"))["status"]["availableReplicas"] == 1

@@ -7,6 +7,7 @@ import pytest
 
 from machinery.api.resources import CRON_JOBS, EVENTS, JOBS, PODS
 from machinery.client.rest import Client
+from machinery.errors import Invalid
 from tests.integration.controllers.conftest import running_controllers
 from tests.support.agent import pods_come_up
 from tests.support.waiting import until, until_gone, until_one
@@ -120,6 +121,35 @@ async def test_a_suspended_job_has_no_pods_and_goes_on_when_resumed(client: Clie
         await client.patch(JOBS, "work", {"spec": {"suspend": False}}, "default")
         done = await until_one(client, JOBS, "work", ended)
     assert done["status"]["succeeded"] == 2
+
+
+@pytest.mark.usefixtures("controllers")
+async def test_a_job_that_was_stopped_may_be_given_other_resources_and_nodes_before_it_goes_on(client: Client) -> None:
+    def patch(cpu: str, **spec: Any) -> dict[str, Any]:
+        container = {"name": "main", "image": "one", "resources": {"requests": {"cpu": cpu}}}
+        return {"spec": {"template": {"spec": {"containers": [container], **spec}}}}
+
+    async with pods_come_up(client):
+        await client.create(JOBS, job())
+        await until(client, PODS, lambda pods: len(pods) == 1, namespace="default")
+        with pytest.raises(Invalid, match="field is immutable"):
+            await client.patch(JOBS, "work", patch("2"), "default")
+        await client.patch(JOBS, "work", {"spec": {"suspend": True}}, "default")
+        await until_one(
+            client, JOBS, "work",
+            lambda obj: {c["type"]: c["status"] for c in obj["status"].get("conditions", ())}.get("Suspended") == "True"
+            and not obj["status"].get("active"),
+            namespace="default",
+        )  # fmt: skip
+        await client.patch(JOBS, "work", patch("2", nodeSelector={"disk": "fast"}), "default")
+        with pytest.raises(Invalid, match="field is immutable"):
+            await client.patch(JOBS, "work", patch("2", restartPolicy="OnFailure"), "default")
+        await client.patch(JOBS, "work", {"spec": {"suspend": False}}, "default")
+        [pod] = await until(
+            client, PODS, lambda pods: [p for p in pods if p["spec"].get("nodeSelector")] == pods != [],
+            namespace="default",
+        )  # fmt: skip
+    assert pod["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "2"}
 
 
 @pytest.mark.usefixtures("controllers")

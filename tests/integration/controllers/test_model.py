@@ -1,81 +1,36 @@
-"""Random histories of workloads and of the controllers themselves, held to what must never be otherwise.
+"""Random histories of workloads, of nodes and of the controllers themselves, held to what must never be otherwise.
 
-While a history runs: never more pods than asked for and surge, never more at work on a Job than it allows. When all is
-quiet: exactly the pods asked for, of the newest template; nothing left of what was deleted; a Job's counters exact.
+While a history runs: never more pods than asked for and surge, never fewer that serve than the strategy allows, never
+more at work on a Job than it allows. When all is quiet: exactly the pods asked for, of the newest template, on nodes
+that live; nothing left of what was deleted; a Job's counters exact.
 """
 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Coroutine
+import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from controllers import manager
 from machinery import errors
 from machinery.api.resources import DEPLOYMENTS, JOBS, NAMESPACES, PODS, REPLICA_SETS, SERVICE_ACCOUNTS
-from machinery.client.kubeconfig import ClientConfig
-from machinery.client.rest import Client
+from tests.integration.controllers.model import NODE_NAMES, Available, World
 from tests.integration.controllers.test_deployment import deployment
 from tests.integration.controllers.test_job import ended, job
-from tests.support.agent import pods_come_up
-from tests.support.server import running_server
+from tests.support.machines import leaving_at_once
 from tests.support.waiting import until, until_one
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+EXAMPLES = int(os.environ.get("WHERRY_MODEL_EXAMPLES", "12"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 10 * EXAMPLES)]
 
-T = TypeVar("T")
-SURGE = 1
+STRATEGIES = ((1, 1), (1, 0), (0, 1), (2, 0), (0, 2))
+"""How many more and how many fewer pods there may be."""
 _numbers = itertools.count()
-
-
-class World:
-    """A server, the controllers on it, and agents that bring pods up; one loop that runs while it is asked something."""
-
-    def __init__(self, folder: Path) -> None:
-        self.runner = asyncio.Runner()
-        self._stack = contextlib.AsyncExitStack()
-        self._folder = folder
-        self._manager: asyncio.Task[None] | None = None
-        self.client: Client
-        self._config: ClientConfig
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
-
-    async def open(self) -> None:
-        _, self._config = await self._stack.enter_async_context(running_server(self._folder))
-        self.client = await self._stack.enter_async_context(Client(self._config))
-
-        def exit_code(pod: dict[str, Any]) -> int | None:
-            wanted = pod["metadata"].get("annotations", {}).get("ends")
-            return int(wanted) if wanted else None
-
-        await self._stack.enter_async_context(pods_come_up(self.client, exit_code=exit_code))
-        await self.restart_controllers()
-
-    async def restart_controllers(self) -> None:
-        """End the controllers as a crash does, in the middle of whatever they do, and start new ones."""
-        await self._end_controllers()
-        self._manager = asyncio.create_task(manager.run(self._config, leader_elect=False))
-
-    async def _end_controllers(self) -> None:
-        if self._manager is not None:
-            self._manager.cancel()
-            await asyncio.gather(self._manager, return_exceptions=True)
-
-    def close(self) -> None:
-        async def end() -> None:
-            await self._end_controllers()
-            await self._stack.aclose()
-
-        self.run(end())
-        self.runner.close()
 
 
 class Workloads(RuleBasedStateMachine):
@@ -86,13 +41,16 @@ class Workloads(RuleBasedStateMachine):
         self._world = world
         self._namespace = f"model-{next(_numbers)}"
         self._replicas: int | None = None
-        self._most = 0  # the most replicas asked for since all was quiet
+        self._most = self._least = 0  # the most and the fewest replicas asked for since all was quiet
+        self._surge, self._unavailable = STRATEGIES[0]
+        self._available = Available()
         self._image = "one"
         self._job: dict[str, int] | None = None
         self._active: dict[str, tuple[str, str]] = {}  # uid -> kind and uid of owner
         self._deployment = ""  # uid of the one that is there
         self._set_owners: dict[str, str] = {}  # uid of a set -> uid of its deployment
-        self._ended: dict[str, str] = {}  # uid of a Job's pod -> its last phase
+        self._ended: dict[str, str] = {}  # uid of a Job's pod -> its last phase, "Deleted" before it had any
+        self._doubtful: set[str] = set()  # uids of Job's pods that ended while they were being deleted
         self._wrong: list[str] = []
         self._watching: list[asyncio.Task[None]] = []
         self._told = asyncio.Event()
@@ -124,16 +82,28 @@ class Workloads(RuleBasedStateMachine):
                 self._active.pop(uid, None)
             else:
                 self._active[uid] = owner, reference.get("uid", "")
-            if owner == "Job" and phase in ("Succeeded", "Failed"):
-                self._ended[uid] = phase
+            if owner == "Job":
+                self._note_end(uid, phase, deleted=bool(metadata.get("deletionTimestamp")))
+            self._available.note(pod, gone=event.type == "DELETED")
             self._check()
+
+    def _note_end(self, uid: str, phase: str | None, *, deleted: bool) -> None:
+        if phase in ("Succeeded", "Failed"):
+            if self._ended.get(uid) == "Deleted":
+                self._doubtful.add(uid)
+            self._ended[uid] = phase
+        elif deleted:
+            self._ended[uid] = "Deleted"
 
     def _check(self) -> None:
         self._told.set()
         owners = [kind for kind, _ in self._active.values()]
         # Pods of a Deployment that is gone may stand beside those of its successor until they are collected.
-        if (count := len(self._pods_of_deployment())) > self._most + SURGE:
-            self._wrong.append(f"{count} pods where {self._most} and {SURGE} were allowed")
+        if (count := len(self._pods_of_deployment())) > self._most + self._surge:
+            self._wrong.append(f"{count} pods where {self._most} and {self._surge} were allowed")
+        if self._available.is_too_few(serving := self._count_serving()):
+            told = self._available
+            self._wrong.append(f"{serving} pods serve where {told.floor} were promised and {told.lost} lost")
         if self._job is not None and (count := owners.count("Job")) > self._job["parallelism"]:
             self._wrong.append(f"{count} pods at work where {self._job['parallelism']} were allowed")
 
@@ -143,15 +113,31 @@ class Workloads(RuleBasedStateMachine):
             if self._deployment and self._set_owners.get(owner) == self._deployment
         ]  # fmt: skip
 
+    def _count_serving(self) -> int:
+        """Count the pods that serve; a pod whose set is not heard of yet counts as well."""
+        found = {
+            uid for uid, (kind, owner) in self._active.items()
+            if kind == "ReplicaSet" and self._set_owners.get(owner, self._deployment) == self._deployment
+        }  # fmt: skip
+        return len(self._available.among(found))
+
+    def _promise(self) -> None:
+        """Let so many serve as the strategy allows of the fewest pods asked for."""
+        if self._available.floor is not None:
+            self._available.floor = max(self._least - self._unavailable, 0)
+
     # ---- what may happen
 
     @precondition(lambda self: self._replicas is None)
-    @rule(replicas=st.integers(0, 6))
-    def create_deployment(self, replicas: int) -> None:
-        self._replicas = replicas
+    @rule(replicas=st.integers(0, 6), strategy=st.sampled_from(STRATEGIES))
+    def create_deployment(self, replicas: int, strategy: tuple[int, int]) -> None:
+        self._replicas = self._least = replicas
+        self._surge, self._unavailable = strategy
+        self._available.promise(None)
         body = deployment(replicas=replicas)
         body["metadata"] = {"name": "web"}
-        body["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": SURGE, "maxUnavailable": 1}}
+        body["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": strategy[0], "maxUnavailable": strategy[1]}}
+        body["spec"]["template"]["spec"]["tolerations"] = leaving_at_once()
         self._set_image(body, self._image)
         made = self._world.run(self._world.client.create(DEPLOYMENTS, body, self._namespace))
         self._deployment, self._most = made["metadata"]["uid"], replicas
@@ -164,6 +150,8 @@ class Workloads(RuleBasedStateMachine):
     @rule(replicas=st.integers(0, 6))
     def scale(self, replicas: int) -> None:
         self._replicas, self._most = replicas, max(replicas, self._most)
+        self._least = min(replicas, self._least)
+        self._promise()
         self._patch({"spec": {"replicas": replicas}})
 
     @precondition(lambda self: self._replicas is not None)
@@ -186,6 +174,9 @@ class Workloads(RuleBasedStateMachine):
             await until(client, REPLICA_SETS, lambda found: not found, namespace=self._namespace, deadline_seconds=20)
 
         self._replicas, self._deployment = None, ""
+        self._available.promise(None)
+        # The pods of a node that is away hold up a deletion in the foreground until it is back.
+        self._recover()
         self._world.run(delete())
 
     @rule(which=st.integers(0, 20))
@@ -199,6 +190,7 @@ class Workloads(RuleBasedStateMachine):
         client = self._world.client
         for pod in (await client.list(PODS, self._namespace))["items"]:
             if pod["metadata"]["uid"] == uid:
+                self._available.take(uid)
                 with contextlib.suppress(errors.NotFound):
                     await client.delete(PODS, pod["metadata"]["name"], self._namespace)
 
@@ -206,10 +198,24 @@ class Workloads(RuleBasedStateMachine):
     @rule(completions=st.integers(1, 6), parallelism=st.integers(1, 3))
     def create_job(self, completions: int, parallelism: int) -> None:
         self._job, self._ended = {"completions": completions, "parallelism": parallelism}, {}
-        body = job(completions=completions, parallelism=parallelism)
+        body = job(completions=completions, parallelism=parallelism, backoffLimit=1000)
         body["metadata"] = {"name": "work"}
+        body["spec"]["template"]["spec"]["tolerations"] = leaving_at_once()
         body["spec"]["template"]["metadata"] = {"annotations": {"ends": "0"}}
         self._world.run(self._world.client.create(JOBS, body, self._namespace))
+
+    @precondition(lambda self: not self._world.machines.silent)
+    @rule(name=st.sampled_from(NODE_NAMES))
+    def lose_a_node(self, name: str) -> None:
+        self._world.machines.fail(name)
+
+    @precondition(lambda self: self._world.machines.silent)
+    @rule()
+    def find_a_node(self) -> None:
+        self._recover()
+
+    def _recover(self) -> None:
+        self._world.run(self._world.recover())
 
     @rule()
     def restart_controllers(self) -> None:
@@ -223,16 +229,22 @@ class Workloads(RuleBasedStateMachine):
     def settle(self) -> None:
         """Wait until all is as asked, and look at it closely."""
         self._world.run(self._settle())
-        self._most = self._replicas or 0
+        self._most = self._least = self._replicas or 0
+        self._available.promise(None if self._replicas is None else max(self._least - self._unavailable, 0))
 
     async def _settle(self) -> None:
-        client, replicas = self._world.client, self._replicas
+        client, replicas, silent = self._world.client, self._replicas, self._world.machines.silent
 
         def quiet(pods: list[dict[str, Any]]) -> bool:
             owned = [pod for pod in pods if not (pod["metadata"].get("labels") or {}).get("job-name")]
-            images = {pod["spec"]["containers"][0]["image"] for pod in owned}
             live = [pod for pod in owned if not pod["metadata"].get("deletionTimestamp")]
-            return len(live) == len(owned) == (replicas or 0) and images <= {self._image}
+            images = {pod["spec"]["containers"][0]["image"] for pod in live}
+            # What was on a node that is away is known to be gone only when that node says so.
+            return (
+                len(live) == (replicas or 0) and images <= {self._image}
+                and not any(pod["spec"].get("nodeName") in silent for pod in live)
+                and all(pod in live or pod["spec"].get("nodeName") in silent for pod in owned)
+            )  # fmt: skip
 
         await until(client, PODS, quiet, namespace=self._namespace, deadline_seconds=30)
         if replicas is not None:
@@ -243,10 +255,13 @@ class Workloads(RuleBasedStateMachine):
                 namespace=self._namespace, deadline_seconds=30,
             )  # fmt: skip
         async with asyncio.timeout(30):
-            while len(self._pods_of_deployment()) > (replicas or 0):  # our watch may lag behind a list
+            # Our own watch may lag behind.
+            while not len(self._pods_of_deployment()) == self._count_serving() == (replicas or 0):
                 self._told.clear()
                 await self._told.wait()
         if self._job is not None:
+            # A Job is not over before the last of its pods has ended, those on a node that is away among them.
+            await self._world.recover()
             await self._settle_job(self._job)
 
     async def _settle_job(self, asked: dict[str, int]) -> None:
@@ -254,9 +269,11 @@ class Workloads(RuleBasedStateMachine):
         done = await until_one(client, JOBS, "work", ended, namespace=self._namespace, deadline_seconds=30)
         status = done["status"]
         assert status["succeeded"] == asked["completions"]
-        assert status.get("failed", 0) == 0
+        failed = sum(end != "Succeeded" or uid in self._doubtful for uid, end in self._ended.items())
+        assert failed - len(self._doubtful) <= status.get("failed", 0) <= failed
         pods = await client.list(PODS, self._namespace, label_selector="job-name=work")
-        assert len(pods["items"]) == asked["completions"]
+        ends = [pod["status"]["phase"] for pod in pods["items"]]
+        assert asked["completions"] <= ends.count("Succeeded") + len(self._doubtful)
         assert not any(pod["metadata"].get("finalizers") for pod in pods["items"])
 
     @invariant()
@@ -264,6 +281,8 @@ class Workloads(RuleBasedStateMachine):
         assert not self._wrong
 
     def teardown(self) -> None:
+        self._recover()
+
         async def end() -> None:
             try:
                 await self._settle()
@@ -277,14 +296,15 @@ class Workloads(RuleBasedStateMachine):
         assert not self._wrong
 
 
-def test_no_history_breaks_what_must_hold(tmp_path: Path) -> None:
+def test_no_history_breaks_what_must_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controllers.job_pods._FIRST_SECONDS", 0.01)
     world = World(tmp_path)
     world.run(world.open())
     try:
         run_state_machine_as_test(
             lambda: Workloads(world),
             settings=settings(
-                max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=EXAMPLES, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
     finally:

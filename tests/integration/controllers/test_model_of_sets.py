@@ -1,6 +1,7 @@
 """Random histories of StatefulSets, DaemonSets, nodes and controllers, held to what must never be otherwise.
 
-While a history runs: never more pods of a StatefulSet than were asked for, never two daemons on a node. When all is
+While a history runs: never more pods of a StatefulSet than were asked for, never two daemons on a node, and never fewer
+that serve than their strategies allow. When all is
 quiet: the pods 0..n-1 of the newest revision, one daemon on each node that is meant, both statuses exact, and nothing
 left of what was deleted. Deployments and Jobs: test_model.py.
 """
@@ -8,6 +9,7 @@ left of what was deleted. Deployments and Jobs: test_model.py.
 import asyncio
 import contextlib
 import itertools
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from machinery import errors
 from machinery.api.resources import DAEMON_SETS, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, STATEFUL_SETS
 from machinery.client.rest import PatchType
-from tests.integration.controllers.test_daemonset import daemon_set, make_nodes, target
-from tests.integration.controllers.test_model import World
+from tests.integration.controllers.model import NODE_NAMES, Available, World
+from tests.integration.controllers.test_daemonset import daemon_set, target
 from tests.integration.controllers.test_statefulset import stateful_set
+from tests.support.machines import leaving_at_once
 from tests.support.waiting import until, until_one
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+EXAMPLES = int(os.environ.get("WHERRY_MODEL_EXAMPLES", "10"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 10 * EXAMPLES)]
 
-NODE_NAMES = ("n1", "n2", "n3")
 LABEL = "daemons"
 _numbers = itertools.count()
 
@@ -40,13 +43,15 @@ class Sets(RuleBasedStateMachine):
         self._world = world
         self._namespace = f"sets-{next(_numbers)}"
         self._replicas: int | None = None
-        self._most = 0  # the most replicas asked for since all was quiet
+        self._most = self._least = 0  # the most and the fewest replicas asked for since all was quiet
+        self._serving = {"StatefulSet": Available(), "DaemonSet": Available()}
         self._daemons = False
         self._meant: set[str] = set()
         self._image = "one"
         self._live: dict[str, tuple[str, str, str]] = {}  # uid -> kind and uid of owner, node
         self._owners: dict[str, str] = {}  # kind -> uid of the one that is there
         self._wrong: list[str] = []
+        self._told = asyncio.Event()
         world.run(self._begin())
 
     async def _begin(self) -> None:
@@ -69,14 +74,24 @@ class Sets(RuleBasedStateMachine):
             else:
                 node = target(pod) if owner.get("kind") == "DaemonSet" else ""
                 self._live[metadata["uid"]] = owner.get("kind", ""), owner.get("uid", ""), node
+            if owner.get("kind") in self._serving:
+                self._serving[owner["kind"]].note(pod, gone=event.type == "DELETED")
             self._check()
 
     def _check(self) -> None:
+        self._told.set()
         own = [one for one in self._live.values() if one[1] and one[1] == self._owners.get(one[0])]
         if (count := sum(kind == "StatefulSet" for kind, _, _ in own)) > self._most:
             self._wrong.append(f"{count} pods where {self._most} were allowed")
+        for kind, available in self._serving.items():
+            if available.is_too_few(count := self._count_serving(kind)):
+                self._wrong.append(f"{count} of a {kind} serve; promised {available.floor}, lost {available.lost}")
         nodes = Counter(node for kind, _, node in own if kind == "DaemonSet")
         self._wrong += [f"{count} daemons on {node}" for node, count in nodes.items() if count > 1]
+
+    def _count_serving(self, kind: str) -> int:
+        owner = self._owners.get(kind, "-")
+        return len(self._serving[kind].among({uid for uid, one in self._live.items() if one[:2] == (kind, owner)}))
 
     # ---- what may happen
 
@@ -86,8 +101,10 @@ class Sets(RuleBasedStateMachine):
         body = stateful_set(replicas=replicas)
         body["metadata"] = {"name": "db"}
         body["spec"]["podManagementPolicy"] = policy
+        body["spec"]["template"]["spec"]["tolerations"] = leaving_at_once()
         body["spec"]["template"]["spec"]["containers"][0]["image"] = self._image
-        self._replicas = self._most = replicas
+        self._replicas = self._most = self._least = replicas
+        self._serving["StatefulSet"].promise(None)
         made = self._world.run(self._world.client.create(STATEFUL_SETS, body, self._namespace))
         self._owners["StatefulSet"] = made["metadata"]["uid"]
 
@@ -95,6 +112,9 @@ class Sets(RuleBasedStateMachine):
     @rule(replicas=st.integers(0, 4))
     def scale(self, replicas: int) -> None:
         self._replicas, self._most = replicas, max(replicas, self._most)
+        self._least = min(replicas, self._least)
+        if self._serving["StatefulSet"].floor is not None:
+            self._serving["StatefulSet"].floor = max(self._least - 1, 0)
         self._world.run(
             self._world.client.patch(STATEFUL_SETS, "db", {"spec": {"replicas": replicas}}, self._namespace)
         )
@@ -107,12 +127,16 @@ class Sets(RuleBasedStateMachine):
         body["spec"]["template"]["spec"]["nodeSelector"] = {LABEL: "yes"}
         body["spec"]["template"]["spec"]["containers"][0]["image"] = self._image
         self._daemons = True
+        self._serving["DaemonSet"].promise(None)
         made = self._world.run(self._world.client.create(DAEMON_SETS, body, self._namespace))
         self._owners["DaemonSet"] = made["metadata"]["uid"]
 
     @rule(name=st.sampled_from(NODE_NAMES), meant=st.booleans())
     def label_node(self, name: str, meant: bool) -> None:
         (self._meant.add if meant else self._meant.discard)(name)
+        daemons = self._serving["DaemonSet"]
+        if daemons.floor is not None and not meant:
+            daemons.floor = max(daemons.floor - 1, 0)
         labels = {LABEL: "yes" if meant else None}
         self._world.run(self._world.client.patch(NODES, name, {"metadata": {"labels": labels}}))
 
@@ -139,6 +163,9 @@ class Sets(RuleBasedStateMachine):
                 await until(client, resource, lambda found: not found, namespace=self._namespace, deadline_seconds=20)
 
         self._replicas, self._daemons, self._owners = None, False, {}
+        for available in self._serving.values():
+            available.promise(None)
+        self._recover()
         self._world.run(delete())
         # A pod of the old set keeps its name until it is collected.
         self._world.run(self._settle())
@@ -149,10 +176,26 @@ class Sets(RuleBasedStateMachine):
             client = self._world.client
             pods = sorted((await client.list(PODS, self._namespace))["items"], key=lambda pod: pod["metadata"]["name"])
             if pods:
+                metadata = pods[which % len(pods)]["metadata"]
+                for available in self._serving.values():
+                    available.take(metadata["uid"])
                 with contextlib.suppress(errors.NotFound):
-                    await client.delete(PODS, pods[which % len(pods)]["metadata"]["name"], self._namespace)
+                    await client.delete(PODS, metadata["name"], self._namespace)
 
         self._world.run(lose())
+
+    @precondition(lambda self: not self._world.machines.silent)
+    @rule(name=st.sampled_from(NODE_NAMES))
+    def lose_a_node(self, name: str) -> None:
+        self._world.machines.fail(name)
+
+    @precondition(lambda self: self._world.machines.silent)
+    @rule()
+    def find_a_node(self) -> None:
+        self._recover()
+
+    def _recover(self) -> None:
+        self._world.run(self._world.recover())
 
     @rule()
     def restart_controllers(self) -> None:
@@ -164,9 +207,15 @@ class Sets(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Wait until all is as asked, and look at it closely."""
+        """Wait until all is as asked, and look at it closely.
+
+        All nodes are there then: a StatefulSet's pod on one that is away is replaced by none, for it may run on.
+        """
+        self._recover()
         self._world.run(self._settle())
-        self._most = self._replicas or 0
+        self._most = self._least = self._replicas or 0
+        self._serving["StatefulSet"].promise(None if self._replicas is None else max(self._replicas - 1, 0))
+        self._serving["DaemonSet"].promise(max(len(self._meant) - 1, 0) if self._daemons else None)
 
     async def _settle(self) -> None:
         client, replicas = self._world.client, self._replicas
@@ -198,6 +247,11 @@ class Sets(RuleBasedStateMachine):
                 and obj["status"]["desiredNumberScheduled"] == len(meant),
                 namespace=self._namespace, deadline_seconds=30,
             )  # fmt: skip
+        async with asyncio.timeout(30):
+            # Our own watch may lag behind.
+            while (self._count_serving("StatefulSet"), self._count_serving("DaemonSet")) != (replicas or 0, len(meant)):
+                self._told.clear()
+                await self._told.wait()
 
     @staticmethod
     def _is_told(obj: dict[str, Any], field: str, count: int) -> bool:
@@ -209,6 +263,8 @@ class Sets(RuleBasedStateMachine):
         assert not self._wrong
 
     def teardown(self) -> None:
+        self._recover()
+
         async def end() -> None:
             try:
                 await self._settle()
@@ -225,11 +281,10 @@ def test_no_history_of_sets_breaks_what_must_hold(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.run(world.open())
     try:
-        world.run(make_nodes(world.client, *NODE_NAMES))
         run_state_machine_as_test(
             lambda: Sets(world),
             settings=settings(
-                max_examples=10, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=EXAMPLES, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
     finally:

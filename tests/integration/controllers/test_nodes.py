@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controllers.node_zones import EvictionRates
 from machinery.api.meta import ObjectKey, now, now_micro
 from machinery.api.resources import EVENTS, LEASES, NODES, PODS, SERVICE_ACCOUNTS
 from machinery.client.kubeconfig import ClientConfig
@@ -27,9 +28,10 @@ def ready(status: str = "True") -> dict[str, Any]:
     return {"conditions": [{**condition, "reason": "KubeletReady", "message": "kubelet is posting ready status"}]}
 
 
-async def register(client: Client, name: str, *, status: str = "True") -> None:
+async def register(client: Client, name: str, *, status: str = "True", zone: str = "") -> None:
     taint = {"key": NOT_READY, "effect": "NoSchedule"}
-    await client.create(NODES, {"metadata": {"name": name}, "spec": {"taints": [taint]}})
+    labels = {"topology.kubernetes.io/zone": zone} if zone else {}
+    await client.create(NODES, {"metadata": {"name": name, "labels": labels}, "spec": {"taints": [taint]}})
     await client.patch(NODES, name, {"status": ready(status)}, subresource="status")
     lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "renewTime": now_micro()}}
     await client.create(LEASES, lease, LEASE_NAMESPACE)
@@ -121,6 +123,42 @@ async def test_while_no_node_is_ready_nobody_is_evicted(config: ClientConfig, cl
         await until_one(client, NODES, "only", lambda node: taints(node) == {(NOT_READY, "NoSchedule")})
         await register(client, "second")
         await until_one(client, NODES, "only", lambda node: (NOT_READY, "NoExecute") in taints(node))
+
+
+def driven_out(nodes: list[dict[str, Any]]) -> set[str]:
+    return {node["metadata"]["name"] for node in nodes if (NOT_READY, "NoExecute") in taints(node)}
+
+
+async def test_a_small_zone_that_is_mostly_away_stands_still_until_it_is_better(
+    config: ClientConfig, client: Client
+) -> None:
+    for number in range(5):
+        await register(client, f"a{number}", zone="a", status="True" if number < 2 else "False")
+    await register(client, "b0", zone="b")
+    await register(client, "b1", zone="b", status="False")
+    async with running_controllers(config, eviction_rates=EvictionRates(normal=1000)):
+        away = {"a2", "a3", "a4", "b1"}
+        nodes = await until(
+            client, NODES,
+            lambda nodes: {one["metadata"]["name"] for one in nodes if (NOT_READY, "NoSchedule") in taints(one)} == away
+            and "b1" in driven_out(nodes),
+        )  # fmt: skip
+        assert driven_out(nodes) == {"b1"}
+        await client.patch(NODES, "a2", {"status": ready()}, subresource="status")
+        # Two of five are no longer most of them.
+        await until(client, NODES, lambda nodes: driven_out(nodes) == {"a3", "a4", "b1"})
+
+
+async def test_nodes_are_emptied_one_after_the_other_at_the_rate_that_is_set(
+    config: ClientConfig, client: Client
+) -> None:
+    for name in ("up", "down1", "down2"):
+        await register(client, name, status="False" if name.startswith("down") else "True")
+    async with running_controllers(config, eviction_rates=EvictionRates(normal=1)):
+        await until(client, NODES, lambda nodes: len(driven_out(nodes)) == 1)
+        began = asyncio.get_running_loop().time()
+        await until(client, NODES, lambda nodes: len(driven_out(nodes)) == 2)
+        assert asyncio.get_running_loop().time() - began > 0.7
 
 
 async def test_a_cordoned_node_is_tainted_until_it_is_uncordoned(config: ClientConfig, client: Client) -> None:

@@ -5,8 +5,14 @@ from typing import Any
 
 import pytest
 
-from machinery.api.resources import CONTROLLER_REVISIONS, PERSISTENT_VOLUME_CLAIMS, PODS, STATEFUL_SETS
-from machinery.client.rest import Client
+from machinery.api.resources import (
+    CONTROLLER_REVISIONS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    SERVICE_ACCOUNTS,
+    STATEFUL_SETS,
+)
+from machinery.client.rest import Client, PatchType
 from tests.support.agent import pods_come_up
 from tests.support.waiting import until, until_one
 
@@ -192,3 +198,97 @@ async def test_pods_bear_the_name_of_their_revision_and_a_claim_taken_away_is_ma
         client, PERSISTENT_VOLUME_CLAIMS, "data-db-0",
         lambda obj: obj["metadata"]["uid"] != first["metadata"]["uid"], namespace="default",
     )  # fmt: skip
+
+
+async def revisions(client: Client) -> dict[str, str]:
+    pods = (await client.list(PODS, "default"))["items"]
+    return {pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"] for pod in pods}
+
+
+def update_to(image: str) -> list[dict[str, Any]]:
+    return [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}]
+
+
+async def test_where_the_user_deletes_the_new_pod_is_of_the_new_template(client: Client) -> None:
+    async with pods_come_up(client):
+        await client.create(STATEFUL_SETS, stateful_set(2, updateStrategy={"type": "OnDelete"}))
+        await until_one(client, STATEFUL_SETS, "db", all_ready(2), namespace="default")
+        await client.patch(STATEFUL_SETS, "db", update_to("two"), "default", type=PatchType.JSON)
+        found = await until_one(
+            client, STATEFUL_SETS, "db", lambda obj: obj["status"]["observedGeneration"] == 2, namespace="default"
+        )
+        assert found["status"]["currentRevision"] != found["status"]["updateRevision"]
+        assert await revisions(client) == {"db-0": "one", "db-1": "one"}
+        before = await client.get(PODS, "db-0", "default")
+        await client.delete(PODS, "db-0", "default")
+        await until_one(
+            client, PODS, "db-0", lambda pod: pod["metadata"]["uid"] != before["metadata"]["uid"], namespace="default"
+        )
+        await until_one(client, STATEFUL_SETS, "db", all_ready(2), namespace="default")
+        assert await revisions(client) == {"db-0": "two", "db-1": "one"}
+
+
+async def test_as_many_are_replaced_at_once_as_may_be_unavailable_from_the_last_on(client: Client) -> None:
+    images: list[dict[str, str]] = []
+
+    def note(pods: list[dict[str, Any]]) -> None:
+        live = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        images.append({pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"] for pod in live})
+
+    rolling = {"rollingUpdate": {"maxUnavailable": 2, "partition": 1}}
+    async with pods_come_up(client):
+        spec = {"podManagementPolicy": "Parallel", "updateStrategy": rolling, "ordinals": {"start": 5}}
+        await client.create(STATEFUL_SETS, stateful_set(5, **spec))
+        await until_one(client, STATEFUL_SETS, "db", all_ready(5), namespace="default")
+        watching = asyncio.create_task(until(client, PODS, note, namespace="default", deadline_seconds=60))
+        await client.patch(STATEFUL_SETS, "db", update_to("two"), "default", type=PatchType.JSON)
+        found = await until_one(
+            client, STATEFUL_SETS, "db",
+            lambda obj: obj["status"].get("updatedReplicas") == 4 and obj["status"].get("availableReplicas") == 5,
+            namespace="default",
+        )  # fmt: skip
+        watching.cancel()
+    assert await revisions(client) == {"db-5": "one"} | {f"db-{number}": "two" for number in range(6, 10)}
+    assert found["status"]["currentReplicas"] == 1
+    first_gone = next(seen for seen in images if len(seen) < 5)
+    assert set(first_gone) >= {"db-5", "db-6", "db-7"}  # the last ones went first
+    assert min(map(len, images)) >= 3
+
+
+async def test_with_an_older_pod_that_is_not_well_an_update_goes_on_from_the_last(client: Client) -> None:
+    broken = {"db-0"}
+    async with pods_come_up(client, which=lambda pod: pod["metadata"]["name"] not in broken):
+        await client.create(STATEFUL_SETS, stateful_set(3, podManagementPolicy="Parallel"))
+        await until(client, PODS, lambda pods: len(pods) == 3, namespace="default")
+        await client.patch(STATEFUL_SETS, "db", update_to("two"), "default", type=PatchType.JSON)
+        broken.clear()
+        await until_one(client, STATEFUL_SETS, "db", updated, namespace="default")
+    assert await revisions(client) == {f"db-{number}": "two" for number in range(3)}
+
+
+async def test_a_start_ordinal_moves_the_names_and_what_lies_below_it_goes(client: Client) -> None:
+    async with pods_come_up(client):
+        await client.create(STATEFUL_SETS, stateful_set(2, ordinals={"start": 3}))
+        await until_one(client, STATEFUL_SETS, "db", all_ready(2), namespace="default")
+        assert set(await revisions(client)) == {"db-3", "db-4"}
+        await client.patch(STATEFUL_SETS, "db", {"spec": {"ordinals": {"start": 4}}}, "default")
+        await until(
+            client, PODS, lambda pods: {pod["metadata"]["name"] for pod in pods} == {"db-4", "db-5"},
+            namespace="default",
+        )  # fmt: skip
+        found = await client.get(PODS, "db-5", "default")
+        assert found["metadata"]["labels"]["apps.kubernetes.io/pod-index"] == "5"
+
+
+async def test_an_adopted_pod_is_given_the_labels_of_its_place(client: Client) -> None:
+    made = template()
+    name = "db-0"
+    await until_one(client, SERVICE_ACCOUNTS, "default", lambda _: True, namespace="default")
+    async with pods_come_up(client):
+        await client.create(PODS, {"metadata": {"name": name, **made["metadata"]}, "spec": made["spec"]}, "default")
+        await client.create(STATEFUL_SETS, stateful_set(1))
+        found = await until_one(
+            client, PODS, name, lambda pod: "statefulset.kubernetes.io/pod-name" in pod["metadata"]["labels"],
+            namespace="default",
+        )  # fmt: skip
+    assert found["metadata"]["labels"]["statefulset.kubernetes.io/pod-name"] == name

@@ -256,3 +256,44 @@ async def test_a_volume_of_a_driver_is_attached_for_its_pod_and_detached_after_i
     await client.patch(NODES, "n1", {"status": {"volumesInUse": None}}, subresource="status")
     await until_gone(client, VOLUME_ATTACHMENTS, name)
     await until_one(client, NODES, "n1", lambda node: not attached(node))
+
+
+@pytest.mark.parametrize(("exit_code", "becomes", "event"), [(0, "Available", "VolumeRecycled"),
+                                                            (1, "Failed", "VolumeFailedRecycle")])  # fmt: skip
+async def test_a_volume_to_be_recycled_is_emptied_by_a_pod_and_offered_again(
+    client: Client, controllers: None, exit_code: int, becomes: str, event: str
+) -> None:
+    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]
+    affinity = {"required": {"nodeSelectorTerms": terms}}
+    made = volume("reused", persistentVolumeReclaimPolicy="Recycle", nodeAffinity=affinity)
+    await client.create(PERSISTENT_VOLUMES, made)
+    await client.create(PERSISTENT_VOLUME_CLAIMS, claim(), "default")
+    await until_one(client, PERSISTENT_VOLUME_CLAIMS, "data", phase("Bound"), namespace="default")
+    await client.delete(PERSISTENT_VOLUME_CLAIMS, "data", "default")
+    pod = await until_one(client, PODS, "recycler-for-reused", lambda _: True, namespace="default")
+    assert pod["spec"]["volumes"][0]["hostPath"]["path"] == "/tmp/reused"
+    assert pod["spec"]["activeDeadlineSeconds"] == 60
+    node_affinity = pod["spec"]["affinity"]["nodeAffinity"]
+    assert node_affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] == terms
+    assert (await client.get(PERSISTENT_VOLUMES, "reused"))["status"]["phase"] == "Released"
+    async with pods_come_up(client, exit_code=lambda _: exit_code):
+        found = await until_one(client, PERSISTENT_VOLUMES, "reused", phase(becomes))
+        await until_gone(client, PODS, "recycler-for-reused", namespace="default")
+    assert ("claimRef" in found["spec"]) == (becomes == "Failed")
+    await until(client, EVENTS, lambda events: event in {one["reason"] for one in events}, namespace="default")
+
+
+async def test_what_cannot_be_recycled_or_deleted_is_told_on_the_volume(client: Client, controllers: None) -> None:
+    local = {"hostPath": None, "local": {"path": "/mnt/x"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "Exists"}]}]}}}  # fmt: skip
+    for name, policy, source, why in (
+        ("recycled", "Recycle", local, "No recycler plugin found for the volume!"),
+        ("deleted", "Delete", {}, 'error getting deleter volume plugin for volume "deleted": no volume plugin matched'),
+    ):
+        await client.create(PERSISTENT_VOLUMES, volume(name, persistentVolumeReclaimPolicy=policy, **source))
+        await client.create(PERSISTENT_VOLUME_CLAIMS, claim(volumeName=name), "default")
+        await until_one(client, PERSISTENT_VOLUME_CLAIMS, "data", phase("Bound"), namespace="default")
+        await client.delete(PERSISTENT_VOLUME_CLAIMS, "data", "default")
+        found = await until_one(client, PERSISTENT_VOLUMES, name, phase("Failed"))
+        assert found["status"]["message"] == why
+        await until_gone(client, PERSISTENT_VOLUME_CLAIMS, "data", namespace="default")

@@ -10,6 +10,7 @@ import pytest
 
 from agent.cri import api_pb2 as cri_pb
 from agent.log_rotation import LogRotator
+from agent.settings import Settings
 from tests.integration.runtime.harness import CriClient, log_text
 
 COUNTER = "n=0; while :; do n=$((n+1)); echo line $n; sleep 0.01; done"
@@ -41,7 +42,7 @@ async def test_long_logs_are_put_aside_compressed_and_at_last_deleted(cri: CriCl
     async def reopen_log(container_id: str) -> None:
         await reopen(cri, container_id)
 
-    rotator = LogRotator(lambda: [(container, path)], reopen_log, max_bytes=100, max_files=3)
+    rotator = LogRotator(lambda: [(container, path)], reopen_log, settings=Settings(log_max_bytes=100, log_max_files=3))
     names: list[str] = []
     deadline = time.monotonic() + 20
     seen: set[str] = set()
@@ -67,7 +68,9 @@ async def test_short_and_missing_logs_are_left_alone(tmp_path: Path, size: int) 
 
     if size:
         (tmp_path / "0.log").write_text("x" * size)
-    await LogRotator(lambda: [("id", tmp_path / "0.log")], refuse, max_bytes=100, max_files=3).look()
+    await LogRotator(
+        lambda: [("id", tmp_path / "0.log")], refuse, settings=Settings(log_max_bytes=100, log_max_files=3)
+    ).look()
     assert len(os.listdir(tmp_path)) == bool(size)
 
 

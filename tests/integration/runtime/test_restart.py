@@ -97,6 +97,64 @@ async def test_a_kill_while_pods_are_made_leaves_nothing_that_cannot_be_removed(
     # The fixture removes what is there and compares mounts, cgroups, links and processes.
 
 
+@pytest.mark.parametrize("moment", range(6))
+async def test_a_kill_while_pods_are_taken_down_leaves_nothing_that_cannot_be_removed(
+    own_runtime: RuntimeProcess, moment: int
+) -> None:
+    async with connect(own_runtime) as client:
+        sandboxes = [await client.run_sandbox(client.sandbox_config(f"pod-{n}")) for n in range(4)]
+        for sandbox in sandboxes:
+            await client.run(sandbox, "sleep", "1000")
+        task = asyncio.gather(*(remove(client, sandbox) for sandbox in sandboxes), return_exceptions=True)
+        await asyncio.sleep(0.02 + moment * 0.02)  # taking four down at once takes about 150 ms
+        own_runtime.kill()
+        await task
+    own_runtime.start()
+    async with connect(own_runtime) as client:
+        for sandbox in sandboxes:
+            await remove(client, sandbox)
+        assert not (await client.runtime.ListPodSandbox(cri_pb.ListPodSandboxRequest())).items
+
+
+async def remove(client: CriClient, sandbox: str) -> None:
+    await client.runtime.StopPodSandbox(cri_pb.StopPodSandboxRequest(pod_sandbox_id=sandbox))
+    await client.runtime.RemovePodSandbox(cri_pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
+
+
+async def test_a_sandbox_whose_namespaces_were_already_given_back_is_stopped_at_the_next_start(
+    own_runtime: RuntimeProcess,
+) -> None:
+    async with connect(own_runtime) as client:
+        sandbox = await client.run_sandbox()
+    own_runtime.kill()
+    folder = own_runtime.folder / "state" / "sandboxes" / sandbox
+    kernel.unmount(folder / "net")  # and then it was killed, before it could note that
+    record = json.loads(await asyncio.to_thread((folder / "record.json").read_bytes))
+    await asyncio.to_thread((folder / "record.json").write_text, json.dumps({**record, "state": "stopping"}))
+    own_runtime.start()
+    async with connect(own_runtime) as client:
+        assert (await client.sandbox_status(sandbox)).state == cri_pb.SANDBOX_NOTREADY
+
+
+async def test_one_sandbox_that_cannot_be_stopped_keeps_no_other_from_being_served(own_runtime: RuntimeProcess) -> None:
+    async with connect(own_runtime) as client:
+        stuck, sound = await client.run_sandbox(), await client.run_sandbox(client.sandbox_config("other"))
+    own_runtime.kill()
+    path = own_runtime.folder / "state" / "sandboxes" / stuck / "record.json"
+    record = json.loads(await asyncio.to_thread(path.read_bytes))
+    await asyncio.to_thread(path.write_text, json.dumps({**record, "state": "stopping"}))
+    kept = {one: one.read_text() for one in own_runtime.folder.rglob("*.conflist")}
+    assert kept
+    for one in kept:
+        one.write_text("{")  # so that no network can be given back
+    own_runtime.start()
+    async with connect(own_runtime) as client:
+        assert (await client.sandbox_status(sound)).state == cri_pb.SANDBOX_READY
+        for one, text in kept.items():
+            one.write_text(text)
+        await remove(client, stuck)
+
+
 async def test_after_a_reboot_pods_are_not_ready_and_containers_have_ended(own_runtime: RuntimeProcess) -> None:
     async with connect(own_runtime) as client:
         sandbox = await client.run_sandbox()

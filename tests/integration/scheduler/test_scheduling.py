@@ -63,8 +63,8 @@ async def test_what_fits_nowhere_is_told_why_and_placed_once_there_is_room(
     async with scheduling(config):
         await make_pod(client, "big", cpu="2")
         pod = await until_one(client, PODS, "big", lambda pod: condition(pod, "PodScheduled"), namespace="default")
-        text = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 "
-        text += "Preemption is not helpful for scheduling."
+        text = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are "
+        text += "available: 1 Preemption is not helpful for scheduling."
         found = condition(pod, "PodScheduled")
         assert (found["status"], found["reason"], found["message"]) == ("False", "Unschedulable", text)
         events = await until(client, EVENTS, lambda events: events)

@@ -1,10 +1,13 @@
 """What a container's requests and limits become."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent import container_config
 from agent.container_config import linux_resources
+from agent.volumes.manager import VolumeManager
 
 GIB = 1 << 30
 
@@ -35,3 +38,17 @@ def test_the_more_memory_is_asked_for_the_later_the_kernel_kills(
 def test_a_sidecar_goes_no_earlier_than_what_it_serves() -> None:
     burstable = pod("Burstable")
     assert linux_resources(burstable, burstable["spec"]["initContainers"][0], 8 * GIB).oom_score_adj == 250
+
+
+def test_only_files_of_the_pod_itself_are_relabelled_and_only_where_there_is_selinux(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[dict[str, Any]] = [{"emptyDir": {}}, {"configMap": {"name": "c"}}, {"hostPath": {"path": "/srv"}}]
+    volumes = [{"name": f"v{number}", **source} for number, source in enumerate(sources)]
+    mounts = [{"name": one["name"], "mountPath": f"/{one['name']}"} for one in volumes]
+    asking = {"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"volumes": volumes}}
+    container = {"name": "c", "volumeMounts": mounts}
+    for path, expected in (("absent", [False, False, False]), ("", [True, True, False])):
+        monkeypatch.setattr(container_config, "SELINUX", tmp_path / path)
+        found = VolumeManager(tmp_path).mounts(asking, container, {})
+        assert [one.selinux_relabel for one in found] == expected

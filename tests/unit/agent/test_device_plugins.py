@@ -22,17 +22,20 @@ RESOURCE = "vendor.com/toy"
 
 
 class Plugin(api_pb2_grpc.DevicePluginServicer):
-    """A plugin as vendors write them: two devices, one of which is ill until `heal` is set."""
+    """A plugin as vendors write them: two devices, one of which is ill until `heal` is set, and again with `hurt`."""
 
     def __init__(self) -> None:
-        self.heal = asyncio.Event()
+        self.heal, self.hurt = asyncio.Event(), asyncio.Event()
 
     async def ListAndWatch(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         yield api.ListAndWatchResponse(
             devices=[api.Device(ID="a", health="Healthy"), api.Device(ID="b", health="Unhealthy")]
         )
         await self.heal.wait()
-        yield api.ListAndWatchResponse(devices=[api.Device(ID=one, health="Healthy") for one in "ab"])
+        near = api.TopologyInfo(nodes=[api.NUMANode(ID=0)])
+        yield api.ListAndWatchResponse(devices=[api.Device(ID=one, health="Healthy", topology=near) for one in "ab"])
+        await self.hurt.wait()
+        yield api.ListAndWatchResponse(devices=[api.Device(ID=one, health="Unhealthy") for one in "ab"])
         await asyncio.Event().wait()
 
     async def Allocate(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -97,6 +100,45 @@ async def test_devices_are_counted_given_once_and_taken_back(tmp_path: Path, plu
         assert '"a"' not in (tmp_path / "wherry-devices.json").read_text()
     finally:
         await again.close()
+
+
+async def test_a_pod_s_devices_are_set_aside_together_or_not_at_all(tmp_path: Path, plugin: Plugin) -> None:
+    manager = DevicePlugins(tmp_path, lambda: None, Metrics())
+    plugin.heal.set()
+    await manager.start()
+    try:
+        await register(tmp_path)
+        async with asyncio.timeout(5):
+            while manager.allocatable() != {RESOURCE: "2"}:  # noqa: ASYNC110 - it changes twice
+                await asyncio.sleep(0.01)
+        containers = {"initContainers": [{**asking(1), "name": "first"}], "containers": [asking(2)]}
+        manager.reserve({"metadata": {"uid": "pod-1"}, "spec": containers})
+        assert manager.held_by("pod-1", "first") == {RESOURCE: ["a"]}
+        assert manager.held_by("pod-1", "main") == {RESOURCE: ["a", "b"]}  # what the first had, it has after it
+        with pytest.raises(ConfigError, match="Requested: 1, Available: 0"):
+            manager.reserve({"metadata": {"uid": "pod-2"}, "spec": {"containers": [asking(1)]}})
+        manager.forget("pod-1")
+        lasting = {**asking(1), "name": "beside", "restartPolicy": "Always"}
+        with pytest.raises(ConfigError, match="Requested: 2, Available: 1"):
+            manager.reserve({"metadata": {"uid": "pod-3"}, "spec": {**containers, "initContainers": [lasting]}})
+        assert manager.holders() == set()
+        await _tell_of_health(manager, plugin)
+    finally:
+        await manager.close()
+
+
+async def _tell_of_health(manager: DevicePlugins, plugin: Plugin) -> None:
+    healths = [
+        [{"name": RESOURCE, "resources": [{"resourceID": "a", "health": word}]}] for word in ("Unhealthy", "Unknown")
+    ]
+    assert manager.health("pod-4", "main") == []
+    manager.reserve({"metadata": {"uid": "pod-4"}, "spec": {"containers": [asking(1)]}})
+    plugin.hurt.set()
+    async with asyncio.timeout(5):
+        while manager.health("pod-4", "main") != healths[0]:  # noqa: ASYNC110 - its plugin tells
+            await asyncio.sleep(0.01)
+    manager._plugins.clear()
+    assert manager.health("pod-4", "main") == healths[1]
 
 
 async def test_other_versions_are_refused(tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ Source: https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-ev
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agent.config import AgentConfig
 from agent.cri import api_pb2 as cri
 from agent.eviction import ImageCollector, Usage, rank, storage_excess
 from agent.images import ImagePuller
 from agent.metrics import Metrics
+from agent.settings import Settings
 from agent.simulated.runtime import Behaviour, SimulatedRuntime
 
 
@@ -64,7 +65,7 @@ async def test_images_out_of_use_go_until_the_disk_is_free_enough(tmp_path: Path
         metrics = Metrics()
         runtime = SimulatedRuntime(Behaviour(), "10.0.0")
         puller = ImagePuller(runtime)
-        config: AgentConfig
+        config = SimpleNamespace(settings=Settings(image_min_age=0.0))
 
     for name in ("a", "b", "c"):
         await Services.runtime.pull(name, None, cri.PodSandboxConfig())
@@ -73,3 +74,17 @@ async def test_images_out_of_use_go_until_the_disk_is_free_enough(tmp_path: Path
     assert await collector.look() == []
     assert len(await collector.look()) == 2
     assert len(await Services.runtime.images()) == 1
+
+
+async def test_images_are_kept_for_a_while_and_then_no_longer(tmp_path: Path) -> None:
+    class Services:
+        metrics = Metrics()
+        runtime = SimulatedRuntime(Behaviour(), "10.0.0")
+        puller = ImagePuller(runtime)
+        config = SimpleNamespace(settings=Settings())
+
+    await Services.runtime.pull("a", None, cri.PodSandboxConfig())
+    collector = ImageCollector(Services, lambda: 99.0)  # type: ignore[arg-type]  # it needs no more of them
+    assert await collector.look() == []  # it has just come
+    Services.config.settings.image_max_age = 1e-9
+    assert len(await collector.look()) == 1

@@ -43,7 +43,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_policy_says_who_is_asked(
     spec: dict[str, Any], servers: list[str], searches: list[str], options: list[str]
 ) -> None:
-    assert resolver(pod(**spec), "10.96.0.10", DOMAIN) == (servers, searches, options)
+    assert resolver(pod(**spec), ["10.96.0.10"], DOMAIN) == (servers, searches, options)
 
 
 def test_a_pod_s_own_settings_are_added_and_its_options_win() -> None:
@@ -52,7 +52,7 @@ def test_a_pod_s_own_settings_are_added_and_its_options_win() -> None:
         "searches": ["a.b"],
         "options": [{"name": "timeout", "value": "9"}, {"name": "edns0"}],
     }
-    found = resolver(pod(dnsPolicy="Default", dnsConfig=extra), "10.96.0.10", DOMAIN)
+    found = resolver(pod(dnsPolicy="Default", dnsConfig=extra), ["10.96.0.10"], DOMAIN)
     assert found == (["192.0.2.53", "1.1.1.1"], ["example.com", "a.b"], ["timeout:9", "edns0"])
 
 
