@@ -72,10 +72,16 @@ def simulate(filenames: Sequence[str], recursive: bool, like: str, nodes: int, o
     namespace = given["namespace"] or connection.config.namespace
     try:
         objects = manifests.read(filenames, recursive=recursive)
-        pods = []
+        pods, passed_over = [], []
         for _, obj in objects:
-            made = list(pods_of(obj, namespace, given["replicas"]))
+            try:
+                made = list(pods_of(obj, namespace, given["replicas"]))
+            except NotUnderstood as error:
+                passed_over.append(error)
+                continue
             pods += _as_admitted(connection, made) if made else []
+        if len(passed_over) == len(objects):  # beside workloads, Services and the like are only passed over
+            raise passed_over[0]
         profile = next(iter(_profiles(given["scheduler_config"]).values()))
         answer = simulate(snapshot, profile, pods, like=like, more=nodes)
     except NotUnderstood as error:

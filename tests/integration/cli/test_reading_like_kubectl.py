@@ -1,5 +1,6 @@
 """What wherry prints about objects is what the real kubectl prints: same text, same exit code."""
 
+import json
 import os
 import re
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import ROOT
 from tests.integration.cli.conftest import Answer, Lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -203,3 +205,18 @@ def test_tree_shows_what_a_deployment_owns(busy: Lab) -> None:
     assert lines[1] == "Deployment/hello"
     assert lines[2].startswith("└─ReplicaSet/hello-")
     assert sum("Pod/hello-" in line for line in lines) == 2
+
+
+def test_a_manifest_is_placed_in_thought_whatever_else_is_in_it(busy: Lab) -> None:
+    path = ROOT / "manifests/hello.yaml"  # a Deployment and a Service
+    done = busy.wherry(f"simulate -f {path} -o json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["placed"]) == 2
+    refused = busy.wherry("simulate -f -", '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}')
+    assert (refused.code, "Service makes no pods" in refused.err) == (1, True)
+
+
+def test_a_timeline_tells_things_in_their_order(busy: Lab) -> None:
+    told = [one["what"] for one in json.loads(busy.wherry("timeline deploy/hello -o json").out)]
+    order = ["created", "scheduled", "sandbox and network ready", "container web started", "ready"]
+    assert [one for one in told if one in order] == order
