@@ -31,6 +31,15 @@ HUGEPAGES = Path("/sys/kernel/mm/hugepages")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
+def declared_features(config: AgentConfig) -> list[str]:
+    """Return what this agent can do that not every kubelet of the versions that may meet in a cluster can.
+
+    Source: https://kubernetes.io/docs/concepts/scheduling-eviction/node-declared-features/
+    """
+    resizes = ["GuaranteedQoSPodCPUResize"] if config.cpu_manager_policy == "none" else []
+    return [*resizes, "RestartAllContainersOnContainerExits"]
+
+
 class NodeReporter:
     """Keeps the Node object and its Lease."""
 
@@ -147,6 +156,7 @@ class NodeReporter:
             found, features = await self._runtime.handlers()
             handlers = ({"runtimeHandlers": found} if found else {}) | ({"features": features} if features else {})
         return handlers | {
+            "declaredFeatures": declared_features(self._config),
             "addresses": [{"$patch": "replace"}, *addresses],
             "capacity": dict(self.capacity), "allocatable": self._granted | self.allocatable,
             "conditions": await self._make_conditions(),
