@@ -231,6 +231,12 @@ async def test_an_ephemeral_container_joins_a_running_pod_and_sees_its_target(po
     )
     assert condition(seen, "Ready") == "True"
     await pods.until_logged(pod, "sleep 7203", "dbg")
+    again = [word.replace("--container=dbg", "--container=dbg2") for word in arguments]
+    await asyncio.to_thread(pods.cluster.kubectl, *again)
+    await pods.until_logged(await pods.until(
+        pod, lambda p: "running" in container_status(p, "dbg2", "ephemeralContainerStatuses").get("state", {}), "a second",
+    ), "sleep 7203", "dbg2")  # fmt: skip
+    assert container_status(await pods.get(pod))["restartCount"] == 0
 
 
 async def test_a_deleted_pod_is_told_to_have_failed_before_it_is_gone(pods: Pods) -> None:
