@@ -42,6 +42,10 @@ _data_dir = click.option(
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
 @click.option("--cri-endpoint", default="", help="The CRI socket of a runtime that is there already.")
+@click.option(
+    "--root-dir", default="", type=click.Path(),
+    help="The node agent's folder, in the data folder by default. Many drivers look for it at /var/lib/kubelet.",
+)  # fmt: skip
 @click.option("--ingress", is_flag=True, help="Serve Ingresses with HAProxy at this machine's ports 80 and 443.")
 @click.option("--dns/--no-dns", default=True, help="Run cluster DNS.")
 @click.option("--dashboard-port", default=8090, help="Where the add-on `dashboard` is served, on loopback.")

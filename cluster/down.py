@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.layout import Layout
+from cluster.layout import ROOT_DIR_MARK, Layout
 from cluster.plan import COMPONENTS, plan
 from cluster.processes import SUPERVISOR, running_pid, stop_pid
 from cluster.settings import Settings, load
@@ -87,10 +87,18 @@ def _leave_network(layout: Layout) -> None:
 
 def wipe(layout: Layout) -> None:
     """Remove all of a cluster's data; it must be stopped."""
+    settings = load(layout)
+    if settings is not None and settings.root_dir and (Path(settings.root_dir) / ROOT_DIR_MARK).exists():
+        _empty(Path(settings.root_dir))
+    _empty(layout.root)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder, after what is mounted there."""
     from cluster.teardown import unmount_below
 
-    unmount_below(layout.root)
-    for entry in layout.root.iterdir() if layout.root.exists() else ():
+    unmount_below(folder)
+    for entry in folder.iterdir() if folder.exists() else ():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -92,6 +92,10 @@ def token_delete(data_dir: Path, identity: str) -> None:
 @click.option("--bridge", default="wherry0", show_default=True, help="The pods' bridge.")
 @click.option("--agent-port", default=10250, show_default=True)
 @click.option(
+    "--root-dir", default="", type=click.Path(),
+    help="The node agent's folder, in the data folder by default. Many drivers look for it at /var/lib/kubelet.",
+)  # fmt: skip
+@click.option(
     "--node-network", default="auto", show_default=True, help="auto, direct, vxlan, wireguard, or none of ours."
 )
 @click.option("--detach", is_flag=True, help="Return when the node is started, and leave it running.")

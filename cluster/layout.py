@@ -12,6 +12,10 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "wherry"
 
 
+ROOT_DIR_MARK = ".wherry"
+"""In an agent's folder outside the data folder: whose it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The files of one cluster."""
@@ -67,6 +71,18 @@ class Layout:
     def addons_installed(self) -> Path:
         """There when the supervisor has put in the add-ons it was asked for."""
         return self.run / "addons-installed"
+
+    def own_root_dir(self, folder: Path) -> Path:
+        """Make a folder elsewhere the agent's, and return it. Raises: FileExistsError where others have files in it."""
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        mark = folder / ROOT_DIR_MARK
+        if not mark.exists():
+            if any(folder.iterdir()):
+                raise FileExistsError(f"{folder} is in use: it holds files that no agent of Wherry put there")
+            mark.write_text(f"{self.root}\n")
+        elif mark.read_text().strip() != str(self.root):
+            raise FileExistsError(f"{folder} is in use by the node of {mark.read_text().strip()}")
+        return folder
 
     def component_kubeconfig(self, component: str) -> Path:
         """The kubeconfig of a component."""

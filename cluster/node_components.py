@@ -70,6 +70,10 @@ def _simulate(config: Any, count: int, given: dict[str, Any], *, verbose: bool, 
     default="",
     help="The runtime's CRI socket, any runtime's.",
 )
+@click.option(
+    "--root-dir", type=click.Path(path_type=Path),
+    help="The agent's folder, where drivers look for it: /var/lib/kubelet for most. In the data folder by default.",
+)  # fmt: skip
 @click.option("--pod-cidr", default=POD_CIDR, show_default=True)
 @click.option(
     "--node-network", type=click.Choice(["auto", "direct", "vxlan", "wireguard", "none"]), default="auto",
@@ -137,7 +141,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         client = replace(client, cert_data=b"", key_data=b"", cert_file=str(own), key_file=str(key_of_own))
     config = AgentConfig(
         client=client, node_name=name, node_ip=given["node_ip"] or node_address(),
-        data_dir=data_dir / "agent", runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
+        data_dir=_root_dir(layout, given["root_dir"]),
+        runtime_socket=_socket(given["cri_endpoint"]) or layout.runtime_socket,
         cert_file=cert, key_file=key, ca_file=layout.pki / "ca.crt", port=given["port"], pod_cidr=given["pod_cidr"],
         node_network=given["node_network"], load_balancer=given["load_balancer"],
         cluster_cidr=given["cluster_cidr"], bridge=given["bridge"],
@@ -149,6 +154,14 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
     )  # fmt: skip
     config = replace(config, **_from_file(body))
     run_component(lambda: run(config), verbose=verbose)
+
+
+def _root_dir(layout: Layout, asked: Path | None) -> Path:
+    """Return the agent's folder. Raises: ClickException where it is another's."""
+    try:
+        return layout.own_root_dir(asked) if asked is not None else layout.root / "agent"
+    except FileExistsError as error:
+        raise click.ClickException(str(error)) from error
 
 
 # Flags that say what a KubeletConfiguration may say, too: they win where they are given.

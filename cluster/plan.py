@@ -81,6 +81,8 @@ def _node(layout: Layout, settings: Settings, cluster_dns: str) -> list[Componen
         agent += ["--node-name", settings.node_name]
     if settings.node_ip:
         agent += ["--node-ip", settings.node_ip]
+    if settings.root_dir:
+        agent += ["--root-dir", settings.root_dir]
     if cluster_dns:
         agent += ["--cluster-dns", cluster_dns]
     if settings.join:  # there is no CA on this machine to make new ones with

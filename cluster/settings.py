@@ -30,6 +30,7 @@ class Settings:
     node_name: str = ""
     agent_port: int = 10250
     cri_endpoint: str = ""
+    root_dir: str = ""  # the agent's folder; in the data folder when left out
     dns: bool = True
     cluster_cidr: str = ""  # all nodes' pods; worked out from pod_cidr when left out
     node_network: str = "auto"

@@ -128,7 +128,9 @@ def nodes() -> Iterator[Nodes]:
             found.wherry("control", "up", "--node-name", "control", "--detach")
             words = found.wherry("control", "token", "create").split()
             for name in ("near", "far"):
-                found.wherry(name, *words[1:], "--node-name", name, "--detach")
+                # One keeps what is its pods' where drivers made for kubelets look for it.
+                own = ("--root-dir", str(folder / "kubelet")) if name == "far" else ()
+                found.wherry(name, *words[1:], "--node-name", name, *own, "--detach")
             found.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=30s")
             found.until(lambda: found.kubectl("get", "nodes", "-o", "name").count("node/") == 3, "three nodes")
             found.kubectl("wait", "node", "--all", "--for=condition=Ready", "--timeout=30s")
@@ -136,6 +138,7 @@ def nodes() -> Iterator[Nodes]:
         finally:
             for name in reversed(ADDRESSES):
                 found.wherry(name, "reset", "--yes", check=False)
+            assert not list((folder / "kubelet").glob("*")), "reset leaves nothing there either"
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         lab.close()

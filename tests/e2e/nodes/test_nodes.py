@@ -214,6 +214,17 @@ def test_pods_end_in_order_before_their_machine_stops(pods: Nodes) -> None:
     populate(pods)
 
 
+def test_a_node_s_folder_is_where_drivers_look_for_it(pods: Nodes) -> None:
+    root = pods.folder / "kubelet"
+    listed = pods.kubectl(
+        "get", "pods", "-A", "--field-selector", "spec.nodeName=far", "-o", "jsonpath={.items[*].metadata.uid}"
+    )
+    assert {*listed.split()} <= {path.name for path in (root / "pods").iterdir()} != set()
+    assert (root / "plugins_registry").is_dir()
+    refused = pods.wherry("near", "agent", "--root-dir", str(root), check=False)
+    assert f"Error: {root} is in use by the node of {pods.folder / 'far'}" in refused
+
+
 def _ended(nodes: Nodes, name: str) -> dict[str, Any]:
     nodes.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Failed", "--timeout=40s")
     found: dict[str, Any] = json.loads(nodes.kubectl("get", "pod", name, "-o", "json"))
