@@ -96,7 +96,7 @@ async def test_a_kind_is_made_listed_labelled_and_deleted(client: Client, given:
 BAD = [
     (STATEFUL_SETS, sample("StatefulSet", podManagementPolicy="x"), "spec.podManagementPolicy: Invalid value: \"x\": must be 'OrderedReady' or 'Parallel'"),
     (STATEFUL_SETS, sample("StatefulSet", selector={}), "empty selector is invalid for statefulset"),
-    (DAEMON_SETS, sample("DaemonSet", updateStrategy={"type": "x"}), 'spec.updateStrategy.type: Unsupported value: "x": supported values: "OnDelete", "RollingUpdate"'),
+    (DAEMON_SETS, sample("DaemonSet", updateStrategy={"type": "x"}), 'spec.updateStrategy: Unsupported value: {"type":"x"}: supported values: "RollingUpdate", "OnDelete"'),
     (JOBS, sample("Job", completionMode="Indexed"), None),
     (JOBS, sample("Job", parallelism=-1), "spec.parallelism: Invalid value: -1: must be greater than or equal to 0"),
     (JOBS, sample("Job", completionMode="Indexed", parallelism=2), "spec.completions: Required value: when completion mode is Indexed"),
