@@ -88,7 +88,7 @@ def _complain(error: click.ClickException) -> int:
             text = _MISSING.get(path.rpartition(" ")[2]) or _missing(error.param)
         if isinstance(error, click.NoSuchOption):
             name = error.option_name
-            near = _near(name, error.possibilities or ())
+            near = _near(name, _offers(error.ctx) or error.possibilities or ())
             text = (
                 f"unknown flag: {name}{near}"
                 if name.startswith("--")
@@ -100,12 +100,19 @@ def _complain(error: click.ClickException) -> int:
     return error.exit_code if error.exit_code != 2 else 1
 
 
+def _offers(ctx: click.Context | None) -> list[str]:
+    params = ctx.command.params if ctx else []
+    return [one for param in params if isinstance(param, click.Option) for one in param.opts]
+
+
 def _near(name: str, offers: Sequence[str]) -> str:
     """Name the nearest flag; the dashes don't count, or every short word would be near every other."""
     import difflib
 
-    words = {offer.lstrip("-"): offer for offer in offers}
-    near = difflib.get_close_matches(name.lstrip("-"), words, 1, 0.75)
+    words = {offer.lstrip("-"): offer for offer in offers if offer.startswith("--")}
+    word = name.lstrip("-")
+    begun = sorted((offer for offer in words if offer.startswith(word)), key=len) if len(word) > 1 else []
+    near = begun or difflib.get_close_matches(word, words, 1, 0.75)
     return f"; did you mean {words[near[0]]}?" if near else ""
 
 

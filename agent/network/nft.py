@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from agent.network.table import ID_MASK, Client
 
 
 class RulesRefused(RuntimeError):
@@ -31,16 +35,41 @@ async def chain_is_there(table: str, chain: str) -> bool:
     return done.returncode == 0
 
 
-async def read_affinity(table: str) -> dict[str, tuple[str, int]]:
-    """Return the clients a table remembers: "address . mark" -> ("address . port", seconds left)."""
-    done = await asyncio.to_thread(_run, ["-j", "list", "map", *table.split(), "affinity"])
+async def read_affinity(table: str, numbers: Collection[int] | None = None) -> list[Client]:
+    """Return the clients a table remembers; of services' ports of these numbers, or of all."""
+    names = await asyncio.to_thread(_memories, table)
+    wanted = [name for name in names if numbers is None or name == "affinity" or _number(name) in numbers]
+    found: list[Client] = []
+    for name in wanted:
+        done = await asyncio.to_thread(_run, ["-j", "list", "map", *table.split(), name])
+        if done.returncode == 0:
+            found += list(_clients(name, json.loads(done.stdout)))
+    return found if numbers is None else [one for one in found if one.number in numbers]
+
+
+def _memories(table: str) -> list[str]:
+    """Return the names of the maps in which a table remembers clients."""
+    done = _run(["-j", "-t", "list", "table", *table.split()])
     if done.returncode != 0:
-        return {}
-    found: dict[str, tuple[str, int]] = {}
-    for item in json.loads(done.stdout)["nftables"]:
+        return []
+    maps = [item["map"]["name"] for item in json.loads(done.stdout)["nftables"] if "map" in item]
+    return [name for name in maps if name == "affinity" or _number(name)]
+
+
+def _number(name: str) -> int:
+    match = re.fullmatch(r"affinity-([0-9a-f]{8})", name)
+    return int(match[1], 16) if match else 0
+
+
+def _clients(name: str, listed: dict[str, Any]) -> Iterator[Client]:
+    for item in listed["nftables"]:
         for key, value in (item.get("map") or {}).get("elem") or ():
             about = key.get("elem") or {"val": key}
-            client, mark = about["val"]["concat"]
-            address, port = value["concat"]
-            found[f"{client} . 0x{mark:08x}"] = (f"{address} . {port}", int(about.get("expires", 0)) or 1)
-    return found
+            seconds = int(about.get("expires", 0)) or 1
+            if name == "affinity":
+                client, mark = about["val"]["concat"]
+                address, port = value["concat"]
+                number = mark & ID_MASK
+                yield Client(name, f"{client} . 0x{mark:08x}", number, f"{address} . {port}", seconds)
+            else:
+                yield Client(name, str(about["val"]), _number(name), f"0x{value:08x}", seconds)

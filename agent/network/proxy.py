@@ -258,26 +258,22 @@ def _staleness(changes: Iterable[_Change]) -> Callable[[Flow], bool] | None:
     return is_stale
 
 
-def _lost_affinities(table: Table, changes: Iterable[_Change]) -> dict[str, set[str]]:
+def _lost_affinities(table: Table, changes: Iterable[_Change]) -> dict[int, set[str]]:
     """Return the endpoints that are gone, by the numbers of the services that clients may be bound to them by."""
-    lost: dict[str, set[str]] = {}
+    lost: dict[int, set[str]] = {}
     for change in changes:
         after = _targets(change.after)
         for route in change.before:
             if route.affinity is not None:
                 gone = {*route.backends, *(route.outside or ())} - after.get(route.frontend, set())
                 if gone:
-                    number = table.affinity_id(route.affinity.name)
-                    lost.setdefault(number, set()).update(f"{one.ip} . {one.port}" for one in gone)
+                    number, targets = table.memory(route.affinity.name, gone)
+                    lost.setdefault(number, set()).update(targets)
     return lost
 
 
-async def _forget_clients(site: Site, lost: Mapping[str, set[str]]) -> None:
-    lines = []
-    for key, (target, _) in (await nft.read_affinity(site.table)).items():
-        mark = int(key.rpartition(" . ")[2], 16) & 0x0FFFFFFF
-        if target in lost.get(f"0x{mark:08x}", ()):
-            lines.append(f"delete element {site.table} affinity {{ {key} }}")
-    for line in lines:  # one by one: those that ran out meanwhile must not keep the others
-        with contextlib.suppress(nft.RulesRefused):
-            await nft.apply(line + "\n")
+async def _forget_clients(site: Site, lost: Mapping[int, set[str]]) -> None:
+    for one in await nft.read_affinity(site.table, lost.keys()):
+        if one.target in lost[one.number]:
+            with contextlib.suppress(nft.RulesRefused):  # each by itself: one that ran out must not keep the others
+                await nft.apply(f"delete element {site.table} {one.container} {{ {one.key} }}\n")

@@ -18,7 +18,7 @@ from agent.network.routes import Affinity, Backend, Frontend, Route
 Elements = dict[tuple[str, str], str]  # (map or set, key) -> value; "" in a set
 
 MASQUERADE = 0x40000000
-_ID_MASK = 0x0FFFFFFF
+ID_MASK = 0x0FFFFFFF
 _PROTOCOLS = "meta l4proto { tcp, udp, sctp }"
 _MAX_CLIENTS = 262144  # clients remembered for session affinity
 _PORT = "meta l4proto . th dport"
@@ -32,13 +32,13 @@ class Family:
     name: str  # nftables' word
     address_type: str
     loopback: str
-    # Whether clients are remembered. nft up to 1.0.6 dies of rules that remember address and port of IPv6: there a
-    # client's endpoint follows from its address, for as long as the endpoints are the same.
-    remembers: bool = True
+    # Whether one map remembers the clients of all services, with address and port of their endpoints. nft up to 1.0.6
+    # dies of such a rule for IPv6, so there each service's port has a map of its own, and endpoints have numbers.
+    one_memory: bool = True
 
 
 IPV4 = Family(4, "ip", "ipv4_addr", "127.0.0.0/8")
-IPV6 = Family(6, "ip6", "ipv6_addr", "::1", remembers=False)
+IPV6 = Family(6, "ip6", "ipv6_addr", "::1", one_memory=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,25 @@ class Site:
     def table(self) -> str:
         """The table's name, with its family."""
         return f"{self.family.name} {self.bridge}"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client that a table remembers.
+
+    Attributes:
+        container: the map it stands in.
+        key: its key there.
+        number: of the service's port.
+        target: its endpoint as the map has it: "address . port", or a number.
+        seconds: for how long still.
+    """
+
+    container: str
+    key: str
+    number: int
+    target: str
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,26 +223,47 @@ class Table:
     ) -> None:
         size = len(backends)
         chain = f"{flavour.name}-{size}"
+        if affinity and not self.site.family.one_memory:
+            self._to_numbered(flavour, key, backends, affinity, found)
+            return
         found[flavour.name, key] = f"goto affine-{chain}" if affinity else f"goto {chain}"
         for number, backend in enumerate(backends):
             found[f"{chain}-endpoints", f"{number} . {key}"] = f"{backend.ip} . {backend.port}"
-        if affinity and self.site.family.remembers:
+        if affinity:
             identity = self._identity(affinity.name)
             found[f"affine-{'nodeports' if flavour.is_node_port else 'services'}", key] = f"0x{identity:08x}"
             found["affinity-seconds", f"0x{identity:08x}"] = f"goto remember-{affinity.seconds}"
 
+    def _to_numbered(
+        self, flavour: _Flavour, key: str, backends: Sequence[Backend], affinity: Affinity, found: Elements
+    ) -> None:
+        """As `_to_backends`, where a number stands for an endpoint of a service's port."""
+        memory, chain = f"{self._identity(affinity.name):08x}", f"{flavour.name}-{len(backends)}"
+        found[flavour.name, key] = f"goto affine-{memory}-{chain}"
+        for at, backend in enumerate(backends):
+            number = self._endpoint_number(affinity.name, backend)
+            found[f"{chain}-numbers", f"{at} . {key}"] = f"0x{number:08x}"
+            for mark in (number, number | MASQUERADE):
+                found["targets", f"0x{mark:08x}"] = f"{backend.ip} . {backend.port}"
+            found["affinity-seconds", f"0x{number:08x}"] = f"goto remember-{memory}-{affinity.seconds}"
+
+    def _endpoint_number(self, name: str, backend: Backend) -> int:
+        return self._identity(f"{name} {backend.ip} {backend.port}")
+
     def _identity(self, name: str) -> int:
-        """A number for a service's port, the same after a restart: clients are remembered by it."""
+        """A number for a service's port, or its endpoint, the same after a restart: clients are remembered by it."""
         if name not in self._ids:
-            number, taken = zlib.crc32(name.encode()) & _ID_MASK or 1, set(self._ids.values())
+            number, taken = zlib.crc32(name.encode()) & ID_MASK or 1, set(self._ids.values())
             while number in taken:
-                number = (number + 1) & _ID_MASK or 1
+                number = (number + 1) & ID_MASK or 1
             self._ids[name] = number
         return self._ids[name]
 
-    def affinity_id(self, name: str) -> str:
-        """Return the number under which clients of a service's port are remembered."""
-        return f"0x{self._identity(name):08x}"
+    def memory(self, name: str, backends: Iterable[Backend]) -> tuple[int, set[str]]:
+        """Return the number of a service's port's clients, and how endpoints are written down with them."""
+        if self.site.family.one_memory:
+            return self._identity(name), {f"{one.ip} . {one.port}" for one in backends}
+        return self._identity(name), {f"0x{self._endpoint_number(name, one):08x}" for one in backends}
 
     def routes(self, owner: str) -> tuple[Route, ...]:
         """Return the routes an owner has."""
@@ -247,21 +287,46 @@ class Table:
                 yield f"table {self.site.table} {{"
                 yield from body
                 yield "}"
-        for value in dict.fromkeys(self._added[element] for element in elements if element[0] == "affinity-seconds"):
-            body = list(self._remember(value.removeprefix("goto ")))
+        values = (self._added[element] for element in elements)
+        for value in dict.fromkeys(value for value in values if value.startswith(("goto remember-", "goto affine-"))):
+            body = list(self._declare_affine(value.removeprefix("goto ")))
             if body:
                 yield f"table {self.site.table} {{"
                 yield from body
                 yield "}"
 
     def _declare(self, container: str) -> Iterator[str]:
-        prefix, _, rest = container.rpartition("-endpoints")
+        prefix, _, kind = container.rpartition("-")
         name, _, size = prefix.rpartition("-")
-        if rest or not size.isdigit() or (name, int(size)) in self._sizes:
+        if kind not in ("endpoints", "numbers") or not size.isdigit() or (f"{name}-{kind}", int(size)) in self._sizes:
             return
-        self._sizes.add((name, int(size)))
+        self._sizes.add((f"{name}-{kind}", int(size)))
         flavour = next(one for one in _FLAVOURS.values() if one.name == name)
-        yield from _size_chains(flavour, int(size), self.site)
+        if kind == "numbers":
+            yield f"  map {container} {{ typeof {_pick(flavour, int(size), self.site.family)} : ct mark; }}"
+        else:
+            yield from _size_chains(flavour, int(size), self.site)
+
+    def _declare_affine(self, chain: str) -> Iterator[str]:
+        """Declare what an element of a service with affinity names, where it is not there yet."""
+        if chain.startswith("affine-") and self.site.family.one_memory:
+            return  # comes with its size
+        kind, _, rest = chain.partition("-")
+        if self.site.family.one_memory:
+            yield from self._remember(chain)
+            return
+        memory, _, rest = rest.partition("-")
+        if (f"affinity-{memory}", 0) not in self._sizes:
+            self._sizes.add((f"affinity-{memory}", 0))
+            kind_of = f"type {self.site.family.address_type} : mark; flags dynamic,timeout; size {_MAX_CLIENTS};"
+            yield f"  map affinity-{memory} {{ {kind_of} }}"
+        if (chain, 0) not in self._sizes:
+            self._sizes.add((chain, 0))
+            yield from (
+                _affine_chain(chain, memory, rest, self.site)
+                if kind == "affine"
+                else _remember_numbered(chain, memory, int(rest), self.site.family)
+            )
 
     def _remember(self, chain: str) -> Iterator[str]:
         seconds = int(chain.rpartition("-")[2])
@@ -277,7 +342,7 @@ class Table:
         yield "    ct mark set 0"
         yield "  }"
 
-    def whole(self, remembered: Mapping[str, tuple[str, int]] | None = None) -> str:
+    def whole(self, remembered: Sequence[Client] = ()) -> str:
         """Return a transaction that puts all of it in the place of whatever is there.
 
         Args: `remembered` is what read_affinity() found: the clients of the table that is replaced.
@@ -293,9 +358,10 @@ class Table:
         lines += [f"table {self.site.table} {{", *_rules(self.site), "}"]
         lines += _commands("add", self.site.table, self._added)
         known = {int(element[1], 16) for element in self._added if element[0] == "affinity-seconds"}
-        for key, (value, seconds) in (remembered or {}).items():
-            if int(key.rpartition(" . ")[2], 16) & _ID_MASK in known:
-                lines.append(f"add element {self.site.table} affinity {{ {key} timeout {seconds}s : {value} }}")
+        for one in remembered:
+            if (one.number if self.site.family.one_memory else int(one.target, 16)) in known:
+                element = f"{one.key} timeout {one.seconds}s : {one.target}"
+                lines.append(f"add element {self.site.table} {one.container} {{ {element} }}")
         self._added = {}
         return "\n".join(lines) + "\n"
 
@@ -322,23 +388,25 @@ def _containers(site: Site) -> Iterator[str]:
     yield f"  set restricted {{ type {kind}; }}"
     yield f"  set allowed {{ type {kind} . {family.address_type}; flags interval; }}"
     yield "  map affinity-seconds { type mark : verdict; }"
-    yield "  map affinity {"
-    yield f"    type {family.address_type} . mark : {family.address_type} . inet_service"
-    yield "    flags dynamic,timeout"
-    yield f"    size {_MAX_CLIENTS}"
-    yield "  }"
+    if family.one_memory:
+        yield "  map affinity {"
+        yield f"    type {family.address_type} . mark : {family.address_type} . inet_service"
+        yield "    flags dynamic,timeout"
+        yield f"    size {_MAX_CLIENTS}"
+        yield "  }"
+        return
+    yield f"  map targets {{ typeof ct mark : {family.name} daddr . th dport; }}"
+    for flavour in _FLAVOURS.values():
+        yield from _chain(f"affine-to-{flavour.name}", [
+            *_masquerade_mark(flavour, site), f"    {_PROTOCOLS} dnat to ct mark map @targets",
+        ])  # fmt: skip
 
 
 def _size_chains(flavour: _Flavour, size: int, site: Site) -> Iterator[str]:
     """The chains for frontends of `size` endpoints, and the map of these endpoints."""
     family, chain = site.family, f"{flavour.name}-{size}"
-    pick = f"numgen random mod {size} . {flavour.key(family)}"
-    # Clients outside the pods' network are answered through this node, unless they keep their address.
-    mark = [] if flavour.is_outside else [
-        f"    {family.name} saddr != {site.pods} ct mark set ct mark or 0x{MASQUERADE:08x}"
-    ]  # fmt: skip
+    pick, mark = _pick(flavour, size, family), _masquerade_mark(flavour, site)
     ids = "affine-nodeports" if flavour.is_node_port else "affine-services"
-    drawn = f"jhash {family.name} saddr mod {size} . {flavour.key(family)}"
     yield f"  map {chain}-endpoints {{"
     yield f"    typeof {pick} : {family.name} daddr . th dport"
     yield "  }"
@@ -346,16 +414,43 @@ def _size_chains(flavour: _Flavour, size: int, site: Site) -> Iterator[str]:
     yield from mark
     yield f"    {_PROTOCOLS} dnat to {pick} map @{chain}-endpoints"
     yield "  }"
-    yield f"  chain affine-{chain} {{"
-    if family.remembers:
+    if family.one_memory:
+        yield f"  chain affine-{chain} {{"
         yield f"    ct mark set {flavour.key(family)} map @{ids}"
         yield from mark
         yield f"    {_PROTOCOLS} dnat to {family.name} saddr . ct mark map @affinity"
         yield f"    goto {chain}"
-    else:
-        yield from mark
-        yield f"    {_PROTOCOLS} dnat to {drawn} map @{chain}-endpoints"
-    yield "  }"
+        yield "  }"
+
+
+def _pick(flavour: _Flavour, size: int, family: Family) -> str:
+    return f"numgen random mod {size} . {flavour.key(family)}"
+
+
+def _masquerade_mark(flavour: _Flavour, site: Site) -> list[str]:
+    """Clients outside the pods' network are answered through this node, unless they keep their address."""
+    if flavour.is_outside:
+        return []
+    return [f"    {site.family.name} saddr != {site.pods} ct mark set ct mark or 0x{MASQUERADE:08x}"]
+
+
+def _affine_chain(chain: str, memory: str, drawn_from: str, site: Site) -> list[str]:
+    """The chain of a service's port with affinity, where endpoints have numbers: remembered, or drawn."""
+    name, _, size = drawn_from.rpartition("-")
+    flavour = next(one for one in _FLAVOURS.values() if one.name == name)
+    pick = _pick(flavour, int(size), site.family)
+    return _chain(chain, [
+        f"    ct mark set {site.family.name} saddr map @affinity-{memory} goto affine-to-{name}",
+        f"    ct mark set {pick} map @{drawn_from}-numbers goto affine-to-{name}",
+    ])  # fmt: skip
+
+
+def _remember_numbered(chain: str, memory: str, seconds: int, family: Family) -> list[str]:
+    client = f"ct original {family.name} saddr"
+    return _chain(chain, [
+        f"    ct mark set ct mark and 0x{ID_MASK:08x}",
+        f"    update @affinity-{memory} {{ {client} timeout {seconds}s : ct mark }}", "    ct mark set 0",
+    ])  # fmt: skip
 
 
 def _rules(site: Site) -> Iterator[str]:
@@ -382,10 +477,10 @@ def _rules(site: Site) -> Iterator[str]:
     for hook, priority in (("postrouting", "srcnat + 5"), ("input", "filter + 5")):
         yield from _chain(f"remember-{hook}", [
             f"    type filter hook {hook} priority {priority}; policy accept;",
-            f"    ct state new ct status dnat ct mark and 0x{MASQUERADE | _ID_MASK:08x} != 0 jump remember",
+            f"    ct state new ct status dnat ct mark and 0x{MASQUERADE | ID_MASK:08x} != 0 jump remember",
         ])  # fmt: skip
     yield from _chain("remember", [
-        f"    ct mark and 0x{_ID_MASK:08x} vmap @affinity-seconds",
+        f"    ct mark and 0x{ID_MASK:08x} vmap @affinity-seconds",
         f"    ct mark and 0x{MASQUERADE:08x} != 0 ct mark set 0",
     ])  # fmt: skip
     yield from _filters(site)

@@ -11,11 +11,26 @@ from typing import Any
 
 import click
 
+from cli.dockerfile import mistake, place_of
 from cli.framework import verb
 
 _STEP = re.compile(r"(?:\[(\d+)/(\d+)\] )?STEP (\d+)/(\d+): (.*)")
 _CACHED = re.compile(r"--> Using cache ([0-9a-f]+)")
 _DONE = re.compile(r"--> ([0-9a-f]{6,})$|COMMIT( .*)?$")
+
+
+_PASSED_ON = {
+    "--add-host": True, "--annotation": True, "--build-context": True, "--ssh": True, "--ulimit": True,
+    "--network": False, "--shm-size": False, "--iidfile": False, "--cgroup-parent": False, "--output": True,
+}  # fmt: skip
+"""Options that buildah has as Docker does, and whether they may be given several times."""
+
+
+def _passed_on(command: Any) -> Any:
+    for name, multiple in _PASSED_ON.items():
+        short = ("-o",) if name == "--output" else ()
+        command = click.option(*short, name, multiple=multiple, default=None if multiple else "")(command)
+    return command
 
 
 @verb()
@@ -31,6 +46,7 @@ _DONE = re.compile(r"--> ([0-9a-f]{6,})$|COMMIT( .*)?$")
 @click.option("--push", is_flag=True)
 @click.option("-q", "--quiet", is_flag=True)
 @click.option("--progress", type=click.Choice(["auto", "plain", "tty"]), default="auto")
+@_passed_on
 @click.option("--platform", default="", hidden=True)
 @click.option("--load", is_flag=True, hidden=True)
 def build(context: str, tags: Sequence[str], quiet: bool, push: bool, **given: Any) -> None:
@@ -51,11 +67,14 @@ def build_image(context: str, tags: Sequence[str], *, quiet: bool = False, **giv
     if shutil.which("buildah") is None:
         raise click.ClickException("buildah is not installed: scripts/install brings it")
     folder = _checked_context(context, given.get("dockerfile") or "")
+    source = _dockerfile(folder, given.get("dockerfile") or "")
+    if source is not None and (found := mistake(source.read_text())) is not None:
+        raise click.ClickException(f"{source}:{found[0]}:{found[1]}: dockerfile parse error: {found[2]}")
     names = [full_name(tag) for tag in tags]
     started = time.monotonic()
     with Images() as node:
         _offer_bases(node, folder, given.get("dockerfile") or "")
-        image_id = _run(_command(folder, names, given), quiet=quiet)
+        image_id = _run(_command(folder, names, given), source, quiet=quiet)
         known = {one["id"] for one in node.call("List")}
         stored = names or [f"localhost/build:{image_id[:12]}"]
         if f"sha256:{image_id}" in known:
@@ -75,20 +94,30 @@ def build_image(context: str, tags: Sequence[str], *, quiet: bool = False, **giv
 
 
 def _checked_context(context: str, dockerfile: str) -> str:
-    if context == "-" or "://" in context or context.startswith("git@"):
+    if not _is_here(context):
         return context
     if not Path(context).is_dir():
         raise click.ClickException(f'unable to prepare context: path "{context}" not found')
-    place = Path(dockerfile) if dockerfile else None
-    if place is None:
-        place = next(
-            (Path(context, name) for name in ("Dockerfile", "Containerfile") if Path(context, name).exists()), None
-        )
+    place = _dockerfile(context, dockerfile)
     if place is None or not place.exists():
         raise click.ClickException(
             f"failed to read dockerfile: open {dockerfile or 'Dockerfile'}: no such file or directory"
         )
     return context
+
+
+def _is_here(context: str) -> bool:
+    return not (context == "-" or "://" in context or context.startswith("git@"))
+
+
+def _dockerfile(context: str, dockerfile: str) -> Path | None:
+    """Return the Dockerfile of a context that is a folder; None where there is none, or it is elsewhere."""
+    if not _is_here(context):
+        return None
+    if dockerfile:
+        return Path(dockerfile)
+    found = (Path(context, name) for name in ("Dockerfile", "Containerfile"))
+    return next((one for one in found if one.exists()), None)
 
 
 def _command(context: str, names: Sequence[str], given: dict[str, Any]) -> list[str]:
@@ -101,6 +130,9 @@ def _command(context: str, names: Sequence[str], given: dict[str, Any]) -> list[
         ("--secret", given.get("secrets") or ()),
     ):
         argv += [part for value in values for part in (option, value)]
+    for name, multiple in _PASSED_ON.items():
+        value = given.get(name[2:].replace("-", "_"))
+        argv += [part for one in ((value or ()) if multiple else filter(None, [value])) for part in (name, one)]
     if given.get("no_cache"):
         argv.append("--no-cache")
     if given.get("target"):
@@ -114,13 +146,9 @@ def _offer_bases(node: Any, context: str, dockerfile: str) -> None:
     """Give buildah the images of this node that the Dockerfile stands on, for its store is another."""
     from cli.commands.images import as_layout, full_name, skopeo
 
-    if "://" in context or context == "-":
+    path = _dockerfile(context, dockerfile)
+    if path is None:
         return
-    path = (
-        Path(dockerfile)
-        if dockerfile
-        else next(Path(context, name) for name in ("Dockerfile", "Containerfile") if Path(context, name).exists())
-    )
     found = {name: one for one in node.call("List") for name in one["tags"]}
     for match in re.finditer(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", path.read_text(), re.IGNORECASE | re.MULTILINE):
         if "$" in match[1] or match[1] == "scratch":
@@ -142,8 +170,8 @@ def _buildah_has(name: str) -> bool:
     return done.returncode == 0
 
 
-def _run(argv: Sequence[str], *, quiet: bool) -> str:
-    """Run buildah and show its steps; returns the image's id. Raises: ClickException."""
+def _run(argv: Sequence[str], source: Path | None, *, quiet: bool) -> str:
+    """Run buildah and show its steps; returns the image's id. Raises: ClickException, which names the line."""
     with subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
@@ -153,7 +181,9 @@ def _run(argv: Sequence[str], *, quiet: bool) -> str:
         for line in lines:
             shown.take(line)
     if process.returncode:
-        raise click.ClickException("failed to solve: " + shown.trouble())
+        place = place_of(source.read_text(), shown.step) if source is not None and shown.step else None
+        where = f"{source}:{place[0]}:{place[1]}: " if place else ""
+        raise click.ClickException(f"{where}failed to solve: {shown.trouble()}")
     return shown.image_id
 
 
@@ -163,7 +193,7 @@ class _Progress:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._number = 0
-        self._step = ""
+        self._step = self.step = ""
         self._started = time.monotonic()
         self._kept: list[str] = []
         self.image_id = ""
@@ -180,6 +210,7 @@ class _Progress:
             self._number += 1
             stage = f"stage {match[1]}/{match[2]} " if match[1] else ""
             self._step = f"#{self._number} [{stage}{match[3]}/{match[4]}] {match[5]}"
+            self.step = match[5]
             self._started = time.monotonic()
             self._kept = []
             self._say(self._step)

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import click
 
 from cli import options
+from cli.commands.compose_logs import follow, headed
 from cli.containers.listing import ports_text
-from cli.containers.naming import main_status, status_text
+from cli.containers.naming import status_text
 from cli.containers.run import free_port
 from cli.framework import VerbGroup
 from cli.printers import json_text, rows_text, yaml_text
@@ -24,7 +24,7 @@ from machinery.compose.values import ComposeError
 from machinery.errors import APIError, NotFound
 
 _UP_SECONDS = 300.0
-_LOOK_AGAIN_SECONDS, _STOP_SECONDS = 0.5, 10
+_STOP_SECONDS = 10
 Object = dict[str, Any]
 
 
@@ -92,6 +92,8 @@ def apply(session: Session, obj: Object) -> Object:
 @click.option("-t", "--timeout", type=int, default=None, help="Seconds that containers have to end at Ctrl-C.")
 @click.option("--no-deps", is_flag=True, help="Leave alone what the services need.")
 @click.option("--no-start", is_flag=True, help="Make them, and no containers yet.")
+@click.option("--abort-on-container-exit", "aborts", is_flag=True, help="Stop all when a container has ended.")
+@click.option("--exit-code-from", default="", help="Stop all when this service has ended, and end with its code.")
 @click.option("--no-log-prefix", is_flag=True)
 @click.option("--timestamps", is_flag=True)
 @click.option("--no-color", is_flag=True, hidden=True)
@@ -120,12 +122,21 @@ def up(given: Object, services: Sequence[str], detach: bool, builds: bool, **mor
         _start(session, project, wanted, counts)
         _remove_orphans(session, project)
         _await_all(session, project, wanted)
-        _follow(session, project, wanted, prefix=not more["no_log_prefix"], timestamps=more["timestamps"])
+        watched = [more["exit_code_from"]] if more["exit_code_from"] else wanted if more["aborts"] else []
+        code = follow(
+            session,
+            lambda: _pods(session, project, wanted),
+            wanted,
+            watched,
+            prefix=not more["no_log_prefix"],
+            timestamps=more["timestamps"],
+        )
     except KeyboardInterrupt:
         click.echo("Gracefully Stopping... press Ctrl+C again to leave them", err=True)
         raise
     finally:
         _stop(session, project, wanted, more["timeout"])
+    sys.exit(code)
 
 
 def _stop(session: Session, project: Project, names: Sequence[str], grace_seconds: int | None = None) -> None:
@@ -156,16 +167,24 @@ def _await_all(session: Session, project: Project, names: Sequence[str]) -> None
 
 
 def _apply_workload(session: Session, obj: Object) -> None:
-    """Apply a workload; a job that differs is made anew, for its template can't be changed."""
+    """Apply a workload; a job that is over or differs is made anew: it is to run again, and can't be changed."""
+    if obj["kind"] != "Job":
+        apply(session, obj)
+        return
+    from cli.deleting import delete_and_wait
+
+    known = session.discovery.of_kind(obj["apiVersion"], obj["kind"])
+    one = Selected(known, obj["metadata"]["namespace"], obj["metadata"]["name"])
+    try:
+        status = session.connection.json("GET", one.path).get("status") or {}
+        if any(status.get(field) for field in ("completionTime", "failed")):
+            delete_and_wait(session, [one])
+    except NotFound:
+        pass
     try:
         apply(session, obj)
     except APIError:
-        if obj["kind"] != "Job":
-            raise
-        from cli.deleting import delete_and_wait
-
-        known = session.discovery.of_kind(obj["apiVersion"], obj["kind"])
-        delete_and_wait(session, [Selected(known, obj["metadata"]["namespace"], obj["metadata"]["name"])])
+        delete_and_wait(session, [one])
         apply(session, obj)
 
 
@@ -265,7 +284,7 @@ def _labelled(session: Session, path: str, project: Project) -> list[Object]:
     return list(session.connection.json("GET", path, params={"labelSelector": f"{PROJECT}={project.name}"})["items"])
 
 
-def _build(project: Project, names: Sequence[str], *, always: bool) -> None:
+def _build(project: Project, names: Sequence[str], *, always: bool, **more: Any) -> None:
     from cli.commands.build import build_image
     from cli.commands.images import full_name
     from cli.containers.node import Images
@@ -285,19 +304,26 @@ def _build(project: Project, names: Sequence[str], *, always: bool) -> None:
         build_image(
             str(context) if "://" not in str(spec.get("context")) else spec["context"], [image],
             dockerfile=str(context / spec["dockerfile"]) if spec.get("dockerfile") else "", target=spec.get("target", ""),
-            arguments=[f"{key}={value}" for key, value in pairs(spec.get("args")).items() if value is not None],
-            no_cache=bool(spec.get("no_cache")),
+            arguments=[
+                *(f"{key}={value}" for key, value in pairs(spec.get("args")).items() if value is not None),
+                *more.get("arguments", ()),
+            ],
+            no_cache=bool(spec.get("no_cache") or more.get("no_cache")), pull=bool(more.get("pull")),
+            quiet=bool(more.get("quiet")),
         )  # fmt: skip
 
 
 @compose.command()
 @click.argument("services", nargs=-1)
-@click.option("--no-cache", is_flag=True, hidden=True)
+@click.option("--no-cache", is_flag=True)
+@click.option("--pull", is_flag=True, help="Look for newer base images.")
+@click.option("--build-arg", "arguments", multiple=True)
+@click.option("-q", "--quiet", is_flag=True)
 @click.pass_obj
-def build(given: Object, services: Sequence[str], no_cache: bool) -> None:
+def build(given: Object, services: Sequence[str], **more: Any) -> None:
     """Build the images of services."""
     project = _Call(given).project
-    _build(project, services or list(project.services), always=True)
+    _build(project, services or list(project.services), always=True, **more)
 
 
 @compose.command()
@@ -359,39 +385,6 @@ def ps(given: Object, services: Sequence[str], everything: bool, quiet: bool, na
         click.echo(rows_text(["NAME", "IMAGE", "SERVICE", "STATUS", "PORTS"], rows))
 
 
-def _headed(services: Sequence[str], *, prefix: bool) -> Callable[[Object], str]:
-    """Return what says before each line whose it is, as Compose does: "web-1  | ", numbered as they come."""
-    numbers: dict[str, dict[str, int]] = {}
-    width = max((len(name) for name in services), default=0) + 3
-
-    def head(pod: Object) -> str:
-        service, name = pod["metadata"]["labels"][SERVICE], pod["metadata"]["name"]
-        known = numbers.setdefault(service, {})
-        number = known.setdefault(name, len(known) + 1)
-        return f"{service}-{number}".ljust(width) + "| " if prefix else ""
-
-    return head
-
-
-def _follow(session: Session, project: Project, services: Sequence[str], *, prefix: bool, timestamps: bool) -> None:
-    """Print what containers say, those that come later too, until none is left that could say something."""
-    from cli.commands.logs import log_printer
-
-    printer = log_printer(session, [], _headed(services, prefix=prefix), follow=True, timestamps=timestamps)
-    followed: dict[tuple[str, int], threading.Thread] = {}
-    while True:
-        pods = _pods(session, project, services)
-        for pod in pods:
-            status = main_status(pod)
-            key = (pod["metadata"]["uid"], status.get("restartCount", 0))
-            if key not in followed and "waiting" not in (status.get("state") or {"waiting": {}}):
-                followed[key] = printer.start(pod, pod["spec"]["containers"][0]["name"])
-        over = all((pod.get("status") or {}).get("phase") in ("Succeeded", "Failed") for pod in pods)
-        if over and not any(thread.is_alive() for thread in followed.values()):
-            return
-        time.sleep(_LOOK_AGAIN_SECONDS)
-
-
 def _run_options(command: Any) -> Any:
     from cli.commands.compose_run import OPTIONS
 
@@ -417,7 +410,7 @@ def logs(given: Object, services: Sequence[str], follow: bool, index: int, **mor
     call = _Call(given)
     session = call.session()
     pods = _pods(session, call.project, services)
-    head = _headed(services or list(call.project.services), prefix=not more["no_log_prefix"])
+    head = headed(services or list(call.project.services), prefix=not more["no_log_prefix"])
     printer = log_printer(
         session, pods[index - 1 : index] if index else pods, head, follow=follow, tail=more["tail"],
         timestamps=more["timestamps"], since=more["since"],

@@ -51,15 +51,16 @@ def _read(path: Path) -> Config:
     return {**empty, **{key: value for key, value in found.items() if value is not None}}
 
 
-def _merged() -> Config:
-    merged = _read(_paths()[0])
+def merged() -> Config:
+    """Return what all kubeconfig files say together, the first to name something winning."""
+    found = _read(_paths()[0])
     for path in _paths()[1:]:
         other = _read(path)
         for kind in _KINDS:
-            known = {one["name"] for one in merged[kind]}
-            merged[kind] += [one for one in other[kind] if one["name"] not in known]
-        merged["current-context"] = merged["current-context"] or other["current-context"]
-    return merged
+            known = {one["name"] for one in found[kind]}
+            found[kind] += [one for one in other[kind] if one["name"] not in known]
+        found["current-context"] = found["current-context"] or other["current-context"]
+    return found
 
 
 def _entry(found: Config, kind: str, name: str) -> Config | None:
@@ -87,7 +88,7 @@ def _change(action: Callable[[Config], None], *, kind: str = "", name: str = "")
 @config.command("current-context")
 def current_context() -> None:
     """Print the current context."""
-    name = _merged()["current-context"]
+    name = merged()["current-context"]
     if not name:
         raise click.ClickException("current-context is not set")
     click.echo(name)
@@ -97,7 +98,7 @@ def current_context() -> None:
 @click.argument("name")
 def use_context(name: str) -> None:
     """Make a context the current one."""
-    if _entry(_merged(), "contexts", name) is None:
+    if _entry(merged(), "contexts", name) is None:
         raise click.ClickException(f'no context exists with the name: "{name}"')
     _change(lambda found: found.__setitem__("current-context", name))
     click.echo(f'Switched to context "{name}".')
@@ -109,7 +110,7 @@ def use_context(name: str) -> None:
 @click.option("--no-headers", is_flag=True)
 def get_contexts(names: Sequence[str], output: str, no_headers: bool) -> None:
     """List contexts."""
-    found = _merged()
+    found = merged()
     chosen = [one for one in found["contexts"] if not names or one["name"] in names]
     for name in names:
         if _entry(found, "contexts", name) is None:
@@ -132,13 +133,13 @@ def get_contexts(names: Sequence[str], output: str, no_headers: bool) -> None:
 @config.command("get-clusters")
 def get_clusters() -> None:
     """List clusters."""
-    click.echo("\n".join(["NAME", *sorted(one["name"] for one in _merged()["clusters"])]))
+    click.echo("\n".join(["NAME", *sorted(one["name"] for one in merged()["clusters"])]))
 
 
 @config.command("get-users")
 def get_users() -> None:
     """List users."""
-    click.echo("\n".join(["NAME", *sorted(one["name"] for one in _merged()["users"])]))
+    click.echo("\n".join(["NAME", *sorted(one["name"] for one in merged()["users"])]))
 
 
 @config.command()
@@ -152,7 +153,7 @@ def view(raw: bool, minify: bool, flatten: bool, context: str, output: str, merg
     """Print the configuration, secrets left out."""
     if not merges and not LEADING.get("kubeconfig"):
         raise click.ClickException("if merge==false a precise file must be specified")
-    found = _merged()
+    found = merged()
     if minify:
         found = _minified(found, context or found["current-context"])
     if flatten:
@@ -204,7 +205,7 @@ def _redact(found: Config) -> None:
 
 def _set_entry(kind: str, name: str, changes: Config) -> bool:
     """Set fields of an entry; returns whether it was there before."""
-    there = _entry(_merged(), kind, name) is not None
+    there = _entry(merged(), kind, name) is not None
 
     def action(found: Config) -> None:
         one = _entry(found, kind, name)
@@ -302,7 +303,7 @@ def set_credentials(name: str, client_certificate: str, client_key: str, embed_c
     provider, arguments = given.pop("auth_provider"), given.pop("provider_args")
     program = {key: given.pop(key) for key in list(given) if key.startswith("exec_")}
     changes: Config = dict(given)
-    user = (_entry(_merged(), "users", name) or {}).get("user") or {}
+    user = (_entry(merged(), "users", name) or {}).get("user") or {}
     if provider or arguments:
         changes["auth-provider"] = _provider(user.get("auth-provider") or {}, provider, arguments)
     if any(program.values()):
@@ -323,7 +324,7 @@ def set_context(name: str | None, current: bool, **given: Any) -> None:
     """Set fields of a context."""
     if bool(name) == current:
         raise click.ClickException("you must specify a non-empty context name or --current")
-    chosen = name or _merged()["current-context"]
+    chosen = name or merged()["current-context"]
     if not chosen:
         raise click.ClickException("no current context is set")
     there = _set_entry("contexts", chosen, given)
@@ -332,7 +333,7 @@ def set_context(name: str | None, current: bool, **given: Any) -> None:
 
 def _delete(kind: str, name: str) -> None:
     inner = _KINDS[kind]
-    if _entry(_merged(), kind, name) is None:
+    if _entry(merged(), kind, name) is None:
         raise click.ClickException(f"cannot delete {inner} {name}, not in {_paths()[0]}")
     _change(
         lambda found: found.__setitem__(kind, [one for one in found[kind] if one["name"] != name]), kind=kind, name=name
@@ -344,7 +345,7 @@ def _delete(kind: str, name: str) -> None:
 @click.argument("name")
 def delete_context(name: str) -> None:
     """Delete a context."""
-    was_current = _merged()["current-context"] == name
+    was_current = merged()["current-context"] == name
     _delete("contexts", name)
     if was_current:
         text = 'warning: this removed your active context, use "wherry config use-context" to select a different one'
@@ -370,7 +371,7 @@ def delete_user(name: str) -> None:
 @click.argument("new")
 def rename_context(old: str, new: str) -> None:
     """Give a context another name."""
-    found = _merged()
+    found = merged()
     if _entry(found, "contexts", old) is None:
         raise click.ClickException(f'cannot rename the context "{old}", it\'s not in {_paths()[0]}')
     if _entry(found, "contexts", new) is not None:

@@ -133,7 +133,7 @@ def end(session: Session, pod: Pod) -> None:
 
 @verb()
 @_names
-@click.option("-t", "--time", "grace", default=10, help="Seconds to end by itself (set when it was run).")
+@click.option("-t", "--time", "--timeout", "grace", default=10, help="Seconds to end by itself (set when it was run).")
 @click.option("-s", "--signal", default="", hidden=True)
 def stop(names: Sequence[str], grace: int, signal: str, **given: Any) -> None:
     """Stop containers; they stay, and can be started again."""
@@ -193,7 +193,7 @@ def start(names: Sequence[str], **given: Any) -> None:
 
 @verb()
 @_names
-@click.option("-t", "--time", "grace", default=10, hidden=True)
+@click.option("-t", "--time", "--timeout", "grace", default=10, hidden=True)
 def restart(names: Sequence[str], grace: int, **given: Any) -> None:
     """Stop containers and start them again."""
     session = Session(given)

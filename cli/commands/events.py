@@ -33,7 +33,7 @@ _DOCKERS = {"since": "since", "until": "until", "filters": "filters", "template"
 @click.option("--template", default="", hidden=True)
 @click.option("--since", default="", help="Docker's: what happened to containers since a time or so long ago.")
 @click.option("--until", default="", help="Docker's: until a time; what comes is shown until then.")
-@click.option("--filter", "filters", multiple=True, help="Docker's: container=, event=, image=, label=, type=.")
+@click.option("-f", "--filter", "filters", multiple=True, help="Docker's: container=, event=, image=, label=, type=.")
 @click.option("--format", "form", default="", help="Docker's: a template, or json.")
 def events(whose: str, types: str, watches: bool, **given: Any) -> None:
     """List events, the oldest first."""

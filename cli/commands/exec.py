@@ -37,6 +37,7 @@ def _late_options(words: Sequence[str]) -> tuple[str, list[str], dict[str, Any]]
 @options.files
 @click.option("-q", "--quiet", is_flag=True)
 @click.option("-e", "--env", "envs", multiple=True, help="KEY=VALUE for the command (Docker's).")
+@click.option("--env-file", "env_files", multiple=True, help="A file of KEY=VALUE lines (Docker's).")
 @click.option("-w", "--workdir", default="", help="The command's folder (Docker's).")
 @click.option("--pod-running-timeout", default="1m0s", hidden=True)
 @click.argument("words", nargs=-1, required=True)
@@ -62,6 +63,11 @@ def exec_(words: Sequence[str], **given: Any) -> None:
         if not quiet:
             click.echo("Unable to use a TTY - input is not a terminal or the right kind of file", err=True)
         tty = False
+    if given["env_files"]:
+        from cli.containers.run import environment
+
+        read = environment((), given["env_files"])
+        given["envs"] = (*(f"{one['name']}={one['value']}" for one in read), *given["envs"])
     argv = surrounded(command, given, detach=detach)
     request = StreamRequest(session.namespace, name, chosen, argv, stdin=stdin and not detach, tty=tty)
     code = run_stream(session.connection, request)

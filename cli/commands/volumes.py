@@ -34,7 +34,8 @@ def volume() -> None:
     """Named volumes of this node."""
 
 
-def _known() -> list[str]:
+def known_volumes() -> list[str]:
+    """Return the names of this node's volumes."""
     return (
         sorted(entry.name for entry in VOLUMES.iterdir() if _NAME.fullmatch(entry.name) and entry.is_dir())
         if VOLUMES.is_dir()
@@ -67,7 +68,7 @@ def _mounted() -> set[str]:
 
     Clusters on one machine share the folder, and one's API server knows nothing of another's pods: mounts tell.
     """
-    known = {name: os.stat(VOLUMES / name) for name in _known()}
+    known = {name: os.stat(VOLUMES / name) for name in known_volumes()}
     return {
         name
         for process in _one_process_a_mount_namespace()
@@ -110,7 +111,7 @@ def _is_same(path: Path, known: os.stat_result) -> bool:
 @click.option("--format", "template", default="")
 def volume_ls(quiet: bool, filters: Sequence[str], template: str, **given: Any) -> None:
     """List volumes."""
-    names = [name for name in _known() if all(part[5:] in name for part in filters if part.startswith("name="))]
+    names = [name for name in known_volumes() if all(part[5:] in name for part in filters if part.startswith("name="))]
     for part in filters:
         key, _, value = part.partition("=")
         if key not in ("name", "dangling"):
@@ -164,7 +165,7 @@ def volume_rm(names: Sequence[str], force: bool, **given: Any) -> None:
             problem = f"remove {name}: volume is in use - [{', '.join(used[name])}]"
         elif name in mounted:
             problem = f"remove {name}: volume is in use by a container of another cluster on this machine"
-        elif name not in _known():
+        elif name not in known_volumes():
             problem = "" if force else f"get {name}: no such volume"
         elif others and not force:
             problem = f"remove {name}: volume belongs to another cluster on this machine (--force removes it)"
@@ -187,8 +188,8 @@ def _remove(name: str) -> None:
 @click.option("-f", "--format", "template", default="")
 def volume_inspect(names: Sequence[str], template: str) -> None:
     """Tell all of volumes, as JSON."""
-    _tell([_view(name) for name in names if name in _known()], template)
-    if missing := [name for name in names if name not in _known()]:
+    _tell([_view(name) for name in names if name in known_volumes()], template)
+    if missing := [name for name in names if name not in known_volumes()]:
         click.echo("\n".join(f"Error response from daemon: get {name}: no such volume" for name in missing), err=True)
         sys.exit(1)
 
@@ -211,7 +212,9 @@ def volume_prune(everything: bool, force: bool, **given: Any) -> None:
         )
     session = Session(dict(given))
     used, here = _users(session).keys() | _mounted(), cluster_id(session)
-    unused = [name for name in _known() if name not in used and (everything or re.fullmatch("[0-9a-f]{64}", name))]
+    unused = [
+        name for name in known_volumes() if name not in used and (everything or re.fullmatch("[0-9a-f]{64}", name))
+    ]
     gone = [name for name in unused if not owners(name) - {here}]
     free = sum(_bytes(VOLUMES / name) for name in gone)
     for name in gone:

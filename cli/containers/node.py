@@ -29,7 +29,9 @@ class Images:
     def __init__(self) -> None:
         path = socket_path()
         if not path.exists():
-            raise DockerError(f"no runtime answers at {path}: images are the node's, run this on one (as root)")
+            raise DockerError(
+                f"no runtime answers at {path}: images are the node's, run this on one (as root); `wherry up` starts one"
+            )
         import grpc
 
         self._grpc = grpc

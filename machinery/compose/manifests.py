@@ -83,9 +83,12 @@ def _object(
 
 
 def service_objects(project: Project, name: str, *, replicas: int | None = None) -> list[Object]:
-    """Return the objects of one service. Raises: ComposeError."""
+    """Return the objects of one service. Raises: ComposeError, which names the service's place in its file."""
     own = labels(project, name)
-    template = {"metadata": {"labels": own}, "spec": pod_spec(project, name)}
+    try:
+        template = {"metadata": {"labels": own}, "spec": pod_spec(project, name)}
+    except ComposeError as error:
+        raise ComposeError(f"{project.where('services', name)}services.{name}: {error}") from error
     body = project.services[name]
     if runs_once(project, name):
         restart = "OnFailure" if str(body.get("restart", "")).startswith("on-failure") else "Never"

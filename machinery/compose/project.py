@@ -36,6 +36,7 @@ class Project:
         services: those whose profiles are on.
         environment: where variables without a value take theirs from.
         free_port: gives a port of the host to a port that names none; without it, it gets none.
+        sources: the files and their text, for errors.
     """
 
     name: str
@@ -44,6 +45,14 @@ class Project:
     services: dict[str, Document] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     free_port: Callable[[], int] | None = None
+    sources: Sequence[tuple[Path, str]] = ()
+
+    def where(self, *place: str) -> str:
+        """Return "file:line:column: " of a path of keys, in the last file that has it all; empty when none has."""
+        for path, text in reversed(self.sources):
+            if (position := _position_of(text, place)) is not None:
+                return f"{path}:{position[0]}:{position[1]}: "
+        return ""
 
     def path(self, text: str) -> Path:
         """Return where a file of the project is. Raises: ComposeError when it has none."""
@@ -78,6 +87,7 @@ def load(
         merged,
         environment=os.environ,
         free_port=free_port,
+        sources=[(path, path.read_text()) for path in paths],
     )
     on = {*profiles, *filter(None, environment.get("COMPOSE_PROFILES", "").split(","))}
     _choose(found, on, environment)
@@ -91,7 +101,7 @@ def loads(text: str, *, name: str, source: str, environment: Mapping[str, str] |
     """
     variables = dict(environment or {})
     document = _parsed(text, Path(source), variables)
-    found = Project(name, None, document, environment=variables)
+    found = Project(name, None, document, environment=variables, sources=[(Path(source), text)])
     _choose(found, set(), variables)
     return found
 
@@ -192,6 +202,24 @@ def _position(text: str, place: Sequence[Any]) -> tuple[int, int]:
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
+def _position_of(text: str, place: Sequence[str]) -> tuple[int, int] | None:
+    """Return line and column of a path of keys, or of an entry of a list; None where it is not all there."""
+    import yaml
+
+    node, mark = yaml.compose(text, Loader=yaml.SafeLoader), None
+    for key in place:
+        entries: list[tuple[Any, Any]] = []
+        if isinstance(node, yaml.MappingNode):
+            entries = node.value
+        elif isinstance(node, yaml.SequenceNode):
+            entries = [(one, one) for one in node.value if isinstance(one, yaml.ScalarNode)]
+        pair = next(((k, v) for k, v in entries if str(k.value).partition(":")[0] == key), None)
+        if pair is None:
+            return None
+        mark, node = pair[0].start_mark, pair[1]
+    return (mark.line + 1, mark.column + 1) if mark else None
+
+
 _VARIABLE = re.compile(r"\$(?:\$|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-?+])((?:[^{}]|\$\{[^{}]*\})*))?\})")
 
 
@@ -272,8 +300,32 @@ def _check_references(project: Project) -> None:
     for name, body in project.services.items():
         for other in dependencies(body):
             if other not in project.services:
-                raise ComposeError(f'service "{name}" depends on undefined service "{other}": invalid compose project')
+                where = project.where("services", name, "depends_on", other)
+                raise ComposeError(
+                    f'{where}service "{name}" depends on undefined service "{other}": invalid compose project'
+                )
+        for kind in ("networks", "volumes", "secrets", "configs"):
+            known = {"default", *(project.document.get(kind) or {})}
+            for one in sorted(_used_names(body.get(kind) or (), kind) - known):
+                where = project.where("services", name, kind, one) or project.where("services", name, kind)
+                raise ComposeError(
+                    f'{where}service "{name}" refers to undefined {kind[:-1]} {one}: invalid compose project'
+                )
     in_order(project)
+
+
+def _used_names(entries: Any, kind: str) -> set[str]:
+    """Return what of the project's networks, volumes, secrets or configs a service refers to."""
+    found = set()
+    for one in entries:
+        if isinstance(one, dict):
+            name = str(one.get("source", "")) if one.get("type", "volume") == "volume" else ""
+        elif kind == "volumes":
+            name = one.partition(":")[0] if ":" in one else ""
+        else:
+            name = str(one)
+        found |= {name} if name and not name.startswith((".", "/", "~")) else set()
+    return found
 
 
 def in_order(project: Project, wanted: Sequence[str] = ()) -> list[str]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import Any
 import yaml
 
 from machinery.api.meta import ObjectKey, Resource
-from machinery.api.resources import ENDPOINT_SLICES, INGRESS_CLASSES, INGRESSES, SECRETS, SERVICES
+from machinery.api.resources import ENDPOINT_SLICES, INGRESS_CLASSES, INGRESSES, NAMESPACES, SECRETS, SERVICES
 from machinery.client.informer import Informer
 from machinery.client.kubeconfig import ClientConfig
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import AlreadyExists, APIError
 from operators.ingress import gateway, haproxy, model
-from operators.ingress.views import EndpointSlice, Ingress, IngressClass, Secret, Service
+from operators.ingress.grants import Grants
+from operators.ingress.views import EndpointSlice, Ingress, IngressClass, Namespace, Secret, Service
 
 log = logging.getLogger(__name__)
 
@@ -78,14 +80,16 @@ class _Controller:
         self._slices.add_index(
             "service", lambda one: [f"{one.metadata.namespace}/{one.metadata.labels.get(_SERVICE_LABEL)}"]
         )
+        self._namespaces: Informer[Namespace] = Informer(client, NAMESPACES, Namespace)
         self.informers: tuple[Informer[Any], ...] = (
-            self._ingresses, self._classes, self._services, self._slices, self._secrets,
+            self._ingresses, self._classes, self._services, self._slices, self._secrets, self._namespaces,
         )  # fmt: skip
         # Apart: without its kinds, or with an old version of them, Ingresses are served all the same.
         self._gateway_classes: Informer[Object] = Informer(client, gateway.GATEWAY_CLASSES, dict)
         self._gateways: Informer[Object] = Informer(client, gateway.GATEWAYS, dict)
         self._routes: Informer[Object] = Informer(client, gateway.HTTP_ROUTES, dict)
-        self.of_gateways = (self._gateway_classes, self._gateways, self._routes)
+        self._grants: Informer[Object] = Informer(client, gateway.REFERENCE_GRANTS, dict)
+        self.of_gateways = (self._gateway_classes, self._gateways, self._routes, self._grants)
         self._changed = asyncio.Event()
         for informer in (*self.informers, *self.of_gateways):
             informer.add_handler(lambda _old, _new: self._changed.set())
@@ -93,7 +97,13 @@ class _Controller:
             lambda namespace, name: self._services.get(ObjectKey(namespace, name)),
             lambda namespace, name: self._slices.by_index("service", f"{namespace}/{name}"),
             lambda namespace, name: self._secrets.get(ObjectKey(namespace, name)),
+            self._labels,
+            lambda: Grants(self._grants.list()),
         )
+
+    def _labels(self, name: str) -> Mapping[str, str] | None:
+        namespace = self._namespaces.get(ObjectKey("", name))
+        return namespace.metadata.labels if namespace is not None else None
 
     async def run(self) -> None:
         await self._make_class()

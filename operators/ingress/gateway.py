@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from machinery.api.meta import Resource, now
+from machinery.api.selectors import from_label_selector
 from operators.ingress import filters
 from operators.ingress.model import EXACT, PREFIX, Certificate, Cluster, Model, Need, Route, certificate, servers
 
@@ -18,6 +19,7 @@ GROUP = "gateway.networking.k8s.io"
 GATEWAY_CLASSES = Resource(GROUP, "v1", "gatewayclasses", "GatewayClass", namespaced=False)
 GATEWAYS = Resource(GROUP, "v1", "gateways", "Gateway")
 HTTP_ROUTES = Resource(GROUP, "v1", "httproutes", "HTTPRoute")
+REFERENCE_GRANTS = Resource(GROUP, "v1beta1", "referencegrants", "ReferenceGrant")
 CONTROLLER = "wherry.dev/ingress"
 
 _HOST = re.compile(r"(\*\.)?[a-z0-9.-]+")
@@ -107,11 +109,12 @@ def _take_certificates(model: Model, listener: _Listener, cluster: Cluster) -> s
     namespace = listener.gateway["metadata"]["namespace"]
     taken: list[Certificate] = []
     for one in (listener.spec.get("tls") or {}).get("certificateRefs") or ():
-        if one.get("namespace", namespace) != namespace:
-            return "RefNotPermitted"  # there are no grants here
         if one.get("group") or one.get("kind", "Secret") != "Secret":
             return "InvalidCertificateRef"
-        found = certificate(namespace, one.get("name", ""), [listener.host] if listener.host else [], cluster)
+        place, name = one.get("namespace", namespace), one.get("name", "")
+        if not cluster.grants().permit(GROUP, "Gateway", namespace, "Secret", place, name):
+            return "RefNotPermitted"
+        found = certificate(place, name, [listener.host] if listener.host else [], cluster)
         if found is None:
             return "InvalidCertificateRef"
         taken.append(found)
@@ -158,7 +161,7 @@ def _enter(
     ]  # fmt: skip
     if not wanted:
         return "NoMatchingParent"
-    allowed = [one for one in wanted if _is_allowed(route, one)]
+    allowed = [one for one in wanted if _is_allowed(route, one, cluster)]
     if not allowed:
         return "NotAllowedByListeners"
     try:
@@ -180,14 +183,24 @@ def _enter(
     return ""
 
 
-def _is_allowed(route: Object, listener: _Listener) -> bool:
+def _is_allowed(route: Object, listener: _Listener, cluster: Cluster) -> bool:
     allowed = listener.spec.get("allowedRoutes") or {}
     kinds = allowed.get("kinds") or ()
     if kinds and not any(one.get("kind") == "HTTPRoute" and one.get("group", GROUP) == GROUP for one in kinds):
         return False
-    origin = (allowed.get("namespaces") or {}).get("from", "Same")
-    same = route["metadata"]["namespace"] == listener.gateway["metadata"]["namespace"]
-    return origin == "All" or (origin == "Same" and same)
+    namespaces = allowed.get("namespaces") or {}
+    origin, namespace = namespaces.get("from", "Same"), route["metadata"]["namespace"]
+    if origin == "Selector":
+        labels = cluster.labels(namespace)
+        return labels is not None and _selected(namespaces.get("selector"), labels)
+    return origin == "All" or (origin == "Same" and namespace == listener.gateway["metadata"]["namespace"])
+
+
+def _selected(selector: Any, labels: Mapping[str, str]) -> bool:
+    try:
+        return selector is not None and from_label_selector(selector).matches(labels)
+    except ValueError:
+        return False
 
 
 def _shared_hosts(listener: str, hostnames: Sequence[str]) -> list[str]:
@@ -210,10 +223,12 @@ def _routes(host: str, rule: Object, backend: str, secure: Need) -> Iterator[Rou
         needs = [secure]
         if method := match.get("method"):
             needs.append(Need("method", method, method))
-        needs += [Need("header", one.get("name", ""), one.get("value", "")) for one in match.get("headers") or ()]
-        headers = [one for one in match.get("headers") or () if one.get("type", "Exact") != "Exact"]
+        headers, params = match.get("headers") or (), match.get("queryParams") or ()
+        needs += [Need("header", one.get("name", ""), one.get("value", "")) for one in headers]
+        needs += [Need("param", one.get("name", ""), one.get("value", "")) for one in params]
+        patterns = [one for one in (*headers, *params) if one.get("type", "Exact") != "Exact"]
         plain = all(_WORD.fullmatch(one.name) and _TEXT.fullmatch(one.value) for one in needs if one.name)
-        if kind not in ("Exact", "PathPrefix") or not _PATH.fullmatch(value) or headers or match.get("queryParams"):
+        if kind not in ("Exact", "PathPrefix") or not _PATH.fullmatch(value) or patterns:
             continue  # what can't be told from other requests takes none of them
         if plain:
             yield Route(host, value, EXACT if kind == "Exact" else PREFIX, backend, tuple(needs))
@@ -225,9 +240,9 @@ def _backend(model: Model, route: Object, number: int, rule: Object, cluster: Cl
     name = f"route_{namespace}_{route['metadata']['name']}_{number}"
     parts = []
     for one in rule.get("backendRefs") or ():
-        found = (
-            list(servers(namespace, one.get("name", ""), one.get("port", 0), cluster)) if _is_near(route, one) else []
-        )
+        place, service = one.get("namespace", namespace), one.get("name", "")
+        is_granted = _is_granted(route, one, cluster)
+        found = list(servers(place, service, one.get("port", 0), cluster)) if is_granted else []
         parts.append((one.get("weight", 1), found))
     share = max((weight / len(found) for weight, found in parts if found), default=0.0)
     model.backends[name] = [
@@ -237,8 +252,10 @@ def _backend(model: Model, route: Object, number: int, rule: Object, cluster: Cl
     return name
 
 
-def _is_near(route: Object, ref: Object) -> bool:
-    return ref.get("namespace", route["metadata"]["namespace"]) == route["metadata"]["namespace"]
+def _is_granted(route: Object, ref: Object, cluster: Cluster) -> bool:
+    namespace = route["metadata"]["namespace"]
+    place, name = ref.get("namespace", namespace), ref.get("name", "")
+    return cluster.grants().permit(GROUP, "HTTPRoute", namespace, "Service", place, name)
 
 
 def _refs_reason(route: Object, cluster: Cluster) -> str:
@@ -247,9 +264,9 @@ def _refs_reason(route: Object, cluster: Cluster) -> str:
         for one in rule.get("backendRefs") or ():
             if one.get("group") or one.get("kind", "Service") != "Service":
                 return "InvalidKind"
-            if not _is_near(route, one):
+            if not _is_granted(route, one, cluster):
                 return "RefNotPermitted"
-            if cluster.service(route["metadata"]["namespace"], one.get("name", "")) is None:
+            if cluster.service(one.get("namespace", route["metadata"]["namespace"]), one.get("name", "")) is None:
                 return "BackendNotFound"
     return ""
 

@@ -86,6 +86,8 @@ def _need(need: Need) -> str:
             return "!{ ssl_fc }"
         case "method":
             return f"{{ method {need.value} }}"
+        case "param":
+            return f"{{ url_param({need.name}),url_dec(1) -m str {_quoted(need.value)} }}"
         case _:
             return f"{{ req.hdr({need.name}) -m str {_quoted(need.value)} }}"
 

@@ -5,10 +5,11 @@ Source: https://kubernetes.io/docs/concepts/services-networking/ingress/
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from operators.ingress.grants import Grants
 from operators.ingress.views import EndpointSlice, Ingress, Secret, Service
 
 EXACT, PREFIX = "Exact", "Prefix"
@@ -19,7 +20,7 @@ _OLD_CLASS = "kubernetes.io/ingress.class"
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What else a request must be: "tls" or "plain", of a "method", or with a "header" of a value."""
+    """What else a request must be: "tls" or "plain", of a "method", or with a "header" or "param" of a value."""
 
     kind: str
     name: str = ""
@@ -70,6 +71,8 @@ class Cluster:
     service: Callable[[str, str], Service | None]
     slices: Callable[[str, str], Sequence[EndpointSlice]]
     secret: Callable[[str, str], Secret | None]
+    labels: Callable[[str], Mapping[str, str] | None] = lambda _: None  # a namespace's
+    grants: Callable[[], Grants] = Grants
 
 
 def is_ours(ingress: Ingress, classes: frozenset[str], *, is_default: bool) -> bool:

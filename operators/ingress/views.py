@@ -70,6 +70,12 @@ class Secret(msgspec.Struct, frozen=True):
     data: dict[str, str] | None = None
 
 
+class Namespace(msgspec.Struct, frozen=True):
+    """A namespace's labels."""
+
+    metadata: Metadata
+
+
 class IngressClass(msgspec.Struct, frozen=True):
     """Who is to see to Ingresses of a class."""
 

@@ -95,6 +95,9 @@ def test_a_project_comes_up_in_order_and_goes(cluster: Cluster, tmp_path: Path) 
         compose("start", "db")
         cluster.until(lambda: "db" in compose("ps", "--services").split(), "db to start")
         assert "kind: Deployment" in compose("convert")
+        ended = compose("up", "--exit-code-from", "init", "-t", "1", "init", check=False)
+        assert "init-1 | init done" in ended
+        assert ended.startswith("0\n")
         _interrupt(cluster, ["compose", "-f", str(tmp_path / "compose.yaml"), "up", "-t", "1", "db"])
         assert "db" not in compose("ps", "--services").split()
     finally:

@@ -1,10 +1,15 @@
 """What wherry prints about objects is what the real kubectl prints: same text, same exit code."""
 
+import json
+import os
 import re
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import ROOT
 from tests.integration.cli.conftest import Answer, Lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -164,6 +169,30 @@ def test_completion_knows_verbs_flags_kinds_and_names(busy: Lab) -> None:
     assert words("-n kube-node-lease get lease sim-0") == ["sim-0"]
     assert words("rollout status deploy/h") == ["deploy/hello"]
     assert words("describe node/sim-1") == ["node/sim-1"]
+    assert words("logs busy -c si") == ["side"]
+    assert words("get cm --namespace=kube-pub") == ["kube-public"]
+    assert words("--context '' ") == words("config use-context ''") != []
+    assert "--match-server-version" in words("--")
+    assert words("create secret t") == ["tls"]
+    assert words("top node sim-2") == ["sim-2"]
+    assert words("wait --for cond") == ["condition="]
+    assert words("apply --dry-run s") == ["server"]
+    assert "events,pods" in words("get events,po")
+    assert words("get pods -l ''") == words("delete pod/x deployment ''") == []
+
+
+def test_bash_completes_flags_values_and_what_has_colons(busy: Lab, tmp_path: Path) -> None:
+    program = tmp_path / "wherry"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m cluster.main "$@"\n')
+    program.chmod(0o755)
+    script = """
+        source <(wherry completion bash)
+        for COMP_LINE in "$@"; do COMP_POINT=${#COMP_LINE}; _wherry_complete; echo "${COMPREPLY[*]}"; done
+    """
+    lines = ["wherry describe pod bus", "wherry get cm --namespace=kube-pub", "wherry get cm -o json"]
+    os_path = f"{tmp_path}:{os.environ['PATH']}"
+    done = busy.run("bash", "-c", script, "bash", *lines, PATH=os_path)
+    assert done.out.splitlines() == ["busy", "kube-public", "json jsonpath jsonpath-as-json jsonpath-file"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -176,3 +205,18 @@ def test_tree_shows_what_a_deployment_owns(busy: Lab) -> None:
     assert lines[1] == "Deployment/hello"
     assert lines[2].startswith("└─ReplicaSet/hello-")
     assert sum("Pod/hello-" in line for line in lines) == 2
+
+
+def test_a_manifest_is_placed_in_thought_whatever_else_is_in_it(busy: Lab) -> None:
+    path = ROOT / "manifests/hello.yaml"  # a Deployment and a Service
+    done = busy.wherry(f"simulate -f {path} -o json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["placed"]) == 2
+    refused = busy.wherry("simulate -f -", '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}')
+    assert (refused.code, "nothing in the manifests makes pods" in refused.err) == (1, True)
+
+
+def test_a_timeline_tells_things_in_their_order(busy: Lab) -> None:
+    told = [one["what"] for one in json.loads(busy.wherry("timeline deploy/hello -o json").out)]
+    order = ["created", "scheduled", "sandbox and network ready", "container web started", "ready"]
+    assert [one for one in told if one in order] == order

@@ -1,10 +1,13 @@
 """The same rules for IPv6: services, node ports, affinity, policies."""
 
+import subprocess
+import time
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
+from agent.network.nft import read_affinity
 from agent.network.policies import World, compile_policies, local_of, whole
 from agent.network.policy_views import NetworkPolicy, Pod
 from agent.network.routes import Affinity, Backend, Frontend, Route
@@ -75,6 +78,56 @@ def test_refusal_hairpin_and_affinity(six: Six) -> None:
     assert six.pods["a"].who(VIP, 80) == {"a"}
     six.set(service(*six.ips.values(), affinity=Affinity("x", 100)))
     assert len(six.outside.who(VIP, 80, tries=12)) == 1
+
+
+def affine(*ips: str, seconds: int) -> tuple[Route, Route]:
+    affinity = Affinity("default/s:", seconds)
+    return (service(*ips, affinity=affinity), service(*ips, address="", port=30080, affinity=affinity))
+
+
+def test_a_client_stays_with_its_endpoint_for_the_time_given(six: Six) -> None:
+    a, b = six.ips.values()
+    six.set(*affine(a, b, seconds=1))
+    for client in (six.pods["a"], six.host, six.outside):
+        answered = client.who(VIP, 80, tries=8)
+        assert len(answered) == 1, client.label
+        if client is six.outside:  # by whatever way it comes
+            assert client.who(NODE, 30080, tries=8) == answered
+    seen = set()
+    deadline = time.monotonic() + 20
+    while len(seen) < 2 and time.monotonic() < deadline:
+        seen |= six.outside.who(VIP, 80)
+        time.sleep(1.1)
+    assert seen == {"a", "b"}
+
+
+async def test_clients_are_remembered_over_a_restart_and_while_endpoints_come(
+    six: Six, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = six.ips.values()
+    table = Table(SITE)
+    table.change("s", affine(a, b, seconds=100))
+    six.host.nft(table.whole())
+    (before,) = six.outside.who(VIP, 80, tries=5)
+    monkeypatch.setattr("agent.network.nft._run", lambda arguments, given="": _run_on(six, arguments, given))
+    remembered = await read_affinity(SITE.table)
+    number, targets = table.memory("default/s:", [Backend(six.ips[before], 8080)])
+    assert [(one.number, {one.target}) for one in remembered] == [(number, targets)]
+    assert await read_affinity(SITE.table, [number + 1]) == []
+    again = Table(SITE)
+    again.change("s", affine(a, b, seconds=100))
+    six.host.nft(again.whole(remembered))
+    assert six.outside.who(VIP, 80, tries=8) == {before}
+    again.change("s", affine(a, b, "fd00:244::7", seconds=200))
+    six.host.nft(again.take_changes())
+    assert six.outside.who(VIP, 80, tries=8) == {before}
+    again.change("s", ())
+    six.host.nft(again.take_changes())
+
+
+def _run_on(six: Six, arguments: list[str], given: str) -> object:
+    argv = ["nsenter", f"--net=/run/netns/{six.host.name}", "nft", *arguments]
+    return subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
 
 
 def test_policies_hold(six: Six) -> None:

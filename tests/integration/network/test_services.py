@@ -135,7 +135,7 @@ async def test_clients_are_remembered_over_a_restart(node: Node, monkeypatch: py
     (before,) = node.outside.who(VIP, 80, tries=5)
     monkeypatch.setattr("agent.network.nft._run", lambda arguments, given="": _run_on(node, arguments, given))
     remembered = await read_affinity(node.table.site.table)
-    assert next(iter(remembered.values()))[0] == f"{IPS[before]} . 8080"
+    assert remembered[0].target == f"{IPS[before]} . 8080"
     node.host.nft(node.table.whole(remembered))
     assert node.outside.who(VIP, 80, tries=12) == {before}
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from cluster.pki import Pki
-from machinery.api.resources import SECRETS
+from machinery.api.resources import NAMESPACES, SECRETS
 from machinery.client.rest import Client
 from operators.ingress.filters import Unsupported, lines_of
-from operators.ingress.gateway import CONTROLLER, GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES
+from operators.ingress.gateway import CONTROLLER, GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES, REFERENCE_GRANTS
+from operators.ingress.grants import Grants
 from tests.integration.operators.conftest import Site
 from tests.support.waiting import until_one
 
@@ -151,6 +152,62 @@ async def test_what_is_not_served_is_told(site: Site) -> None:
     assert condition(said["tls"], "ResolvedRefs") == ("False", "InvalidCertificateRef")
     assert condition(said["narrow"], "Programmed") == ("True", "Programmed")
     assert condition(found["status"], "Accepted") == ("True", "ListenersNotValid")
+
+
+async def test_other_namespaces_are_reached_where_a_grant_lets_them(site: Site) -> None:
+    """A route and a gateway of other namespaces; the servers and the certificate are in default."""
+    client = site.client
+    for name, labels in (("team", {"may": "attach"}), ("others", {})):
+        await client.create(NAMESPACES, {"metadata": {"name": name, "labels": labels}})
+    chosen = {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"may": "attach"}}}}
+    port = site.listen.http_port
+    chosen_too = {"name": "chosen", "protocol": "HTTP", "port": port, "hostname": "x.example", "allowedRoutes": chosen}
+    await gateway(site, "gate", chosen_too)
+    rule = {
+        "matches": [{"queryParams": [{"name": "q", "value": "a b"}]}],
+        "backendRefs": [{"name": "a", "namespace": "default", "port": 80}],
+    }
+    parents = [{"name": "gate", "namespace": "default", "sectionName": "chosen"}]
+    spec = {"parentRefs": parents, "rules": [rule]}
+    for namespace in ("team", "others"):
+        await client.create(HTTP_ROUTES, {"metadata": {"name": "r"}, "spec": spec}, namespace)
+
+    async def says(namespace: str, accepted: str, refs: str) -> None:
+        def check(one: dict[str, Any]) -> bool:
+            [said] = (one.get("status") or {}).get("parents") or [{}]
+            return (condition(said, "Accepted")[1], condition(said, "ResolvedRefs")[1]) == (accepted, refs)
+
+        await until_one(client, HTTP_ROUTES, "r", check, namespace=namespace)
+
+    await says("team", "Accepted", "RefNotPermitted")
+    await says("others", "NotAllowedByListeners", "RefNotPermitted")
+    await site.until("x.example", "/?q=a%20b", "no endpoints")
+    grant = {
+        "from": [{"group": HTTP_ROUTES.group, "kind": "HTTPRoute", "namespace": "team"}],
+        "to": [{"group": "", "kind": "Service", "name": "a"}],
+    }
+    made = await client.create(REFERENCE_GRANTS, {"metadata": {"name": "g"}, "spec": grant}, "default")
+    await says("team", "Accepted", "ResolvedRefs")
+    await site.until("x.example", "/?q=a+b", "a /?q=a+b http")
+    assert await site.ask("x.example", "/?q=b") == "default backend - 404"
+    await client.delete(REFERENCE_GRANTS, made["metadata"]["name"], "default")
+    await says("team", "Accepted", "RefNotPermitted")
+
+
+def test_a_grant_is_for_what_it_names() -> None:
+    spec = {
+        "from": [{"group": "g", "kind": "Gateway", "namespace": "a"}],
+        "to": [{"group": "", "kind": "Secret"}, {"group": "", "kind": "Service", "name": "s"}],
+    }
+    grants = Grants([{"metadata": {"namespace": "b", "name": "x"}, "spec": spec}])
+    assert grants.permit("g", "Gateway", "a", "Secret", "b", "any")
+    assert grants.permit("g", "Gateway", "a", "Service", "b", "s")
+    assert grants.permit("g", "HTTPRoute", "b", "Service", "b", "any")
+    for refused in (
+        ("g", "Gateway", "a", "Service", "b", "t"), ("g", "HTTPRoute", "a", "Secret", "b", "any"),
+        ("g", "Gateway", "c", "Secret", "b", "any"), ("g", "Gateway", "a", "Secret", "d", "any"),
+    ):  # fmt: skip
+        assert not grants.permit(*refused)
 
 
 def changed(prefix: str, *filters: dict[str, Any], to: str = "a") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Compose files: what is read, what it comes to, and how mistakes are told."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,26 @@ networks: {back: {}}
         refused = loads(f"services: {{web: {{image: x, {wrong}}}}}", name="p", source="compose.yaml")
         with pytest.raises(ComposeError):
             service_objects(refused, "web")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("services:\n  a:\n    image: x\n    depends_on: [b]\n", 'compose.yaml:4:18: service "a" depends on undefined service "b"'),
+        ("services:\n  a:\n    image: x\n    volumes: [data:/x]\n", 'compose.yaml:4:15: service "a" refers to undefined volume data'),
+        ("services:\n  a:\n    image: x\n    networks: {n: {}}\n", 'compose.yaml:4:16: service "a" refers to undefined network n'),
+        ("services:\n  a:\n    image: x\n    secrets: [s]\n", 'compose.yaml:4:15: service "a" refers to undefined secret s'),
+        ("services:\n  b: {image: x}\n  a: {image: x, user: me}\n", "compose.yaml:3:3: services.a: user me"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_file_line_and_column(text: str, said: str) -> None:
+    def all_of_it() -> None:
+        project = loads(text, name="p", source="compose.yaml")
+        for name in project.services:
+            service_objects(project, name)
+
+    with pytest.raises(ComposeError, match=re.escape(said)):
+        all_of_it()
 
 
 def test_a_project_without_files_sees_neither_files_nor_variables_of_this_machine(
