@@ -86,6 +86,16 @@ def _short_of(pod: Pod, admitted: list[Pod], allocatable: Mapping[str, str]) -> 
     return None
 
 
+def missing(pod: Pod, admitted: Iterable[Pod], allocatable: Mapping[str, str]) -> dict[str, int]:
+    """Return how much of what a node lacks to take a pod beside those it has."""
+    others = list(admitted)
+    found = {"pods": len(others) + 1 - int(allocatable.get("pods", "110"))}
+    for name in _asked_names(pod) & allocatable.keys():
+        used = sum(requested(one, name) for one in others)
+        found[name] = requested(pod, name) + used - _read(name, allocatable[name])
+    return {name: amount for name, amount in found.items() if amount > 0}
+
+
 def _from_claims(pod: Pod) -> set[str]:
     """Return the extended resources that devices stand for which the pod has been given already."""
     told = (pod.get("status") or {}).get("extendedResourceClaimStatus") or {}

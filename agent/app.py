@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agent import cgroups
 from agent.certificates import CertificateRotation, pairs_of, settle
 from agent.checkpoint import Checkpoint
 from agent.config import AgentConfig
@@ -114,6 +115,7 @@ async def _work(
     checkpoint: Checkpoint,
 ) -> None:  # fmt: skip
     config, client = node.config, node.client
+    await asyncio.to_thread(_bound_pods, reporter)
     selector = f"spec.nodeName={config.node_name}"
     wanted: Informer[Object] = Informer(client, PODS, dict, field_selector=selector)
     itself: Informer[Object] = Informer(client, NODES, dict, field_selector=f"metadata.name={config.node_name}")
@@ -138,6 +140,7 @@ async def _work(
 
             def settings_changed(names: list[str]) -> None:
                 reporter.settings_changed()
+                _bound_pods(reporter)
                 shutdown.settings_changed(names)
                 pods.wake_all()
 
@@ -179,6 +182,13 @@ async def _run_pods(
     static.synced()
     checkpoint.keep_only(known | {one.uid for one in pods.runtimes() if is_static(one.pod)})
     await pods.end_orphans()
+
+
+def _bound_pods(reporter: NodeReporter) -> None:
+    """Keep all pods together within what the node does not keep for itself."""
+    has, kept = reporter.capacity, reporter.reserved
+    memory = to_bytes(has["memory"]) - kept("memory") if kept("memory") else 0
+    cgroups.bound_pods(int(has["cpu"]) * 1000 - kept("cpu"), memory)
 
 
 def _services(services: Informer[Object], checkpoint: Checkpoint) -> Callable[[], Sequence[Object] | None]:

@@ -21,6 +21,8 @@ from machinery.api.quantity import cpu_millis, to_bytes
 
 Pod = Mapping[str, Any]
 HASH = "wherry.container.hash"
+SWAPS, MEMSW = Path("/proc/swaps"), Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers")
 SELINUX = Path("/sys/fs/selinux/enforce")  # on hosts that have SELinux
 _PERIOD_MICROSECONDS = 100_000
 _MIN_QUOTA = 1000
@@ -63,7 +65,8 @@ def sandbox_config(
         hostname=hostname, log_directory=str(log_folder(logs, pod)), dns_config=dns,
         labels={**(metadata.get("labels") or {}), **pod_labels(pod)}, annotations=metadata.get("annotations") or {},
     )  # fmt: skip
-    for container in spec.get("containers") or ():
+    lasting = [one for one in spec.get("initContainers") or () if one.get("restartPolicy") == "Always"]
+    for container in (*lasting, *(spec.get("containers") or ())):
         for port in container.get("ports") or ():
             config.port_mappings.add(
                 protocol=_PROTOCOLS[port.get("protocol", "TCP")], container_port=port["containerPort"],
@@ -169,11 +172,25 @@ def linux_resources(pod: Pod, container: Mapping[str, Any], memory_bytes: int) -
         found.cpu_quota = max(cpu_millis(limits["cpu"]) * _PERIOD_MICROSECONDS // 1000, _MIN_QUOTA)
     if "memory" in limits:
         found.memory_limit_in_bytes = to_bytes(limits["memory"])
+    _without_swap(found)
     for name, value in limits.items():
         if name.startswith(_HUGEPAGES):
             size = name.removeprefix(_HUGEPAGES).removesuffix("i") + "B"
             found.hugepage_limits.add(page_size=size, limit=to_bytes(value))
     return found
+
+
+def _without_swap(found: Any) -> None:
+    """Have a container's memory not be swapped, on machines that have swap: so do kubelets unless told otherwise.
+
+    Source: https://kubernetes.io/docs/concepts/cluster-administration/swap-memory-management/
+    """
+    if not SWAPS.exists() or len(SWAPS.read_text().splitlines()) < 2:
+        return
+    if UNIFIED.exists():
+        found.unified["memory.swap.max"] = "0"
+    elif MEMSW.exists() and found.memory_limit_in_bytes:
+        found.memory_swap_limit_in_bytes = found.memory_limit_in_bytes  # of memory and swap together
 
 
 def _from_list(amounts: Mapping[str, str]) -> Any:

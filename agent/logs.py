@@ -17,6 +17,8 @@ from machinery.api.meta import parse_time
 _PAUSE_SECONDS = 0.1
 _BLOCK = 64 * 1024
 
+_UTC = b"+00:00"  # as monitors write it; nodes tell it as Z
+
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
@@ -74,16 +76,27 @@ def _line_starts(data: bytes, *, whole: bool) -> list[int]:
     return starts
 
 
-def _render(raw: bytes, options: LogOptions, since: datetime | None) -> bytes:
-    fields = raw.split(b" ", 3)
-    if len(fields) < 4:
-        return b""
-    if since is not None and _time_of(fields[0]) < since:
-        return b""
-    text = fields[3]
-    if fields[2].startswith(b"P"):
-        text = text.removesuffix(b"\n")
-    return fields[0] + b" " + text if options.timestamps else text
+class _Renderer:
+    """Makes what users see of raw lines; a long line of theirs comes in several."""
+
+    def __init__(self, options: LogOptions) -> None:
+        self._since = options.since()
+        self._timestamps = options.timestamps
+        self._is_begun = False  # the line before is not whole yet
+
+    def render(self, raw: bytes) -> bytes:
+        """Return a raw line's text, with the time before it where one begins."""
+        fields = raw.split(b" ", 3)
+        if len(fields) < 4 or (self._since is not None and _time_of(fields[0]) < self._since):
+            return b""
+        text = fields[3]
+        begins, self._is_begun = not self._is_begun, fields[2].startswith(b"P")
+        if self._is_begun:
+            text = text.removesuffix(b"\n")
+        if not (self._timestamps and begins):
+            return text
+        time = fields[0]
+        return (time[: -len(_UTC)] + b"Z" if time.endswith(_UTC) else time) + b" " + text
 
 
 def _time_of(text: bytes) -> datetime:
@@ -95,7 +108,7 @@ def _time_of(text: bytes) -> datetime:
 
 async def read_log(root: Path, path: Path, options: LogOptions, is_running: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Yield a log below `root` in pieces. Raises: OSError when there is none, or a link in its place."""
-    since, left = options.since(), options.limit_bytes
+    renderer, left = _Renderer(options), options.limit_bytes
     start = 0
     if options.tail_lines is not None:
         start = await asyncio.to_thread(_start_of_tail, root, path, options.tail_lines)
@@ -118,7 +131,7 @@ async def read_log(root: Path, path: Path, options: LogOptions, is_running: Call
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             *lines, rest = (rest + block).split(b"\n")
-            piece = b"".join(_render(line + b"\n", options, since) for line in lines)
+            piece = b"".join(renderer.render(line + b"\n") for line in lines)
             if left is not None:
                 piece, left = piece[:left], left - len(piece)
             if piece:

@@ -73,6 +73,7 @@ kubelet_started_containers_total|c|container_type|Containers that were started.
 kubelet_started_pods_errors_total|c||Pods that could not be started.
 kubelet_started_pods_total|c||Pods that were started.
 kubelet_terminated_containers_total|c|container_type,exit_code,reason|Containers that ended.
+kubelet_preemptions|c|preemption_signal|Pods that were ended to make room for a critical one.
 prober_probe_duration_seconds|default|probe_type,container,pod,namespace|Seconds that probes took.
 prober_probe_total|c|probe_type,result,container,pod,namespace,pod_uid|Probes, by what they came to.
 rest_client_request_duration_seconds|rest|verb,host|Seconds until the API server began to answer.

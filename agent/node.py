@@ -27,7 +27,17 @@ _RENEW_PART = 0.25  # of the lease's duration
 VERSION = "v1.36.0"
 _RETRY_SECONDS = 0.5
 _MAX_IMAGES = 50
+HUGEPAGES = Path("/sys/kernel/mm/hugepages")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def declared_features(config: AgentConfig) -> list[str]:
+    """Return what this agent can do that not every kubelet of the versions that may meet in a cluster can.
+
+    Source: https://kubernetes.io/docs/concepts/scheduling-eviction/node-declared-features/
+    """
+    resizes = ["GuaranteedQoSPodCPUResize"] if config.cpu_manager_policy == "none" else []
+    return [*resizes, "RestartAllContainersOnContainerExits"]
 
 
 class NodeReporter:
@@ -113,6 +123,10 @@ class NodeReporter:
             self.allocatable.update(_allocatable(self._config, self.capacity))
         self._news.set()
 
+    def reserved(self, name: str) -> int:
+        """Return what of a resource is kept from pods, in millicores or bytes."""
+        return (cpu_millis if name == "cpu" else to_bytes)(self._settings.reserved.get(name, "0"))
+
     def set_devices(self, capacity: Mapping[str, str], allocatable: Mapping[str, str]) -> None:
         """Tell of devices that plugins offer; those whose plugin is gone are told as none."""
         for known, found in ((self.capacity, capacity), (self.allocatable, allocatable)):
@@ -142,6 +156,7 @@ class NodeReporter:
             found, features = await self._runtime.handlers()
             handlers = ({"runtimeHandlers": found} if found else {}) | ({"features": features} if features else {})
         return handlers | {
+            "declaredFeatures": declared_features(self._config),
             "addresses": [{"$patch": "replace"}, *addresses],
             "capacity": dict(self.capacity), "allocatable": self._granted | self.allocatable,
             "conditions": await self._make_conditions(),
@@ -303,7 +318,7 @@ def node_labels(config: AgentConfig) -> dict[str, str]:
     }  # fmt: skip
 
 
-def node_info(runtime_version: str) -> dict[str, str]:
+def node_info(runtime_version: str) -> dict[str, Any]:
     """Return what the machine is."""
     release = platform.freedesktop_os_release()
     return {
@@ -311,6 +326,7 @@ def node_info(runtime_version: str) -> dict[str, str]:
         "bootID": _first_line("/proc/sys/kernel/random/boot_id"), "kernelVersion": platform.release(),
         "osImage": release.get("PRETTY_NAME", "Linux"), "containerRuntimeVersion": runtime_version,
         "kubeletVersion": VERSION, "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": architecture(),
+        **_swap(),
     }  # fmt: skip
 
 
@@ -332,17 +348,43 @@ def machine_capacity(config: AgentConfig) -> dict[str, str]:
     disk = shutil.disk_usage(config.data_dir)
     return {
         "cpu": str(len(os.sched_getaffinity(0))), "memory": f"{_meminfo()['MemTotal'] // 1024}Ki",
-        "pods": str(config.settings.max_pods), "ephemeral-storage": f"{disk.total // 1024}Ki", "hugepages-1Gi": "0",
-        "hugepages-2Mi": "0",
+        "pods": str(config.settings.max_pods), "ephemeral-storage": f"{disk.total // 1024}Ki", **hugepages(),
     }  # fmt: skip
+
+
+def hugepages(folder: Path = HUGEPAGES) -> dict[str, str]:
+    """Return how much memory is set aside for pages of each size there is, by the names of these resources."""
+    found = {}
+    for path in sorted(folder.glob("hugepages-*kB")):
+        size = int(path.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
+        with contextlib.suppress(OSError, ValueError):
+            count = int((path / "nr_hugepages").read_text())
+            found[f"hugepages-{_binary(size)}"] = _binary(count * size)
+    return found
+
+
+def _binary(size: int) -> str:
+    """Return bytes in the largest unit that takes them whole."""
+    for unit, length in (("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)):
+        if size and size % length == 0:
+            return f"{size // length}{unit}"
+    return str(size)
+
+
+def _swap() -> dict[str, dict[str, int]]:
+    """Return what nodeInfo tells of swap; nothing where there is none."""
+    size = _meminfo().get("SwapTotal", 0)
+    return {"swap": {"capacity": size}} if size else {}
 
 
 def _allocatable(config: AgentConfig, has: Mapping[str, str]) -> dict[str, str]:
     settings, found = config.settings, dict(has)
+    huge = sum(to_bytes(amount) for name, amount in has.items() if name.startswith("hugepages-"))
     if reserved := cpu_millis(settings.reserved.get("cpu", "0")):
         found["cpu"] = f"{max(int(has['cpu']) * 1000 - reserved, 0)}m"
     for name, signal in (("memory", "memory.available"), ("ephemeral-storage", "")):
         total = to_bytes(has[name])
-        kept = to_bytes(settings.reserved.get(name, "0")) + (settings.threshold(signal, total) if signal else 0)
+        kept = to_bytes(settings.reserved.get(name, "0"))
+        kept += settings.threshold(signal, total) + huge if signal else 0
         found[name] = f"{max(total - kept, 0) // 1024}Ki"
     return found

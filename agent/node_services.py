@@ -55,6 +55,8 @@ class NodeServices:
     ids: IdRanges
     # Waits until what is to hold a pod of these addresses back holds: (namespace, addresses).
     network_gate: Callable[[str, tuple[str, ...]], Awaitable[None]] = _open
+    # Ends other pods so that a critical one, refused for a reason, can be taken; returns whether it is to wait.
+    make_room: Callable[[Pod, str], bool] = lambda *_: False
     devices: DevicePlugins | None = None
     cpus: CpuManager | None = None
     claims: ResourceClaims | None = None

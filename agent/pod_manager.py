@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from agent import admission
+from agent import admission, preemption
 from agent.container_config import log_folder
 from agent.cri.client import POD_NAME, POD_NAMESPACE, POD_UID, RuntimeFailure
 from agent.environment import ConfigError
@@ -43,7 +43,7 @@ class PodManager:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._taken: set[str] = set()
         """Uids of pods that were let in: they hold their room before the API tells that they have begun."""
-        services.admission_failure = self.admission_failure
+        services.admission_failure, services.make_room = self.admission_failure, self.make_room
         services.resizes.refusal = self.resize_refusal
         self.is_shutting_down = False  # the machine is about to stop: no new pods
         self.node: Mapping[str, Any] = {}  # the Node object as it was last seen
@@ -219,6 +219,19 @@ class PodManager:
         if refused is not None and self._services.devices is not None:
             self._services.devices.forget(pod["metadata"]["uid"])
         return refused
+
+    def make_room(self, pod: Pod, reason: str) -> bool:
+        """End other pods for a critical one that was refused for want of room; returns whether it is to wait."""
+        if not reason.startswith("OutOf"):
+            return False
+        others = self._admitted(pod)
+        found = preemption.victims(pod, others, admission.missing(pod, others, self._services.allocatable))
+        if found is None:
+            return False
+        for one in found:
+            if self._running[one["metadata"]["uid"]].evict(preemption.REASON, preemption.MESSAGE, grace=None):
+                self._services.metrics.add("kubelet_preemptions", "resource")
+        return True
 
     def _short_of_devices(self, pod: Pod) -> tuple[str, str] | None:
         """Set devices aside for a pod; return reason and message where there are not enough."""

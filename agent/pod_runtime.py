@@ -47,6 +47,8 @@ _STATES = {
 _EVICTION_SECONDS = 1
 # An API server that doesn't answer holds a pod up this long; then it is tried again after at most so long.
 _TELL_SECONDS, _MAX_UNTOLD_SECONDS = 5.0, 5.0
+# So often it is looked whether pods that were ended for a critical one have gone.
+_ROOM_SECONDS = 0.2
 _MAX_KEPT = 2  # attempts of a container that are kept: the newest and the one before it, for its logs
 
 
@@ -128,17 +130,22 @@ class PodRuntime:
         self._is_stale = True
         self._context.wake()
 
-    def evict(self, reason: str, message: str, *, grace: int = _EVICTION_SECONDS, with_event: bool = True) -> None:
-        """End the pod for good, as the node's decision; it stays in the API as Failed.
+    def evict(
+        self, reason: str, message: str, *, grace: int | None = _EVICTION_SECONDS, with_event: bool = True
+    ) -> bool:
+        """End the pod for good, as the node's decision; it stays in the API as Failed. Returns whether that is news.
 
-        Args: `grace` is how long its containers get, in seconds.
+        Args: `grace` is how long its containers get, in seconds; as long as they ask for with None.
         """
         if self._end is None:
             if with_event:
                 self._context.event("Warning", reason, message)
             self._end = {"phase": "Failed", "reason": reason, "message": message}
             self._end_grace, self._is_evicted = grace, True
+            self._context.wake()
+            return True
         self._context.wake()
+        return False
 
     @property
     def _is_ending(self) -> bool:
@@ -269,6 +276,8 @@ class PodRuntime:
             await self._rest()
             return _REST_SECONDS
         if reason := self._node.admission_failure(self.pod):
+            if self._node.make_room(self.pod, reason[0]):
+                return _ROOM_SECONDS
             await self._reject(*reason)
             return None
         if self._past_deadline():
@@ -425,7 +434,7 @@ class PodRuntime:
             return False
         if not self._node.runtime.is_simulated:
             with self._node.metrics.timed("kubelet_cgroup_manager_duration_seconds", "destroy"):
-                await asyncio.to_thread(cgroups.remove, container_config.cgroup_parent(self.pod))
+                await asyncio.to_thread(cgroups.remove_pod, container_config.cgroup_parent(self.pod))
         await self._release_claims()
         await self._node.volumes.remove(self._context.uid)
         await self._node.remove_logs(self.pod)

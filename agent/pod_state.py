@@ -217,7 +217,9 @@ def is_critical(pod: Pod) -> bool:
 def is_static(pod: Pod) -> bool:
     """Whether a pod is one of this node's own manifests, or its mirror."""
     annotations = pod["metadata"].get("annotations") or {}
-    return MIRROR in annotations or annotations.get(SOURCE, "api") != "api"
+    # Users may write annotations, but not choose the uid of a pod of the API.
+    is_own = annotations.get(SOURCE, "api") != "api" and annotations.get(HASH) == pod["metadata"].get("uid")
+    return is_own or MIRROR in annotations
 
 
 def is_mirror(pod: Pod) -> bool:

@@ -190,6 +190,8 @@ def _add_details(status: Status, pod: Pod, spec: Spec, last: ContainerSeen | Non
         status["resources"] = {}
     if mounts := [_mount_status(one) for one in spec.get("volumeMounts") or ()]:
         status["volumeMounts"] = mounts
+    if last is not None and (signal := (spec.get("lifecycle") or {}).get("stopSignal")):
+        status["stopSignal"] = signal
     if last is not None and len(last.user) >= 2:
         uid, gid, *groups = last.user
         status["user"] = {"linux": {"uid": uid, "gid": gid, "supplementalGroups": list(groups)}}

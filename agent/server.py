@@ -6,13 +6,14 @@ HTTPS; clients show a certificate. The paths are the kubelet's, so that tools wh
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from agent import runtime_streams
 from agent.container_config import log_folder
 from agent.cri import api_pb2 as cri
 from agent.cri.client import Runtime, RuntimeFailure
@@ -23,10 +24,15 @@ from agent.pod_state import ContainerSeen
 from agent.server_access import Access
 from agent.server_reports import Reports
 
-_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
+_V5 = "v5.channel.k8s.io"  # in which a client can say that its input has ended
+_PROTOCOLS = (_V5, "v4.channel.k8s.io", "portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")
 _MAX_MESSAGE = 16 * 1024 * 1024
 _RELOAD_SECONDS = 30.0
 _LONG = ("exec", "attach", "portForward")
+
+
+class _OldProtocol(Exception):
+    """The runtime's WebSockets can't say that input has ended."""
 
 
 class AgentServer:
@@ -40,6 +46,7 @@ class AgentServer:
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._speaks_v5: bool | None = None  # the runtime; None while nobody has asked it
 
     async def start(self) -> None:
         """Begin to serve."""
@@ -166,12 +173,41 @@ class AgentServer:
         seen = self._running(request)
         command = request.query.getall("command", [])
         call = cri.ExecRequest(cmd=command, **self._streams(request, seen))
-        return await self._proxy(request, self._runtime.exec_url(call))
+        return await self._join(request, call, lambda: self._runtime.exec_url(call))
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         seen = self._running(request)
         call = cri.AttachRequest(**self._streams(request, seen))
-        return await self._proxy(request, self._runtime.attach_url(call))
+        return await self._join(request, call, lambda: self._runtime.attach_url(call))
+
+    async def _join(self, request: web.Request, call: Any, get_url: Callable[[], Awaitable[str]]) -> web.StreamResponse:
+        """Join a client with a command: by WebSockets, where those of the runtime can say that input has ended."""
+        if _V5 not in request.headers.get("Sec-WebSocket-Protocol", "") or not call.stdin:
+            return await self._proxy(request, get_url())
+        if self._speaks_v5 is not False:
+            try:
+                return await self._proxy(request, get_url(), only=_V5)
+            except _OldProtocol:
+                self._speaks_v5 = False  # the command was not begun
+        return await self._by_spdy(request, call, get_url)
+
+    async def _by_spdy(
+        self, request: web.Request, call: Any, get_url: Callable[[], Awaitable[str]]
+    ) -> web.StreamResponse:
+        try:
+            streams = await runtime_streams.connect(await get_url())
+        except RuntimeFailure as error:
+            raise _refused(500, str(error)) from error
+        except runtime_streams.Refused as error:
+            raise _refused(500, f"error dialing the runtime: {error}") from error
+        client = web.WebSocketResponse(protocols=[_V5], max_msg_size=_MAX_MESSAGE)
+        await client.prepare(request)
+        channels = runtime_streams.channels_of(stdin=call.stdin, stdout=call.stdout, stderr=call.stderr, tty=call.tty)
+        try:
+            await runtime_streams.carry(streams, client, channels)
+        finally:
+            await client.close()
+        return client
 
     async def _port_forward(self, request: web.Request) -> web.StreamResponse:
         found = self._pods.find(request.match_info["namespace"], request.match_info["pod"])
@@ -181,20 +217,28 @@ class AgentServer:
         call = cri.PortForwardRequest(pod_sandbox_id=found.seen.sandbox_id, port=ports)
         return await self._proxy(request, self._runtime.port_forward_url(call))
 
-    async def _proxy(self, request: web.Request, getting_url: Any) -> web.StreamResponse:
-        """Join the client's WebSocket with the runtime's."""
+    async def _proxy(self, request: web.Request, getting_url: Any, *, only: str = "") -> web.StreamResponse:
+        """Join the client's WebSocket with the runtime's.
+
+        Args: `only` is the one protocol that will do. Raises: _OldProtocol, where the runtime speaks others.
+        """
         try:
             url = await getting_url
         except RuntimeFailure as error:
             raise _refused(500, str(error)) from error
         offered = [one.strip() for one in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        protocols = [one for one in offered if one in _PROTOCOLS]
+        protocols = [only] if only else [one for one in offered if one in _PROTOCOLS]
         if self._session is None:
             raise web.HTTPServiceUnavailable
         try:
             backend = await self._session.ws_connect(url, protocols=protocols, max_msg_size=_MAX_MESSAGE)
         except aiohttp.ClientError as error:
+            if only and isinstance(error, aiohttp.WSServerHandshakeError):
+                raise _OldProtocol from error
             raise _refused(500, f"error dialing the runtime: {error}") from error
+        if only and backend.protocol != only:
+            await backend.close()
+            raise _OldProtocol
         async with backend:
             client = web.WebSocketResponse(
                 protocols=[backend.protocol] if backend.protocol else (), max_msg_size=_MAX_MESSAGE

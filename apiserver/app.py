@@ -33,6 +33,7 @@ from apiserver.customresources.controller import DefinitionController
 from apiserver.customresources.follower import Follower
 from apiserver.deadlines import IDLE_SECONDS, MAX_SECONDS, Deadlines, sent, too_late
 from apiserver.endpoints import health, reading, writing
+from apiserver.endpoints.body import EarlyBodies
 from apiserver.endpoints.components import Components
 from apiserver.endpoints.compression import compressed
 from apiserver.endpoints.discovery import Discovery
@@ -160,6 +161,7 @@ class APIServer:
         self.health = health.Health(self.cache)
         self._components = Components(self.cache, self.health)
         self.deadlines = Deadlines()
+        self._bodies = EarlyBodies()
         for kind in (one for one in self.catalog if one.is_stored):
             self.cache.collection(kind.resource.group_resource)
 
@@ -222,8 +224,11 @@ class APIServer:
             if not response.prepared:
                 response.headers.update(call.told)
             return response
-        if not flow.exempt and not level.take():
-            await level.wait(flow.flow)
+        if not flow.exempt:
+            if not call.http.content.is_eof() and self.aggregator.find(call) is None:
+                await self._bodies.arrive(call.http)
+            if not level.take():
+                await level.wait(flow.flow)
         try:
             response = await self._serve(call, record)
             if not response.prepared:

@@ -75,6 +75,11 @@ def _request_info(method: str, path: str, watches: bool) -> RequestInfo:
     info = parse_path(path)
     if info is None:
         return RequestInfo(method.lower(), path)
+    if method == "GET" and info.resource == "watch" and info.name:  # as old clients ask for a watch
+        parts = path.split("/")
+        del parts[parts.index("watch", 3 if parts[1] == "api" else 4)]
+        watched = parse_path("/".join(parts))
+        return replace(watched, path=path, verb="watch") if watched is not None else info
     if method in ("GET", "HEAD"):
         verb = "get" if info.name else "watch" if watches else "list"
     elif method == "DELETE":

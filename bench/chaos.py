@@ -31,7 +31,7 @@ _MAPS = "/api/v1/namespaces/default/configmaps"
 _AWAY = (
     "refused", "reset by peer", "EOF", "etcd", "unavailable", "broken pipe", "TLS handshake", "closed", "timed out",
     "timeout", "container runtime", "no such file", "proxy error", "dial", "Internal error", "being shut down",
-    "forbidden", "not yet ready",
+    "forbidden", "not yet ready", "not found",
 )  # fmt: skip
 
 
@@ -108,9 +108,15 @@ class Ledger:
 
 
 class _PatientSoak(soak.Soak):
-    """Users who ask again when the server was away."""
+    """Users who ask again when the server was away.
+
+    What they meet as with any other server: `kubectl delete pod` overlooks that a pod of the same name is a new one
+    where its watch broke meanwhile, so it gets a limit; a start hook whose agent died while it ran is not run again.
+    """
 
     def kubectl(self, *arguments: str) -> str:
+        if "delete" in arguments and "pod" in arguments:
+            arguments = (*arguments, "--timeout=20s")
         deadline = time.monotonic() + soak.PATIENCE_SECONDS
         while True:
             try:
@@ -119,7 +125,7 @@ class _PatientSoak(soak.Soak):
                 text = str(error)
                 if "create" in arguments and "AlreadyExists" in text:
                     return ""  # the try before was done, though not told
-                if "delete" in arguments and "NotFound" in text:
+                if "delete" in arguments and ("NotFound" in text or "timed out waiting" in text):
                     return ""
                 if time.monotonic() > deadline or not any(one in text for one in _AWAY):
                     raise

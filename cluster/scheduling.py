@@ -65,27 +65,25 @@ def simulate(filenames: Sequence[str], recursive: bool, like: str, nodes: int, o
         raise click.UsageError("--nodes needs --like NODE: what are they to be like?")
     connection = connect(options.split(given))
     from cli import manifests
-    from scheduler.simulate import NotUnderstood, pods_of, simulate
+    from scheduler.simulate import simulate
     from scheduler.snapshot import Snapshot
+    from scheduler.thought import InThought
 
-    snapshot = Snapshot(lambda resource: _list_all(connection, resource))
     namespace = given["namespace"] or connection.config.namespace
+    thought = InThought(lambda resource: _list_all(connection, resource), namespace)
+    objects = [obj for _, obj in manifests.read(filenames, recursive=recursive)]
+    for obj in objects:
+        thought.take(obj)
+    pods: list[dict[str, Any]] = []
+    for obj in objects:
+        made = thought.pods_of(obj, given["replicas"])
+        pods += thought.completed(obj, _as_admitted(connection, made)) if made else []
+    if not pods:
+        raise click.ClickException("nothing in the manifests makes pods")
+    thought.settle()
+    profile = next(iter(_profiles(given["scheduler_config"]).values()))
     try:
-        objects = manifests.read(filenames, recursive=recursive)
-        pods, passed_over = [], []
-        for _, obj in objects:
-            try:
-                made = list(pods_of(obj, namespace, given["replicas"]))
-            except NotUnderstood as error:
-                passed_over.append(error)
-                continue
-            pods += _as_admitted(connection, made) if made else []
-        if len(passed_over) == len(objects):  # beside workloads, Services and the like are only passed over
-            raise passed_over[0]
-        profile = next(iter(_profiles(given["scheduler_config"]).values()))
-        answer = simulate(snapshot, profile, pods, like=like, more=nodes)
-    except NotUnderstood as error:
-        raise click.ClickException(str(error)) from error
+        answer = simulate(Snapshot(thought.listed), profile, pods, like=like, more=nodes)
     except KeyError as error:
         raise NotFound(f'nodes "{like}" not found') from error
     click.echo(json.dumps(answer, indent=2) if output == "json" else "\n".join(_simulated(answer, like)))

@@ -194,10 +194,11 @@ class AttachDetachController(Controller[str]):
             if found.spec.source.persistentVolumeName == volume.metadata.name and found.spec.nodeName != node
         ]  # fmt: skip
         if elsewhere and not _SHARED & set(volume.spec.accessModes):
-            message = (
-                f'Multi-Attach error for volume "{volume.metadata.name}" Volume is already exclusively attached to one '
-                "node and can't be attached to another"
-            )
+            users = {one.pod.metadata.name for other in elsewhere for one in self._needs(other) if one.volume is volume}
+            why = "Volume is already exclusively attached to one node and can't be attached to another"
+            if users:  # they can only be of the claim's own namespace
+                why = f"Volume is already used by pod(s) {', '.join(sorted(users))}"
+            message = f'Multi-Attach error for volume "{volume.metadata.name}" {why}'
             await self._recorder.event(reference(PODS, need.pod.metadata), "Warning", "FailedAttachVolume", message)
             self.queue.add_after(node, _RECHECK_SECONDS)
             return

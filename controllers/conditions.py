@@ -34,3 +34,8 @@ def with_condition(conditions: Conditions, new: Mapping[str, Any]) -> Conditions
             return conditions
         new = {**new, "lastTransitionTime": old.get("lastTransitionTime", new["lastTransitionTime"])}
     return (*without(conditions, str(new["type"])), new)
+
+
+def without_zeros(status: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    """Return a status for a merge patch in which these counts are absent where they are 0, as upstream's are."""
+    return {name: None if name in fields and value == 0 else value for name, value in status.items()}

@@ -34,7 +34,7 @@ class Plan:
     create: list[str] = field(default_factory=list)
     delete: list[Pod] = field(default_factory=list)
     ended: list[Pod] = field(default_factory=list)
-    """Of those to delete, the ones that ended and are made anew."""
+    """Those that ended and are to be made anew: deleted, too, but not too often."""
     wait_seconds: float | None = None
 
 
@@ -89,9 +89,11 @@ def pod_for(daemon_set: DaemonSet, node: str, digest: str) -> dict[str, Any]:
 
 
 def by_node(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
-    """Return pods by the node they are on or meant for."""
+    """Return pods by the node they are on or meant for; those that have ended and are going count no more."""
     found: dict[str, list[Pod]] = {}
     for pod in pods:
+        if pod.is_terminal and pod.metadata.deletionTimestamp is not None:
+            continue
         if name := node_of(pod):
             found.setdefault(name, []).append(pod)
     return found
@@ -105,7 +107,7 @@ def plan(daemon_set: DaemonSet, nodes: Sequence[Node], pods: Iterable[Pod], dige
         here = placed.get(node.metadata.name, [])
         run, keep = should_run(daemon_set, node)
         if run or keep:
-            _on_node(daemon_set, step, node.metadata.name, here, digest, run=run)
+            _on_node(daemon_set, step, node.metadata.name, here, digest, run=run, at=at)
         else:
             step.delete += [pod for pod in here if pod.metadata.deletionTimestamp is None]
     for name, lost in placed.items():
@@ -116,30 +118,38 @@ def plan(daemon_set: DaemonSet, nodes: Sequence[Node], pods: Iterable[Pod], dige
     return step
 
 
-def _on_node(daemon_set: DaemonSet, step: Plan, node: str, here: Sequence[Pod], digest: str, *, run: bool) -> None:
+def _on_node(
+    daemon_set: DaemonSet, step: Plan, node: str, here: Sequence[Pod], digest: str, *, run: bool, at: datetime
+) -> None:  # fmt: skip
     """Bring the pods of one node to the one that shall be there, and a second while it takes over."""
     live = []
     for pod in here:
         if pod.metadata.deletionTimestamp is not None:
             continue
         if pod.is_terminal:
-            step.delete.append(pod)
             step.ended.append(pod)
         else:
             live.append(pod)
-    if not here and run:
-        step.create.append(node)
     surge = _surge(daemon_set, 1) > 0
-    if len(live) > 1:
-        new = [pod for pod in live if pod.metadata.labels.get(HASH_LABEL) == digest]
-        old = [pod for pod in live if pod not in new]
-        if not surge or not new or not old:
-            by_age = sorted(live, key=lambda pod: (not pod.spec.nodeName, pod.metadata.creationTimestamp))
-            step.delete += by_age[1:]
-        else:
-            step.delete += sorted(new, key=lambda pod: pod.metadata.creationTimestamp)[1:]
-            if any(pod.is_ready for pod in new):
-                step.delete += old
+    if run and not (live if surge else here):
+        step.create.append(node)
+    if len(live) < 2:
+        return
+    live.sort(key=_age)
+    new = [pod for pod in live if pod.metadata.labels.get(HASH_LABEL) == digest]
+    old = [pod for pod in live if pod not in new]
+    if not surge:
+        step.delete += live[1:]
+        return
+    step.delete += new[1:] + old[1:]
+    # Two may stand beside each other only while the old one serves and the new one does not yet.
+    if new and old and (not old[0].is_ready or _is_available(daemon_set, new[0], step, at=at)):
+        step.delete.append(old[0])
+
+
+def _age(pod: Pod) -> tuple[bool, str, str]:
+    """Return the sort key of pods of one node: those that were scheduled first, the oldest first."""
+    return not pod.spec.nodeName, pod.metadata.creationTimestamp, pod.metadata.name
 
 
 def _surge(daemon_set: DaemonSet, count: int) -> int:
@@ -156,7 +166,7 @@ def _update(
     """Replace pods of an older revision, no more at once than the strategy allows."""
     wanted = [node.metadata.name for node in nodes if should_run(daemon_set, node)[0]]
     surge, most = _surge(daemon_set, len(wanted)), _most_unavailable(daemon_set, len(wanted))
-    going = {id(pod) for pod in step.delete}
+    going = {id(pod) for pod in (*step.delete, *step.ended)}
     unavailable, surging = 0, 0
     sick: list[Pod] = []
     well: list[Pod] = []
@@ -210,11 +220,10 @@ def status_of(
         if not here:
             continue
         counts["currentNumberScheduled"] += 1
-        best = min(here, key=lambda pod: (not pod.is_ready, pod.metadata.creationTimestamp))
-        if best.is_ready:
+        first = min(here, key=_age)
+        if first.is_ready:
             counts["numberReady"] += 1
-            counts["numberAvailable"] += available_at(best, daemon_set.spec.minReadySeconds, at=at) == 0
-        newest = max(here, key=lambda pod: pod.metadata.creationTimestamp)
-        counts["updatedNumberScheduled"] += newest.metadata.labels.get(HASH_LABEL) == digest
+            counts["numberAvailable"] += available_at(first, daemon_set.spec.minReadySeconds, at=at) == 0
+        counts["updatedNumberScheduled"] += first.metadata.labels.get(HASH_LABEL) == digest
     counts["numberUnavailable"] = counts["desiredNumberScheduled"] - counts["numberAvailable"]
     return {"observedGeneration": daemon_set.metadata.generation, **counts}

@@ -4,13 +4,15 @@ What is done when stands in daemon_plan.py; here is the I/O.
 Source: https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/
 """
 
+import asyncio
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from controllers import daemon_plan
+from controllers import conditions, daemon_plan
 from controllers.apps_views import ControllerRevision, DaemonSet
 from controllers.informers import InformerFactory
 from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, reference
@@ -29,6 +31,35 @@ BURST_REPLICAS = 250
 """The most pods made or deleted for one DaemonSet in one step."""
 
 
+class FailureBackoff:
+    """How long a pod that failed is left where it is, so that a node that fails every pod is not kept busy by it.
+
+    Keys are the uid of a set and the name of a node. The first is deleted at once, each next one after twice as long.
+    """
+
+    FIRST_SECONDS, MOST_SECONDS = 1.0, 900.0
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[float, float]] = {}  # -> when it was noted, how long the next waits
+
+    def note(self, key: tuple[str, str]) -> None:
+        """Note that a failed pod is deleted now."""
+        at = asyncio.get_running_loop().time()
+        noted, wait = self._known.get(key, (-math.inf, 0.0))
+        again = at - noted <= 2 * self.MOST_SECONDS
+        self._known[key] = at, min(2 * wait, self.MOST_SECONDS) if again else self.FIRST_SECONDS
+
+    def seconds_left(self, key: tuple[str, str]) -> float:
+        """Return how long the next has to wait still."""
+        noted, wait = self._known.get(key, (-math.inf, 0.0))
+        return noted + wait - asyncio.get_running_loop().time()
+
+    def forget(self, uid: str) -> None:
+        """Drop a set that is gone."""
+        for key in [key for key in self._known if key[0] == uid]:
+            del self._known[key]
+
+
 class DaemonSetController(Controller[ObjectKey]):
     """Keeps one pod of each DaemonSet on each node it selects."""
 
@@ -45,6 +76,7 @@ class DaemonSetController(Controller[ObjectKey]):
         self._claimer = Claimer(client, DAEMON_SETS, PODS)
         self._history = History(client, informers, DAEMON_SETS)
         self._expectations = Expectations()
+        self._failures = FailureBackoff()
         index_by_controller(self._pods)
         self._sets.add_handler(self._set_changed)
         self._pods.add_handler(self._pod_changed)
@@ -57,6 +89,7 @@ class DaemonSetController(Controller[ObjectKey]):
             self.queue.add(new.metadata.key)
         elif old is not None:
             self._expectations.forget(old.metadata.key)
+            self._failures.forget(old.metadata.uid)
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         if old is None and new is not None and (key := controller_key(new, "DaemonSet")) is not None:
@@ -102,7 +135,8 @@ class DaemonSetController(Controller[ObjectKey]):
         error: BaseException | None = None
         if may_act:
             step = daemon_plan.plan(found, nodes, pods, digest, at=at)
-            wait = step.wait_seconds
+            pause = await self._give_up_ended(found, step)
+            wait = min((one for one in (step.wait_seconds, pause) if one is not None), default=None)
             error = await self._carry_out(found, step, digest)
         await self._write(found, daemon_plan.status_of(found, nodes, pods, digest, at=at), collisions)
         await self._trim(found, [*known, newest], pods)
@@ -110,27 +144,43 @@ class DaemonSetController(Controller[ObjectKey]):
             raise error
         return Result(requeue_after=wait)
 
-    async def _carry_out(self, found: DaemonSet, step: daemon_plan.Plan, digest: str) -> BaseException | None:
-        """Make and delete pods. Return what went wrong."""
-        key, owner = found.metadata.key, found.metadata
-        involved = reference(DAEMON_SETS, owner)
+    async def _give_up_ended(self, found: DaemonSet, step: daemon_plan.Plan) -> float | None:
+        """Tell of pods that ended, and have them deleted; those that fail again and again on a node, ever later.
+
+        Returns: in how many seconds the next of them may be deleted.
+        """
+        involved, waits = reference(DAEMON_SETS, found.metadata), []
         for pod in step.ended:
-            where = f"daemon pod {owner.namespace}/{pod.metadata.name} on node {daemon_plan.node_of(pod)}"
+            node = daemon_plan.node_of(pod)
+            where = f"daemon pod {pod.metadata.namespace}/{pod.metadata.name} on node {node}"
             if pod.status.phase == "Failed":
+                left = self._failures.seconds_left((found.metadata.uid, node))
+                if left > 0:
+                    waits.append(left)
+                    continue
+                self._failures.note((found.metadata.uid, node))
                 message = f"Found failed {where}, will try to kill it"
                 await self._recorder.event(involved, "Warning", "FailedDaemonPod", message)
             else:
                 message = f"Found succeeded {where}, will try to delete it"
                 await self._recorder.event(involved, "Normal", "SucceededDaemonPod", message)
+            step.delete.append(pod)
+        return min(waits, default=None)
+
+    async def _carry_out(self, found: DaemonSet, step: daemon_plan.Plan, digest: str) -> BaseException | None:
+        """Make and delete pods. Return what went wrong."""
+        key, owner = found.metadata.key, found.metadata
         doomed = step.delete[:BURST_REPLICAS]
         if doomed:
             self._expectations.expect_deletions(key, (pod.metadata.uid for pod in doomed))
-            for pod in doomed:
-                try:
-                    await self._control.delete(owner, pod)
-                except NotFound:
+            results = await asyncio.gather(
+                *(self._control.delete(owner, pod) for pod in doomed), return_exceptions=True
+            )  # fmt: skip
+            for pod, problem in zip(doomed, results, strict=True):
+                if problem is not None:
                     self._expectations.deletion_observed(key, pod.metadata.uid)
-            return None  # what is made now could meet what is going: in the next step
+            # What is made now could meet what is going: in the next step.
+            return next((one for one in results if one is not None and not isinstance(one, NotFound)), None)
         if not step.create:
             return None
         nodes = iter(step.create[:BURST_REPLICAS])
@@ -153,7 +203,8 @@ class DaemonSetController(Controller[ObjectKey]):
         wanted = {**status, "collisionCount": collisions or present["collisionCount"]}
         if wanted == present:
             return
-        patch = {"metadata": {"uid": found.metadata.uid}, "status": wanted}
+        shown = conditions.without_zeros(wanted, "updatedNumberScheduled", "numberAvailable", "numberUnavailable")
+        patch = {"metadata": {"uid": found.metadata.uid}, "status": shown}
         key = found.metadata.key
         try:
             await self._client.patch(DAEMON_SETS, key.name, patch, key.namespace, subresource="status")

@@ -7,12 +7,13 @@ import ipaddress
 from typing import Any
 
 from controllers.informers import InformerFactory
-from controllers.ownership import owner_reference
+from controllers.ownership import owner_reference, reference
 from controllers.reconciler import DONE, Controller, Result
 from controllers.slice_plan import Plan, Slice, SliceWriter, plan
 from controllers.views import Endpoints, EndpointSlice, Service
 from machinery.api.meta import ObjectKey
 from machinery.api.resources import ENDPOINT_SLICES, ENDPOINTS, SERVICES
+from machinery.client.events import EventRecorder
 from machinery.client.rest import Client
 
 MANAGER = "endpointslicemirroring-controller.k8s.io"
@@ -32,8 +33,9 @@ class EndpointSliceMirroringController(Controller[ObjectKey]):
 
     name = "endpointslice-mirroring"
 
-    def __init__(self, client: Client, informers: InformerFactory) -> None:
+    def __init__(self, client: Client, informers: InformerFactory, recorder: EventRecorder) -> None:
         super().__init__()
+        self._recorder = recorder
         self._endpoints = informers.informer(ENDPOINTS, Endpoints)
         self._services = informers.informer(SERVICES, Service)
         self._slices = informers.informer(ENDPOINT_SLICES, EndpointSlice)
@@ -68,6 +70,9 @@ class EndpointSliceMirroringController(Controller[ObjectKey]):
         annotations = {name: text for name, text in endpoints.metadata.annotations.items() if name not in _NOT_COPIED}
         steps = plan(slices_of(endpoints), present, labels)
         owner = owner_reference(ENDPOINTS, endpoints.metadata)
+        if steps.create or steps.update or steps.delete:
+            for reason, message in left_out(endpoints):
+                await self._recorder.event(reference(ENDPOINTS, endpoints.metadata), "Warning", reason, message)
         await self._writer.carry_out(key, steps, labels, owner, annotations)
         return DONE
 
@@ -98,6 +103,26 @@ def slices_of(endpoints: Endpoints) -> list[Slice]:
         for one in found.values()
         for at in range(0, len(one.endpoints), _MAX_ENDPOINTS)
     ]
+
+
+def left_out(endpoints: Endpoints) -> list[tuple[str, str]]:
+    """Return what of these Endpoints is not mirrored, as the reasons and messages of events."""
+    given = [
+        [one.get("ip", "") for field in ("addresses", "notReadyAddresses") for one in subset.get(field) or ()]
+        for subset in endpoints.subsets
+    ]
+    wrong = sum(not _family(text) for addresses in given for text in addresses)
+    beyond = sum(max(sum(bool(_family(text)) for text in addresses) - MAX_ADDRESSES, 0) for addresses in given)
+    found = []
+    if wrong:
+        found.append(("InvalidIPAddress", f"Skipped {wrong} invalid IP addresses when mirroring to EndpointSlices"))
+    if beyond:
+        message = (
+            f"A max of {MAX_ADDRESSES} addresses can be mirrored to EndpointSlices per Endpoints subset. "
+            f"{beyond} addresses were skipped"
+        )
+        found.append(("TooManyAddressesToMirror", message))
+    return found
 
 
 def _addresses(subset: dict[str, Any]) -> list[tuple[dict[str, Any], bool]]:

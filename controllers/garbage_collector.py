@@ -155,9 +155,7 @@ class GarbageCollector(Controller[str]):
 
     async def _judge(self, found: Vertex) -> Result:
         """Delete an object all of whose owners are gone or waiting; free it of such owners when it has others."""
-        if all(owner.uid in self._absent for owner in found.owners):
-            # Nothing about the owners is in doubt, and the version guards against what was not seen of the object.
-            version = self._informers.any_informer(found.resource).version_of(found.key)
+        if version := self._version_of_orphan(found):
             await self._delete(found, version, found.finalizers, foreground=False)
             return DONE
         live = await self._live(found)
@@ -181,6 +179,16 @@ class GarbageCollector(Controller[str]):
                 foreground=bool(owners.waiting and dependents),
             )  # fmt: skip
         return DONE
+
+    def _version_of_orphan(self, found: Vertex) -> str:
+        """Return the version at which all owners of an object are known to be gone, "" when that must be asked.
+
+        Nothing about the owners is in doubt then, and the version guards against what was not seen of the object.
+        """
+        owners = [owner.uid for owner in found.owners]
+        if not owners or found.resource not in self._watched or not all(uid in self._absent for uid in owners):
+            return ""
+        return self._informers.any_informer(found.resource).version_of(found.key)
 
     async def _unblock(self, found: Vertex, live: dict[str, Any]) -> dict[str, Any]:
         """Let an object hold up none of its owners: it may be that they wait for each other in a circle."""

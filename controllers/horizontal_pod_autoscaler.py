@@ -70,6 +70,7 @@ class HorizontalPodAutoscalerController(Controller[ObjectKey]):
         self._sync_seconds = sync_seconds
         self._values = MetricValues(MetricsReader(client), self.resource_of)
         self._memories: dict[ObjectKey, Memory] = {}
+        self._selectors: dict[ObjectKey, str] = {}  # what the target of each autoscaler selects
         self._kinds = KindFinder(client)
         self._autoscalers = informers.informer(HORIZONTAL_POD_AUTOSCALERS, Autoscaler)
         self._pods = informers.informer(PODS, Pod)
@@ -79,6 +80,7 @@ class HorizontalPodAutoscalerController(Controller[ObjectKey]):
         if new is None:
             if old is not None:
                 self._memories.pop(old.metadata.key, None)
+                self._selectors.pop(old.metadata.key, None)
         elif old is None or old.metadata.generation != new.metadata.generation:
             self.queue.add(new.metadata.key)
 
@@ -168,6 +170,12 @@ class HorizontalPodAutoscalerController(Controller[ObjectKey]):
             draft.say("ScalingActive", "False", "InvalidSelector", message)
             await self._tell(autoscaler, "Warning", "SelectorRequired", "selector is required")
             return None
+        if len(rivals := self._rivals(autoscaler.metadata.key, target)) > 1:
+            names = " ".join(f"{{{key.name} {key.namespace}}}" for key in sorted(rivals))
+            message = f"pods by selector {target.selector} are controlled by multiple HPAs: [{names}]"
+            draft.say("ScalingActive", "False", "AmbiguousSelector", message)
+            await self._tell(autoscaler, "Warning", "AmbiguousSelector", message)
+            return None
         proposals: list[Proposal] = []
         failures: list[tuple[str, str]] = []
         rules = rules_of(autoscaler)
@@ -186,6 +194,17 @@ class HorizontalPodAutoscalerController(Controller[ObjectKey]):
             message = f"the HPA was able to successfully calculate a replica count from {best.name}"
             draft.say("ScalingActive", "True", "ValidMetricFound", message)
         return best
+
+    def _rivals(self, key: ObjectKey, target: ScaleTarget) -> set[ObjectKey]:
+        """Return the autoscalers, this one among them, whose targets select the same pods and who undo each other."""
+        self._selectors[key] = target.selector
+        found = {key}
+        for other, selector in self._selectors.items():
+            if other != key and other.namespace == key.namespace:
+                matches = parse_label_selector(selector).matches
+                if any(matches(pod.metadata.labels) for pod in target.pods):
+                    found.add(other)
+        return found
 
     async def _tell_failures(self, autoscaler: Autoscaler, draft: _Draft, failures: Sequence[tuple[str, str]]) -> None:
         for reason, message in failures:

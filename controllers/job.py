@@ -19,9 +19,10 @@ from controllers import conditions, job_plan
 from controllers.batch_views import Job, JobStatus
 from controllers.informers import InformerFactory
 from controllers.job_indexes import format_indexes
-from controllers.job_pods import Backoff, indexed_pod, plain_pod
+from controllers.job_pods import Backoff, index_wait_seconds, indexed_pod, plain_pod
 from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, reference
 from controllers.pod_control import PodControl, namespace_is_terminating, slow_start
+from controllers.pod_ranking import pods_to_delete
 from controllers.reconciler import DONE, Controller, Expectations, Result
 from controllers.views import Pod
 from machinery.api.meta import ObjectKey, now
@@ -35,6 +36,8 @@ _TRACKED_INDEX = "tracked-by-job"
 MANAGER = "kubernetes.io/job-controller"
 MAX_CHANGES = 500
 """The most pods made or deleted for one Job in one step."""
+MAX_UNCOUNTED = 500
+"""The most pods counted in one step, whose uids stand in the status meanwhile."""
 _AT_ONCE = 32
 _ORPHAN = "/"
 """Before the name of a pod, which no Job's name begins with: the key of a pod that has no Job."""
@@ -63,9 +66,9 @@ class _Draft:
     def set_condition(self, kind: str, status: str, reason: str, message: str) -> None:
         """Set a condition."""
         known = tuple(self.status.get("conditions") or ())
-        self.status["conditions"] = list(
-            conditions.with_condition(known, conditions.made(kind, status, reason, message))
-        )
+        new = conditions.made(kind, status, reason, message)
+        new["lastProbeTime"] = new["lastTransitionTime"]
+        self.status["conditions"] = list(conditions.with_condition(known, new))
 
     async def write(self, client: Client) -> None:
         """Write what changed. Raises: Conflict when our cache was behind; NotFound."""
@@ -80,7 +83,8 @@ class _Draft:
             changed["uncountedTerminatedPods"] = {name: uids or None for name, uids in self.uncounted.items()}
         metadata = {"uid": self._job.metadata.uid, "resourceVersion": self._version}
         key = self._job.metadata.key
-        patch = {"metadata": metadata, "status": changed}
+        shown = conditions.without_zeros(changed, "active", "succeeded", "failed")
+        patch = {"metadata": metadata, "status": shown}
         found = await client.patch(JOBS, key.name, patch, key.namespace, subresource="status")
         self._version = found["metadata"]["resourceVersion"]
         self._written = dict(self.status)
@@ -166,8 +170,8 @@ class JobController(Controller[ObjectKey]):
         owned = await self._claimer.claim(job.metadata, selector, candidates(self._pods, job.metadata))
         draft = _Draft(job)
         with contextlib.suppress(NotFound):
-            await self._count(draft, owned)
-            return await self._act(draft, owned)
+            counted = await self._count(draft, owned)
+            return await self._act(draft, owned, counted)
         return DONE
 
     async def _free_orphan(self, key: ObjectKey) -> None:
@@ -181,18 +185,19 @@ class JobController(Controller[ObjectKey]):
                 return  # it will be adopted
         await self._release([pod])
 
-    async def _count(self, draft: _Draft, owned: Sequence[Pod]) -> None:
-        """Bring pods that ended into the counters."""
+    async def _count(self, draft: _Draft, owned: Sequence[Pod]) -> set[str]:
+        """Bring pods that ended into the counters. Return the uids of those that are there now."""
         job = draft.job
         key = job.metadata.key
         pods = job_plan.sort_pods(job, owned, self._released.get(key, set()))
-        self._backoff.note(key, pods.succeeded, pods.failed)
         uncounted = draft.uncounted
+        job_plan.limit_uncounted(pods, MAX_UNCOUNTED - sum(map(len, uncounted.values())))
+        self._backoff.note(key, pods.succeeded, pods.failed)
         uncounted["succeeded"] += [pod.metadata.uid for pod in pods.succeeded]
         uncounted["failed"] += [pod.metadata.uid for pod in pods.failed]
         ended = {*uncounted["succeeded"], *uncounted["failed"], *(pod.metadata.uid for pod in pods.ignored)}
         if not ended:
-            return
+            return set()
         draft.status["uncountedTerminatedPods"] = uncounted
         # A verdict reached by pods whose finalizer goes now is written before they are forgotten.
         failed = draft.status.get("failed", 0) + len(uncounted["failed"])
@@ -208,6 +213,7 @@ class JobController(Controller[ObjectKey]):
         draft.status["uncountedTerminatedPods"] = {
             field: [uid for uid in uids if uid in left] for field, uids in uncounted.items()
         }
+        return ended - left
 
     @staticmethod
     def _count_indexes(draft: _Draft, pods: job_plan.Pods) -> job_plan.Indexes:
@@ -219,15 +225,17 @@ class JobController(Controller[ObjectKey]):
                 draft.status["failedIndexes"] = format_indexes(indexes.failed)
         return indexes
 
-    async def _act(self, draft: _Draft, owned: Sequence[Pod]) -> Result:
+    async def _act(self, draft: _Draft, owned: Sequence[Pod], counted: set[str]) -> Result:
         at = datetime.now(UTC)
         job = draft.job
-        pods = job_plan.sort_pods(job, owned, self._released.get(job.metadata.key, set()))
+        pods = job_plan.sort_pods(job, owned, counted | self._released.get(job.metadata.key, set()))
         indexes = self._count_indexes(draft, pods)
         if job.is_indexed:
             draft.status["succeeded"] = len(indexes.completed)
-        succeeded = draft.status.get("succeeded", 0) + (0 if job.is_indexed else len(draft.uncounted["succeeded"]))
-        failed = draft.status.get("failed", 0) + len(draft.uncounted["failed"])
+        # Those beyond what one step counts have ended all the same.
+        succeeded = draft.status.get("succeeded", 0)
+        succeeded += 0 if job.is_indexed else len(draft.uncounted["succeeded"]) + len(pods.succeeded)
+        failed = draft.status.get("failed", 0) + len(draft.uncounted["failed"]) + len(pods.failed)
         draft.status |= {
             "active": len(pods.active), "ready": sum(pod.is_ready for pod in pods.active),
             "terminating": len(pods.terminating), "uncountedTerminatedPods": draft.uncounted,
@@ -265,7 +273,7 @@ class JobController(Controller[ObjectKey]):
         if pods.active:
             await self._delete(job, pods.active, release=failure is None)
             return
-        if pods.terminating or any(draft.uncounted.values()):
+        if pods.terminating or pods.succeeded or pods.failed or any(draft.uncounted.values()):
             return
         involved = reference(JOBS, job.metadata)
         if failure is not None:
@@ -274,6 +282,9 @@ class JobController(Controller[ObjectKey]):
         else:
             draft.set_condition("Complete", "True", *verdict)
             draft.status["completionTime"] = now()
+            if job.spec.completions is not None and draft.status.get("succeeded", 0) > job.spec.completions:
+                message = "Too many succeeded pods running after completion count reached"
+                await self._recorder.event(involved, "Warning", "TooManySucceededPods", message)
             await self._recorder.event(involved, "Normal", "Completed", "Job completed")
 
     async def _suspend(self, draft: _Draft, pods: job_plan.Pods) -> None:
@@ -302,8 +313,7 @@ class JobController(Controller[ObjectKey]):
         wanted = job_plan.wanted_active(job, pods, indexes, succeeded)
         keep = [pod for pod in pods.active if pod not in surplus]
         if len(keep) > wanted:
-            by_age = sorted(keep, key=lambda pod: (pod.is_ready, pod.metadata.creationTimestamp))
-            surplus += by_age[: len(keep) - wanted]
+            surplus += pods_to_delete(keep, (), len(keep) - wanted, at=at)
         if surplus:
             await self._delete(job, surplus[:MAX_CHANGES], release=True)
             return None, None
@@ -315,18 +325,23 @@ class JobController(Controller[ObjectKey]):
         wait = self._backoff.seconds(job.metadata.key, at=at)
         if wait > 0 and job.spec.backoffLimitPerIndex is None:
             return wait, None
-        return None, await self._create(job, pods, indexes, min(missing, MAX_CHANGES))
+        missing = min(missing, MAX_CHANGES)
+        if not job.is_indexed:
+            return None, await self._create(job, [plain_pod(job)] * missing)
+        busy = pods.active + (pods.terminating if job.spec.podReplacementPolicy == "Failed" else [])
+        numbers = job_plan.missing_indexes(job, indexes, busy, missing)
+        if job.spec.backoffLimitPerIndex is None:
+            return None, await self._create(job, [indexed_pod(job, index, None) for index in numbers])
+        found = {index: job_plan.index_failures_of(job, index, pods.ended) for index in numbers}
+        waits = {index: index_wait_seconds(failures, at=at) for index, failures in found.items()}
+        ready = [index for index in numbers if waits[index] == 0]
+        error = await self._create(job, [indexed_pod(job, index, found[index]) for index in ready])
+        return min((wait for wait in waits.values() if wait > 0), default=None), error
 
-    async def _create(
-        self, job: Job, pods: job_plan.Pods, indexes: job_plan.Indexes, count: int
-    ) -> BaseException | None:
+    async def _create(self, job: Job, bodies: Sequence[dict[str, Any]]) -> BaseException | None:
+        if not bodies:
+            return None
         key = job.metadata.key
-        if job.is_indexed:
-            busy = pods.active + (pods.terminating if job.spec.podReplacementPolicy == "Failed" else [])
-            wanted = job_plan.missing_indexes(job, indexes, busy, count)
-            bodies = [indexed_pod(job, i, job_plan.next_index_failures(job, i, pods.ended)) for i in wanted]
-        else:
-            bodies = [plain_pod(job)] * count
         self._expectations.expect_creations(key, len(bodies))
         todo = iter(bodies)
         done, errors = await slow_start(len(bodies), lambda: self._control.create(job.metadata, next(todo)))

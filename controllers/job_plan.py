@@ -17,6 +17,7 @@ from machinery.api.meta import parse_time
 FINALIZER = "batch.kubernetes.io/job-tracking"
 INDEX = "batch.kubernetes.io/job-completion-index"
 INDEX_FAILURES = "batch.kubernetes.io/job-index-failure-count"
+INDEX_IGNORED = "batch.kubernetes.io/job-index-ignored-failure-count"
 
 
 class Verdict(NamedTuple):
@@ -68,6 +69,13 @@ def sort_pods(job: Job, pods: Iterable[Pod], released: Set[str] = frozenset()) -
             match = matched_rule(job, pod)
             (found.ignored if match is not None and match[0] == "Ignore" else found.failed).append(pod)
     return found
+
+
+def limit_uncounted(pods: Pods, room: int) -> None:
+    """Leave pods for a later step, where more have ended than one step counts."""
+    room = max(room, 0)
+    del pods.succeeded[room:]
+    del pods.failed[max(room - len(pods.succeeded), 0) :]
 
 
 def has_failed(job: Job, pod: Pod) -> bool:
@@ -149,14 +157,27 @@ def index_failures(pod: Pod) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def next_index_failures(job: Job, index: int, ended: Iterable[Pod]) -> int:
-    """Return the failures of an index that its next pod is told of."""
-    found = [0]
+class IndexFailures(NamedTuple):
+    """How often an index has failed: in a way that counts, in one that is passed over, and which pod was the last."""
+
+    counted: int = 0
+    ignored: int = 0
+    last: Pod | None = None
+
+
+def index_failures_of(job: Job, index: int, ended: Iterable[Pod]) -> IndexFailures:
+    """Return the failures of an index, as its next pod is told of them."""
+    found = IndexFailures()
     for pod in ended:
-        if index_of(pod) == index and has_failed(job, pod):
-            match = matched_rule(job, pod)
-            found.append(index_failures(pod) + (0 if match is not None and match[0] == "Ignore" else 1))
-    return max(found)
+        if index_of(pod) != index or not has_failed(job, pod):
+            continue
+        match = matched_rule(job, pod)
+        ignored = match is not None and match[0] == "Ignore"
+        text = pod.metadata.annotations.get(INDEX_IGNORED, "0")
+        before = int(text) if text.isdigit() else 0
+        one = IndexFailures(index_failures(pod) + (not ignored), before + ignored, pod)
+        found = max(found, one, key=lambda failures: failures.counted + failures.ignored)
+    return found
 
 
 def missing_indexes(job: Job, indexes: Indexes, busy: Iterable[Pod], count: int) -> list[int]:

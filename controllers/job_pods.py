@@ -6,11 +6,11 @@ Source: https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-backo
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from controllers.batch_views import Job
-from controllers.job_plan import FINALIZER, INDEX, INDEX_FAILURES
+from controllers.job_plan import FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED, IndexFailures
 from controllers.pod_control import pod_of_template
 from controllers.views import Pod
 from machinery.api.meta import ObjectKey, parse_time
@@ -28,16 +28,18 @@ def plain_pod(job: Job) -> dict[str, Any]:
     return pod_of_template(JOBS, job.metadata, template, finalizers=[*given, FINALIZER])
 
 
-def indexed_pod(job: Job, index: int, failures: int) -> dict[str, Any]:
-    """Return the pod of an index; `failures` is how often the index has failed, told where the Job limits it."""
+def indexed_pod(job: Job, index: int, failures: IndexFailures | None) -> dict[str, Any]:
+    """Return the pod of an index; `failures` are those of the index, where the Job limits them."""
     body = plain_pod(job)
     metadata, spec = body["metadata"], copy.deepcopy(body["spec"])
     number = str(index)
     metadata["generateName"] = f"{job.metadata.name}-{index}-"
     metadata["labels"] = {**metadata.get("labels", {}), INDEX: number}
     metadata["annotations"] = {**metadata.get("annotations", {}), INDEX: number}
-    if job.spec.backoffLimitPerIndex is not None:
-        metadata["annotations"][INDEX_FAILURES] = str(failures)
+    if failures is not None:
+        metadata["annotations"][INDEX_FAILURES] = str(failures.counted)
+        if failures.ignored:
+            metadata["annotations"][INDEX_IGNORED] = str(failures.ignored)
     spec["hostname"] = f"{job.metadata.name}-{index}"[:_MAX_HOST_NAME]
     source = {"fieldRef": {"fieldPath": f"metadata.labels['{INDEX}']"}}
     for container in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ())):
@@ -45,6 +47,17 @@ def indexed_pod(job: Job, index: int, failures: int) -> dict[str, Any]:
         if all(one["name"] != _ENVIRONMENT for one in environment):
             environment.append({"name": _ENVIRONMENT, "valueFrom": source})
     return {**body, "spec": spec}
+
+
+def index_wait_seconds(failures: IndexFailures, *, at: datetime) -> float:
+    """Return how long the next pod of an index has to wait still after those that failed."""
+    count = failures.counted + failures.ignored
+    return _left(count, _ended_at(failures.last), at) if failures.last is not None and count else 0.0
+
+
+def _left(count: int, last: datetime, at: datetime) -> float:
+    pause = min(_FIRST_SECONDS * 2 ** (count - 1), _MOST_SECONDS)
+    return max(0.0, pause - (at - last).total_seconds())
 
 
 @dataclass(slots=True)
@@ -76,8 +89,7 @@ class Backoff:
         known = self._failures.get(key)
         if known is None or known.last is None or not known.count:
             return 0.0
-        pause = min(_FIRST_SECONDS * 2 ** (known.count - 1), _MOST_SECONDS)
-        return max(0.0, pause - (at - known.last).total_seconds())
+        return _left(known.count, known.last, at)
 
     def forget(self, key: ObjectKey) -> None:
         """Drop a Job that is gone."""
@@ -90,4 +102,11 @@ def _ended_at(pod: Pod) -> datetime:
         for status in pod.status.containerStatuses
         if (ended := status.state.terminated) is not None and ended.finishedAt
     ]
-    return max(times, default=datetime.now(UTC))
+    if times:
+        return max(times)
+    ready, metadata = pod.ready_condition, pod.metadata
+    if ready is not None and ready.status == "False" and ready.lastTransitionTime:
+        return parse_time(ready.lastTransitionTime)
+    if metadata.deletionTimestamp:  # the time when it will be over
+        return parse_time(metadata.deletionTimestamp) - timedelta(seconds=metadata.deletionGracePeriodSeconds or 0)
+    return parse_time(metadata.creationTimestamp) if metadata.creationTimestamp else datetime.now(UTC)

@@ -43,6 +43,7 @@ from controllers.service_addresses import ServiceAddressController, ServiceRange
 from controllers.serviceaccount import ServiceAccountController
 from controllers.serviceaccount_token import ServiceAccountTokenController
 from controllers.serving_approver import ServingCertificateApprover
+from controllers.stale_disruption import STALE_SECONDS, StaleDisruptionController
 from controllers.statefulset import StatefulSetController
 from controllers.taint_eviction import TaintEvictionController
 from controllers.ttl_after_finished import TTLAfterFinishedController
@@ -71,6 +72,8 @@ class Options:
     """How fast pods are driven from nodes that are away."""
     terminated_pod_threshold: int = 12_500
     """How many ended pods are kept; 0 keeps all."""
+    stale_disruption_seconds: float = STALE_SECONDS
+    """How long a pod that was to be disrupted and was not is called so."""
     vanished_node_seconds: float = 40.0
     """How long the pods of a Node that was deleted wait for it to register anew."""
     local_path: LocalPath | None = None
@@ -166,6 +169,7 @@ def make_controllers(
         ResourceQuotaController(client, informers),
         RootCAController(client, config, informers),
         ServiceAccountController(client, informers),
+        StaleDisruptionController(client, informers, stale_seconds=options.stale_disruption_seconds),
         StatefulSetController(client, informers, recorder("statefulset-controller")),
         TaintEvictionController(client, informers, recorder("taint-eviction-controller")),
         TTLAfterFinishedController(client, informers),
@@ -194,7 +198,9 @@ def _of_access(
 
 def _of_networks(client: Client, informers: InformerFactory, options: Options) -> list[Controller[Any]]:
     found: list[Controller[Any]] = [
-        EndpointSliceMirroringController(client, informers),
+        EndpointSliceMirroringController(
+            client, informers, EventRecorder(client, "endpoint-slice-mirroring-controller")
+        ),
         ResourceClaimController(client, informers, EventRecorder(client, "resource_claim")),
         DeviceTaintEvictionController(client, informers, EventRecorder(client, "device-taint-eviction")),
         ServiceAddressController(client, informers),

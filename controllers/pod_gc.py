@@ -4,6 +4,8 @@ Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-ga
 """
 
 import asyncio
+import heapq
+from collections.abc import Sequence
 from typing import Any
 
 from controllers.informers import NODE_INDEX, InformerFactory, index_by_node
@@ -16,6 +18,7 @@ from machinery.client.rest import Client, PatchType
 from machinery.errors import NotFound
 
 TERMINATED_THRESHOLD = 12_500
+_EVICTED = "Evicted"
 QUARANTINE_SECONDS = 40.0
 """A node may be deleted and register anew; its pods wait this long for it."""
 
@@ -40,7 +43,7 @@ class PodGCController(Controller[ObjectKey]):
         self._quarantine_seconds = quarantine_seconds
         self._nodes = informers.informer(NODES, Node)
         self._pods = informers.informer(PODS, Pod)
-        self._ended: dict[ObjectKey, str] = {}  # -> creationTimestamp
+        self._ended: dict[ObjectKey, tuple[bool, str]] = {}  # -> whether it was not evicted, creationTimestamp
         self._missed_since: dict[str, float] = {}  # node name -> loop time
         index_by_node(self._pods)
         self._nodes.add_handler(self._node_changed)
@@ -63,7 +66,7 @@ class PodGCController(Controller[ObjectKey]):
             return
         metadata, node = new.metadata, new.spec.nodeName
         if new.is_terminal and metadata.key not in self._ended:
-            self._ended[metadata.key] = metadata.creationTimestamp
+            self._ended[metadata.key] = new.status.reason != _EVICTED, metadata.creationTimestamp
             for key in self._surplus():
                 self.queue.add(key)
         place = self._nodes.get(ObjectKey("", node)) if node else None
@@ -74,7 +77,8 @@ class PodGCController(Controller[ObjectKey]):
         count = len(self._ended) - self._threshold
         if not self._threshold or count <= 0:
             return []
-        return sorted(self._ended, key=lambda key: self._ended[key])[:count]
+        # Evicted pods first: controllers count those that ended by themselves.
+        return heapq.nsmallest(count, self._ended, key=lambda key: (*self._ended[key], key.name))
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Delete the pod if nobody else will."""
@@ -83,15 +87,13 @@ class PodGCController(Controller[ObjectKey]):
             return DONE
         if not pod.spec.nodeName:
             if pod.metadata.deletionTimestamp is not None:
-                await self._delete(pod)
+                await self._give_up(pod)
             return DONE
         node = self._nodes.get(ObjectKey("", pod.spec.nodeName))
         if node is None:
             return await self._orphaned(pod)
         if pod.metadata.deletionTimestamp is not None and _is_out_of_service(node):
-            if not pod.is_terminal:
-                await self._fail(pod)
-            await self._delete(pod)
+            await self._give_up(pod)
             return DONE
         if key in self._surplus():
             await self._delete(pod)
@@ -106,17 +108,23 @@ class PodGCController(Controller[ObjectKey]):
         try:
             await self._client.get(NODES, pod.spec.nodeName)
         except NotFound:
-            if not pod.is_terminal:
-                await self._fail(pod)
-            await self._delete(pod)
+            condition = {
+                "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
+                "message": "PodGC: node no longer exists", "lastTransitionTime": now(),
+            }  # fmt: skip
+            await self._give_up(pod, condition)
         return DONE
 
-    async def _fail(self, pod: Pod) -> None:
-        condition = {
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-            "message": "PodGC: node no longer exists", "lastTransitionTime": now(),
-        }  # fmt: skip
-        status: dict[str, Any] = {"phase": "Failed", "conditions": [condition]}
+    async def _give_up(self, pod: Pod, *conditions: dict[str, Any]) -> None:
+        """Delete a pod that no agent ends; it is called failed first, for those who count."""
+        if not pod.is_terminal:
+            await self._fail(pod, conditions)
+        await self._delete(pod)
+
+    async def _fail(self, pod: Pod, conditions: Sequence[dict[str, Any]]) -> None:
+        status: dict[str, Any] = {"phase": "Failed"}
+        if conditions:
+            status["conditions"] = list(conditions)
         patch = {"metadata": {"uid": pod.metadata.uid}, "status": status}
         name, namespace = pod.metadata.name, pod.metadata.namespace
         try:

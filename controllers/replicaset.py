@@ -168,7 +168,9 @@ class ReplicaSetController(Controller[ObjectKey]):
         if status == {field: present[field] for field in status}:
             return
         # No resourceVersion: nobody else writes this status, and a stale one is followed by the event that mends it.
-        patch = {"metadata": {"uid": rs.metadata.uid}, "status": {**status, "conditions": status["conditions"] or None}}
+        shown = conditions.without_zeros(status, "fullyLabeledReplicas", "readyReplicas", "availableReplicas")
+        shown["conditions"] = status["conditions"] or None
+        patch = {"metadata": {"uid": rs.metadata.uid}, "status": shown}
         try:
             path = self.resource.path(rs.metadata.namespace, rs.metadata.name, "status")
             await self._client.send("PATCH", path, patch, content_type=PatchType.MERGE)
@@ -213,10 +215,7 @@ def _is_going(pod: Pod) -> bool:
 def status_of(
     rs: ReplicaSet, pods: Sequence[Pod], going: int | None, failure: Failure | None, *, at: datetime
 ) -> dict[str, Any]:
-    """Return the status of a set with these active pods and so many that are going, after a step that may have failed.
-
-    Counts that are 0 are written: a merge patch would leave those absent as they were.
-    """
+    """Return the status of a set with these active pods, so many that are going, after a step that may have failed."""
     labels = (rs.spec.template.get("metadata") or {}).get("labels") or {}
     kept: conditions.Conditions = rs.status.conditions
     if failure is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from controllers import stateful_plan
+from controllers import conditions, stateful_plan
 from controllers.apps_views import ControllerRevision, StatefulSet
 from controllers.informers import InformerFactory
 from controllers.ownership import Claimer, candidates, controller_key, index_by_controller, reference
@@ -250,7 +250,8 @@ class StatefulSetController(Controller[ObjectKey]):
         wanted = {**status, "collisionCount": collisions}
         if wanted == {**present, "collisionCount": present["collisionCount"] or 0}:
             return
-        patch = {"metadata": {"uid": found.metadata.uid}, "status": wanted}
+        shown = conditions.without_zeros(wanted, "readyReplicas", "currentReplicas", "updatedReplicas")
+        patch = {"metadata": {"uid": found.metadata.uid}, "status": shown}
         key = found.metadata.key
         try:
             await self._client.patch(STATEFUL_SETS, key.name, patch, key.namespace, subresource="status")

@@ -78,6 +78,7 @@ class ObjectMeta(View, frozen=True):
     finalizers: tuple[str, ...] = ()
     creationTimestamp: str = ""
     deletionTimestamp: str | None = None
+    deletionGracePeriodSeconds: int | None = None
 
     @property
     def key(self) -> ObjectKey:
@@ -229,6 +230,7 @@ class PodStatus(View, frozen=True):
     """The part of a pod's status that controllers read."""
 
     phase: Word = Word.EMPTY
+    reason: Word = Word.EMPTY
     startTime: Word | None = None
     podIP: str = ""
     podIPs: tuple[PodIP, ...] = ()

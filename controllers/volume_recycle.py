@@ -14,7 +14,11 @@ from machinery.api.quantity import parse_quantity
 NAMESPACE = "default"
 _PREFIX = "recycler-for-"
 _CLAIM = "wherry/claim-uid"
-_SCRUB = 'test -e /scrub && find /scrub -mindepth 1 -delete && test -z "$(ls -A /scrub)" || exit 1'
+# Upstream's `find -delete` is none of busybox's.
+_SCRUB = (
+    "test -e /scrub && find /scrub -mindepth 1 -maxdepth 1 -exec rm -rf {} + "
+    '&& test -z "$(ls -A /scrub)" || exit 1'
+)  # fmt: skip
 _GIB = 2**30
 _SECONDS_A_GIB = 30
 _LEAST_SECONDS = {"hostPath": 60, "nfs": 300}

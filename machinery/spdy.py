@@ -1,4 +1,4 @@
-"""SPDY/3.1 frames, the server's side: as much as exec, attach and port forwarding need.
+"""SPDY/3.1 frames: as much as exec, attach and port forwarding need.
 
 Source: https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/
 """
@@ -156,6 +156,14 @@ class Framer:
         except (zlib.error, struct.error) as error:
             raise BadFrame(f"headers that can't be read: {error}") from error
         return found
+
+    def open(self, stream: int, headers: Mapping[str, str]) -> bytes:
+        """Return the frame that begins a stream; a client's have odd numbers."""
+        parts = [part.encode() for pair in headers.items() for part in pair]
+        items = b"".join(struct.pack(">I", len(part)) + part for part in parts)
+        plain = struct.pack(">I", len(headers)) + items
+        block = self._deflate.compress(plain) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        return _control(SYN_STREAM, struct.pack(">IIBB", stream, 0, 0, 0) + block)
 
     def reply(self, stream: int) -> bytes:
         """Return the frame that takes a new stream."""

@@ -25,6 +25,7 @@ from machinery.api.resources import (
     SERVICES,
     STATEFUL_SETS,
     STORAGE_CLASSES,
+    VOLUME_ATTACHMENTS,
 )  # fmt: skip
 from machinery.api.selectors import LabelSelector, SelectorError, from_label_selector, from_labels
 from machinery.client.informer import Informer
@@ -52,7 +53,7 @@ _WORKLOADS = {
 
 _STORAGE = (
     PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, STORAGE_CLASSES, CSI_NODES, CSI_DRIVERS, CSI_STORAGE_CAPACITIES,
-    RESOURCE_CLAIMS, RESOURCE_SLICES, DEVICE_CLASSES,
+    VOLUME_ATTACHMENTS, RESOURCE_CLAIMS, RESOURCE_SLICES, DEVICE_CLASSES,
 )  # fmt: skip
 
 
@@ -144,6 +145,7 @@ class Followed:
             csi_node=self._named("CSINode"),
             csi_driver=self._named("CSIDriver"),
             capacities=self._storage["CSIStorageCapacity"].list,
+            attachments=self._storage["VolumeAttachment"].list,
             device_claim=lambda namespace, name: device_claims.get(ObjectKey(namespace, name)),
             device_claims=device_claims.list,
             device_slices=self._storage["ResourceSlice"].list,

@@ -42,6 +42,8 @@ class Cluster:
     csi_node: Callable[[str], Object | None] = _none
     csi_driver: Callable[[str], Object | None] = _none
     capacities: Callable[[], Iterable[Object]] = _empty
+    attachments: Callable[[], Iterable[Object]] = _empty
+    """All VolumeAttachments."""
     device_claim: Callable[[str, str], Object | None] = _none
     """A ResourceClaim, by namespace and name."""
     device_claims: Callable[[], Iterable[Object]] = _empty

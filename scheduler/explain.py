@@ -4,6 +4,7 @@ Pure, over a table: the scheduler's debugging endpoint answers with it, `wherry 
 A pod that runs is judged as if it were to be placed now, among the pods that are there now.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from machinery.api.placement import tolerates
+from scheduler.devices.extended import classes_by_resource
+from scheduler.devices.matching import matches
+from scheduler.devices.pools import Device, PoolReader, taken_by_claims
 from scheduler.framework.plugin import Codes, Cycle, NodePlugin, Rejected
 from scheduler.nodeselect import labels_mask, required_mask
 from scheduler.pods import Pod
@@ -128,8 +132,9 @@ def _more_room(cycle: Cycle, rows: list[int]) -> list[str]:
     def missing(row: int) -> dict[str, int]:
         found = {}
         for name, number in asked.items():
-            free = int(table.allocatable(name)[row]) - int(table.requested(name)[row])
-            if number > free:
+            holds = int(table.allocatable(name)[row])
+            free = holds - int(table.requested(name)[row])
+            if number > free and (holds or name not in table.device_resources):
                 found[name] = number - free
         return found
 
@@ -198,6 +203,47 @@ def _pod_affinity(cycle: Cycle, rows: list[int]) -> list[str]:
     return [f"relax the affinity between pods ({_nodes(len(rows))})"]
 
 
+def _devices(cycle: Cycle, rows: list[int]) -> list[str]:
+    """How many devices of each class are asked for, and how many of them there are and are free."""
+    cluster = cycle.cluster
+    pools, taken = PoolReader().pools(cluster.device_slices()), taken_by_claims(cluster)
+    found = []
+    for name, number in _wanted_devices(cycle).items():
+        device_class = cluster.device_class(name)
+        if device_class is None:
+            continue
+        rules = [one["cel"]["expression"] for one in (device_class.get("spec") or {}).get("selectors") or ()]
+        known = [one for pool in pools for one in pool.devices if all(_is_match(one, rule) for rule in rules)]
+        free = sum(one.is_shared or not taken.has(one.key) for one in known)
+        found.append(f"asks for {number} of class {name} ({free} of {len(known)} in the cluster are free)")
+    return found
+
+
+def _is_match(device: Device, expression: str) -> bool:
+    try:
+        return matches(device, expression)
+    except ValueError:
+        return False
+
+
+def _wanted_devices(cycle: Cycle) -> dict[str, int]:
+    """Return by class how many devices a pod's claims ask for that have none yet, by their first choice."""
+    pod, cluster, found = cycle.pod, cycle.cluster, Counter[str]()
+    for _, name in pod.claims:
+        claim = cluster.device_claim(pod.key.namespace, name) or {"spec": {}}
+        if (claim.get("status") or {}).get("allocation"):
+            continue
+        for request in (claim["spec"].get("devices") or {}).get("requests") or ():
+            wish = request.get("exactly") or request["firstAvailable"][0]
+            found[wish["deviceClassName"]] += int(wish.get("count") or 1)
+    classes = classes_by_resource(cluster.device_classes()) if cycle.needs.devices else {}
+    for ask in cycle.needs.devices:
+        for resource, number, _ in ask.wants:
+            if resource in classes:
+                found[classes[resource]["metadata"]["name"]] += number
+    return dict(found)
+
+
 def _nodes(number: int) -> str:
     return f"{number} node{'' if number == 1 else 's'}"
 
@@ -210,4 +256,5 @@ _ADVICE: Mapping[str, Callable[[Cycle, list[int]], list[str]]] = {
     "NodePorts": _ports,
     "PodTopologySpread": _spreading,
     "InterPodAffinity": _pod_affinity,
+    "DynamicResources": _devices,
 }

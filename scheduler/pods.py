@@ -8,7 +8,7 @@ template share one object for it; a pod itself is a name, a uid, a node and a po
 - `Shape`: needs, what other pods see of it (namespace, labels, owner), and what it asks of others (affinity, spread).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -17,12 +17,14 @@ import orjson
 
 from machinery.api.meta import ObjectKey
 from scheduler.devices.extended import asks_of
-from scheduler.requests import Amounts, requests_of, scored_requests_of
+from scheduler.requests import Amounts, Running, larger, requests_of, scored_requests_of
 from scheduler.terms import AffinityTerms, SpreadConstraint, read_affinity, read_constraints
 
 DEFAULT_SCHEDULER = "default-scheduler"
 GROUP, GROUP_MIN = "scheduling.wherry.dev/pod-group", "scheduling.wherry.dev/pod-group-min-member"
 """Annotations: pods of one namespace with the same GROUP are bound once GROUP_MIN of them have a place."""
+RESTART_ALL_FEATURE = "RestartAllContainersOnContainerExits"
+_RESTART_ALL = "RestartAllContainers"
 Port = tuple[str, str, int]
 """Address, protocol, number; the address is 0.0.0.0 when a pod takes the port on all of them."""
 
@@ -67,12 +69,17 @@ class ResourcesView(msgspec.Struct, omit_defaults=True):
     limits: dict[str, Any] | None = None
 
 
+class _RestartRule(msgspec.Struct, omit_defaults=True):
+    action: str = ""
+
+
 class ContainerView(msgspec.Struct, omit_defaults=True):
     """A container, as far as it matters where it runs."""
 
     name: str = ""
     image: str = ""
     restartPolicy: str | None = None
+    restartPolicyRules: list[_RestartRule] | None = None
     resources: ResourcesView | None = None
     ports: list[PortView] | None = None
 
@@ -163,6 +170,8 @@ class _Status(msgspec.Struct):
     containerStatuses: list[_ContainerStatus] | None = None
     initContainerStatuses: list[_ContainerStatus] | None = None
     conditions: list[_Condition] | None = None
+    resources: ResourcesView | None = None
+    allocatedResources: dict[str, Any] | None = None
     resourceClaimStatuses: list[_ClaimStatus] | None = None
 
 
@@ -181,7 +190,7 @@ class Needs:
     """What a pod asks of a node by itself. Shared by all pods that ask the same; never changed."""
 
     __slots__ = (
-        "__weakref__", "affinity", "claims", "devices", "images", "key", "node_selector", "policy", "ports",
+        "__weakref__", "affinity", "claims", "devices", "features", "images", "key", "node_selector", "policy", "ports",
         "priority", "requests", "scored", "tolerations", "volumes",
     )  # fmt: skip
 
@@ -199,6 +208,7 @@ class Needs:
         self.images = tuple(container.image for container in containers)
         self.volumes = tuple(volume for volume in spec.volumes or () if volume.ties())
         self.claims: list[Mapping[str, Any]] = _json(spec.resourceClaims) or []
+        self.features = _features(containers)
         self.devices = asks_of(spec.initContainers or (), spec.containers)
 
 
@@ -334,7 +344,7 @@ class PodReader:
         if needs is None:
             amounts = requests_of(
                 spec.containers, spec.initContainers or (), overhead=_json(spec.overhead) or {},
-                whole=(_json(spec.resources) or {}).get("requests") or {}, running=_running(view) if resized else {},
+                whole=(_json(spec.resources) or {}).get("requests") or {}, running=_running(view) if resized else None,
             )  # fmt: skip
             needs = self._needs[key] = Needs(key, spec, node_affinity, amounts)
         return needs
@@ -351,6 +361,12 @@ def _controller(metadata: _Metadata) -> tuple[str, str, str] | None:
     return None if found is None else (found.kind, found.name, found.uid)
 
 
+def _features(containers: Iterable[ContainerView]) -> frozenset[str]:
+    """Return what a node must declare it can do. Few pods need any such thing."""
+    rules = [rule for one in containers for rule in one.restartPolicyRules or ()]
+    return frozenset({RESTART_ALL_FEATURE} if any(rule.action == _RESTART_ALL for rule in rules) else ())
+
+
 def _ports(spec: _Spec) -> tuple[Port, ...]:
     """Return the node's ports a pod takes; sidecars take theirs too."""
     sidecars = [one for one in spec.initContainers or () if one.restartPolicy == "Always"]
@@ -364,25 +380,31 @@ def _ports(spec: _Spec) -> tuple[Port, ...]:
 
 def _resized(view: PodView) -> bytes:
     """Return what the node gave the containers where that is not what they now ask for (in-place resize)."""
-    running = _running(view)
-    if not running:
+    running, spec = _running(view), view.spec
+    if not running.containers and not running.whole:
         return b""
     asked = {
         one.name: (one.resources.requests if one.resources else None) or {}
-        for one in (*view.spec.containers, *(view.spec.initContainers or ()))
+        for one in (*spec.containers, *(spec.initContainers or ()))
     }
-    return orjson.dumps(running) if any(asked.get(name, {}) != given for name, given in running.items()) else b""
+    whole = (_json(spec.resources) or {}).get("requests") or {}
+    differs = any(asked.get(name, {}) != given for name, given in running.containers.items())
+    return orjson.dumps(running) if differs or (running.whole and running.whole != whole) else b""
 
 
-def _running(view: PodView) -> dict[str, dict[str, Any]]:
-    """Return the larger of what a node has allotted and what is in effect, by container."""
-    found: dict[str, dict[str, Any]] = {}
+def _running(view: PodView) -> Running:
+    """Return the larger of what a node has allotted and what is in effect, of each container and of the whole."""
     status = view.status
+    found: dict[str, dict[str, Any]] = {}
     for one in (*(status.containerStatuses or ()), *(status.initContainerStatuses or ())):
-        given = one.allocatedResources or (one.resources.requests if one.resources else None)
-        if given:
+        if given := larger(one.allocatedResources, one.resources.requests if one.resources else None):
             found[one.name] = given
-    return found
+    whole = larger(status.allocatedResources, status.resources.requests if status.resources else None)
+    impossible = any(
+        one.type == "PodResizePending" and one.status == "True" and one.reason == "Infeasible"
+        for one in status.conditions or ()
+    )
+    return Running(found, whole, impossible)
 
 
 def _claims(view: PodView, shape: Shape) -> tuple[tuple[str, str], ...]:

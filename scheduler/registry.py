@@ -15,6 +15,7 @@ from scheduler.plugins.dynamic_resources import BINDING_TIMEOUT_SECONDS, Dynamic
 from scheduler.plugins.image_locality import ImageLocality
 from scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from scheduler.plugins.node_affinity import NodeAffinity, NodeAffinityNames
+from scheduler.plugins.node_declared_features import NodeDeclaredFeatures
 from scheduler.plugins.node_name import NodeName
 from scheduler.plugins.node_ports import NodePorts
 from scheduler.plugins.node_resources_fit import NodeResourcesFit
@@ -104,6 +105,7 @@ BUILT_IN: Mapping[str, Factory] = {
     "DefaultPreemption": _preemption,
     "NodeResourcesBalancedAllocation": _balanced,
     "ImageLocality": lambda _: ImageLocality(),
+    "NodeDeclaredFeatures": lambda _: NodeDeclaredFeatures(),
 }
 """In the order they are asked. Source: https://kubernetes.io/docs/reference/scheduling/config/#scheduling-plugins"""
 

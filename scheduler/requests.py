@@ -5,6 +5,7 @@ and https://kubernetes.io/docs/concepts/scheduling-eviction/pod-overhead/
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -21,6 +22,16 @@ class Resources(Protocol):
     """A container's resources."""
 
     requests: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a node has given a pod that runs: to its containers by name, and to the whole."""
+
+    containers: Mapping[str, Mapping[str, Any]]
+    whole: Mapping[str, Any]
+    keeps: bool = False
+    """It asks for something else that the node can never give: what it has is what counts."""
 
 
 class Container(Protocol):
@@ -46,13 +57,22 @@ def amounts(given: Mapping[str, Any] | None) -> dict[str, int]:
     return {name: _amount(name, text) for name, text in (given or {}).items()}
 
 
+def larger(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the larger quantity of each resource, as it is written."""
+    found = dict(one or {})
+    for name, text in (other or {}).items():
+        if name not in found or _amount(name, text) > _amount(name, found[name]):
+            found[name] = text
+    return found
+
+
 def requests_of(
     containers: Iterable[Container],
     init_containers: Iterable[Container] = (),
     *,
     overhead: Mapping[str, Any] | None = None,
     whole: Mapping[str, Any] | None = None,
-    running: Mapping[str, Mapping[str, Any]] | None = None,
+    running: Running | None = None,
     defaults: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Return what a pod asks for: its containers together, or its largest init container if that is more.
@@ -62,14 +82,16 @@ def requests_of(
         init_containers: those that run before, one by one; a sidecar among them stays.
         overhead: what the runtime class adds.
         whole: requests of the pod as a whole, which take the place of the sum.
-        running: what the node has given a container that is being resized; the larger counts.
+        running: what the node has given a pod that is being resized; the larger counts.
         defaults: what a container that does not say is taken for.
     """
 
     def of(container: Container) -> dict[str, int]:
         found = amounts(container.resources.requests if container.resources else None)
-        for name, number in amounts((running or {}).get(container.name)).items():
-            found[name] = max(found.get(name, 0), number)
+        given = amounts(running.containers.get(container.name)) if running is not None else {}
+        if running is not None and running.keeps and given:
+            found = given
+        _raise(found, given)
         return {**(defaults or {}), **found}
 
     total: dict[str, int] = {}
@@ -87,7 +109,11 @@ def requests_of(
         _raise(peak, together)
     _add(total, sidecars)
     _raise(total, peak)
-    total.update(amounts(whole))
+    of_whole, given = amounts(whole), amounts(running.whole) if running is not None and whole else {}
+    if running is not None and running.keeps and given:
+        of_whole = given
+    _raise(of_whole, given)
+    total.update(of_whole)
     _add(total, amounts(overhead))
     return total
 

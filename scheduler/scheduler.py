@@ -66,6 +66,7 @@ class Scheduler:
         )
         self._reporter = Reporter(client, profiles)
         self._news = asyncio.Event()
+        self._happenings = 0  # how much has happened that could help a pod
         self._assumed: dict[str, tuple[Pod, str]] = {}  # uid: the pod, and the node it is counted on
         self._evictor = Evictor(client)
         self._groups: dict[tuple[str, str], set[str]] = {}  # uids of the pods of each group
@@ -196,6 +197,8 @@ class Scheduler:
         if self.queue.has_aside:
             action = "update" if old is not None and old.node else "add"
             self._happened(Happening("AssignedPod", action, old, new, self.table.by_name[new.node].row))
+        else:
+            self._happenings += 1
 
     def _forget(self, pod: Pod) -> None:
         """A pod is gone, or done: its place is free."""
@@ -209,6 +212,7 @@ class Scheduler:
                 self._happened(Happening("AssignedPod", "delete", pod, None, row))
 
     def _happened(self, happening: Happening) -> None:
+        self._happenings += 1
         if self.queue.has_aside:
 
             def helps(pod: Pod, plugins: frozenset[str]) -> bool:
@@ -267,7 +271,7 @@ class Scheduler:
         pod = entry.pod
         chooser = self.choosers[pod.scheduler]
         cycle = chooser.cycle(pod)
-        asked = [one for one in self._extenders if one.is_interested(pod)]
+        asked, happenings = [one for one in self._extenders if one.is_interested(pod)], self._happenings
         try:
             rows = chooser.passed_rows(cycle)
             obj = await self._client.get(PODS, pod.key.name, pod.key.namespace)
@@ -282,7 +286,12 @@ class Scheduler:
                 for name, score in (await self._prioritized(one, obj, names)).items():
                     scores[name] = scores.get(name, 0) + score
         except Unschedulable as error:
-            self._rejected(entry, cycle, error.diagnosis)
+            if self._happenings != happenings or entry.pod is not pod:
+                # What happened while others were asked may have been what the pod waits for.
+                self._report(pod, str(error.diagnosis), None)
+                self._failed(entry, pod)
+            else:
+                self._rejected(entry, cycle, error.diagnosis)
             return
         except NotFound:
             self.queue.remove(pod.key)

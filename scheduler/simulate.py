@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from scheduler.framework.profile import Profile
@@ -11,35 +11,6 @@ from scheduler.snapshot import Snapshot
 
 Object = dict[str, Any]
 MAX_ADDED = 1000
-
-
-class NotUnderstood(ValueError):
-    """A manifest no pods can be made of."""
-
-
-def pods_of(obj: Object, namespace: str, replicas: int | None = None) -> Iterator[Object]:
-    """Yield the pods that an object would come to: itself, or its template as often as it says."""
-    kind, spec = obj.get("kind", ""), obj.get("spec") or {}
-    name = obj["metadata"].get("name") or obj["metadata"].get("generateName", "pod-")
-    where = obj["metadata"].get("namespace") or namespace
-    if kind == "Pod":
-        yield _pod(obj["metadata"], spec, name, where)
-        return
-    if kind == "CronJob":
-        spec = spec["jobTemplate"]["spec"]
-    count = spec.get("parallelism", 1) if kind in ("Job", "CronJob") else spec.get("replicas", 1)
-    if kind not in ("Deployment", "ReplicaSet", "StatefulSet", "ReplicationController", "Job", "CronJob"):
-        raise NotUnderstood(f"{kind or 'an object without kind'} makes no pods that can be placed in thought")
-    template = spec.get("template") or {}
-    owner = {"kind": "ReplicaSet" if kind == "Deployment" else kind, "name": name, "uid": f"simulated-{name}"}
-    for number in range(count if replicas is None else replicas):
-        metadata = {**(template.get("metadata") or {}), "ownerReferences": [{**owner, "controller": True}]}
-        yield _pod(metadata, template.get("spec") or {}, f"{name}-{number}", where)
-
-
-def _pod(metadata: Object, spec: Object, name: str, namespace: str) -> Object:
-    metadata = {**metadata, "name": name, "namespace": namespace, "uid": f"simulated-{namespace}-{name}"}
-    return {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec}
 
 
 def simulate(
@@ -61,8 +32,9 @@ def simulate(
         _give_priority(obj, snapshot)
         pod = snapshot.reader.read_object(obj)
         while True:
+            cycle = chooser.cycle(pod)
             try:
-                row = chooser.choose(pod)
+                row = chooser.choose_in(cycle)
             except Unschedulable as error:
                 if like and added < MAX_ADDED and _helps(snapshot, chooser, pod, like):
                     _add(snapshot, like, f"{like}-added-{added}")
@@ -72,6 +44,8 @@ def simulate(
             else:
                 name = table.nodes[row].name
                 table.put_pod(pod, name)
+                for plugin in profile.reserves:
+                    plugin.reserve(cycle, table.nodes[row])
                 placed.append((str(pod.key), name))
             break
     return {
@@ -90,6 +64,7 @@ def _helps(snapshot: Snapshot, chooser: Chooser, pod: Any, like: str) -> bool:
         return False
     finally:
         table.remove_node(name)
+        snapshot.slices[:] = [one for one in snapshot.slices if one["spec"].get("nodeName") != name]
     return True
 
 
@@ -101,6 +76,14 @@ def _add(snapshot: Snapshot, like: str, name: str) -> None:
     made["metadata"] = {**made["metadata"], "name": name, "uid": name}
     made["metadata"]["labels"] = {**(made["metadata"].get("labels") or {}), "kubernetes.io/hostname": name}
     snapshot.table.put_node(made)
+    for one in [one for one in snapshot.slices if one["spec"].get("nodeName") == like]:
+        copied = copy.deepcopy(one)
+        copied["metadata"]["name"] = f"{one['metadata']['name']}-{name}"
+        copied["spec"] |= {
+            "nodeName": name,
+            "pool": {**one["spec"]["pool"], "name": f"{one['spec']['pool']['name']}-{name}"},
+        }
+        snapshot.slices.append(copied)
 
 
 def _give_priority(obj: Object, snapshot: Snapshot) -> None:

@@ -23,6 +23,7 @@ from machinery.api.resources import (
     SERVICES,
     STATEFUL_SETS,
     STORAGE_CLASSES,
+    VOLUME_ATTACHMENTS,
 )  # fmt: skip
 from machinery.api.selectors import LabelSelector, from_label_selector, from_labels
 from scheduler.cluster import Cluster
@@ -34,7 +35,7 @@ Object = dict[str, Any]
 ListAll = Callable[[Resource], Iterable[Object]]
 
 
-def _storage(list_all: ListAll) -> dict[str, Any]:
+def _storage(list_all: ListAll, slices: list[Object]) -> dict[str, Any]:
     """Return the lookups of what is stored about volumes."""
     claims = {
         (one["metadata"]["namespace"], one["metadata"]["name"]): one for one in list_all(PERSISTENT_VOLUME_CLAIMS)
@@ -45,12 +46,12 @@ def _storage(list_all: ListAll) -> dict[str, Any]:
 
     device_claims = {key_of(one): one for one in list_all(RESOURCE_CLAIMS)}
     classes = named(DEVICE_CLASSES)
-    slices = list(list_all(RESOURCE_SLICES))
+    attachments = list(list_all(VOLUME_ATTACHMENTS))
     volumes, capacities = named(PERSISTENT_VOLUMES), list(list_all(CSI_STORAGE_CAPACITIES))
     return {
         "claim": lambda namespace, name: claims.get(ObjectKey(namespace, name)), "volume": volumes.get,
         "volumes": volumes.values, "storage_class": named(STORAGE_CLASSES).get, "csi_node": named(CSI_NODES).get,
-        "csi_driver": named(CSI_DRIVERS).get, "capacities": lambda: capacities,
+        "csi_driver": named(CSI_DRIVERS).get, "capacities": lambda: capacities, "attachments": lambda: attachments,
         "device_claim": lambda namespace, name: device_claims.get(ObjectKey(namespace, name)),
         "device_claims": device_claims.values, "device_slices": lambda: slices,
         "device_class": classes.get, "device_classes": classes.values,
@@ -93,12 +94,13 @@ class Snapshot:
             for kind, resource in kinds.items()
             for one in list_all(resource)
         }
+        self.slices = list(list_all(RESOURCE_SLICES))
         budgets = list(list_all(POD_DISRUPTION_BUDGETS))
         self.cluster = Cluster(
             services=lambda namespace: self._services.get(namespace, ()),
             workload=self._workload,
             budgets=lambda: budgets,
-            **_storage(list_all),
+            **_storage(list_all, self.slices),
         )
 
         self.table.set_device_resources(classes_by_resource(self.cluster.device_classes()))

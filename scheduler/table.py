@@ -421,5 +421,6 @@ def _placement_part(node: Object) -> Any:
     spec, status = node.get("spec") or {}, node.get("status") or {}
     images = [(image.get("names"), image.get("sizeBytes")) for image in status.get("images") or ()]
     return (
-        node["metadata"].get("labels"), spec.get("taints"), spec.get("unschedulable"), status.get("allocatable"), images
+        node["metadata"].get("labels"), spec.get("taints"), spec.get("unschedulable"), status.get("allocatable"),
+        status.get("declaredFeatures"), images,
     )  # fmt: skip

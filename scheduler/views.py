@@ -31,6 +31,7 @@ class _Image(msgspec.Struct):
 class _NodeStatus(msgspec.Struct):
     allocatable: dict[str, Any] | None = None
     images: list[_Image] | None = None
+    declaredFeatures: list[str] | None = None
 
 
 class NodeView(msgspec.Struct):
@@ -47,6 +48,7 @@ class NodeView(msgspec.Struct):
             "spec": {"unschedulable": self.spec.unschedulable, "taints": self.spec.taints},
             "status": {
                 "allocatable": self.status.allocatable,
+                "declaredFeatures": self.status.declaredFeatures,
                 "images": [{"names": one.names, "sizeBytes": one.sizeBytes} for one in self.status.images or ()],
             },
         }

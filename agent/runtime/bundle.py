@@ -14,7 +14,6 @@ from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.sandbox import config_of, wants_user_namespace
 from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
 
-SELINUX = Path("/sys/fs/selinux")
 APPARMOR_PROFILES = Path("/sys/kernel/security/apparmor/profiles")
 
 
@@ -23,13 +22,8 @@ def refuse_what_we_lack(config: cri.ContainerConfig, host: HostLimits) -> None:
 
     Raises: InvalidArgument.
     """
+    # Labels of SELinux are passed over where there is none, as other runtimes do: many manifests bring them everywhere.
     security = config.linux.security_context
-    if (
-        security.HasField("selinux_options")
-        and not SELINUX.is_dir()
-        and any((security.selinux_options.user, security.selinux_options.role, security.selinux_options.level))
-    ):
-        raise InvalidArgument("SELinux is not enabled on this host")
     profile = oci_spec.apparmor_profile(security)
     # The file's lines are "NAME (MODE)".
     if profile and host.apparmor and f"\n{profile} (" not in "\n" + APPARMOR_PROFILES.read_text():

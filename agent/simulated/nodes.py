@@ -16,7 +16,7 @@ from agent.config import AgentConfig
 from agent.id_ranges import IdRanges
 from agent.images import ImagePuller
 from agent.metrics import Metrics
-from agent.node import VERSION, NodeReporter, architecture
+from agent.node import VERSION, NodeReporter, architecture, declared_features
 from agent.node_services import NodeServices
 from agent.objects import ObjectSource, TokenSource
 from agent.pod_manager import PodManager
@@ -103,6 +103,7 @@ class _Reporter(NodeReporter):
             {"type": "Hostname", "address": self._config.node_name},
         ]
         return {
+            "declaredFeatures": declared_features(self._config),
             "addresses": [{"$patch": "replace"}, *addresses], "capacity": self.capacity,
             "allocatable": self.allocatable, "conditions": list(self._conditions.values()), "nodeInfo": info,
         }  # fmt: skip

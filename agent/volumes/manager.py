@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.cgroups import limit as memory_limit
 from agent.container_config import image_mount, mount
 from agent.environment import ConfigError, expand_strictly
 from agent.metrics import Metrics
@@ -132,7 +133,9 @@ class VolumeManager:
                 return False  # the API is away: what it told before stands
             return await asyncio.to_thread(write_files, self.path(pod, volume), files, group)
         if "emptyDir" in volume:
-            await asyncio.to_thread(_make_empty_dir, self.path(pod, volume), volume["emptyDir"] or {}, group)
+            source = volume["emptyDir"] or {}
+            options = _memory_options(pod, source) if source.get("medium") else ()
+            await asyncio.to_thread(_make_empty_dir, self.path(pod, volume), options, group)
         elif "hostPath" in volume:
             kind = volume["hostPath"].get("type") or ""
             await asyncio.to_thread(check_host_path, self.path(pod, volume), kind)
@@ -288,17 +291,42 @@ def _why(error: Exception) -> str:
     return str(error)
 
 
-def _make_empty_dir(path: Path, source: Mapping[str, Any], group: int | None) -> None:
+def _memory_options(pod: Pod, source: Mapping[str, Any]) -> tuple[str, str]:
+    """Return file system and mount options of an emptyDir in memory. Raises: ConfigError.
+
+    One without a limit may take what the pod may, and of a pod without one, all there is.
+    Source: https://kubernetes.io/docs/concepts/storage/volumes/#emptydir
+    """
+    medium = source["medium"]
+    if medium.startswith("HugePages"):
+        return "hugetlbfs", f"pagesize={_page_size(pod, medium).removesuffix('i')}"
+    sizes = [size for size in (to_bytes(str(source.get("sizeLimit") or "0")), memory_limit(pod, "memory")) if size]
+    return "tmpfs", f"size={min(sizes)}" if sizes else "size=100%"
+
+
+def _page_size(pod: Pod, medium: str) -> str:
+    """Return the size of pages a volume is made of: what its medium says, else what the pod asks for."""
+    if "-" in medium:
+        return str(medium.partition("-")[2])
+    asked = {
+        name.removeprefix("hugepages-")
+        for group in ("initContainers", "containers")
+        for spec in pod["spec"].get(group) or ()
+        for name in (spec.get("resources") or {}).get("requests") or {}
+        if name.startswith("hugepages-")
+    }
+    if len(asked) != 1:
+        why = "the pod asks for none" if not asked else "the pod asks for pages of several sizes"
+        raise ConfigError(f'medium "HugePages" does not say which pages are meant, and {why}')
+    return asked.pop()
+
+
+def _make_empty_dir(path: Path, memory: Sequence[str], group: int | None) -> None:
+    """Make one; `memory` is file system and options of one in memory, nothing for one on the disk."""
     is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    medium = source.get("medium") or ""
-    if medium and not path.is_mount():
-        size = source.get("sizeLimit")
-        options = f"size={to_bytes(size)}" if size and size != "0" else "size=50%"
-        kind = "tmpfs"
-        if medium.startswith("HugePages"):
-            page = medium.removeprefix("HugePages-").removesuffix("i")
-            kind, options = "hugetlbfs", f"pagesize={page}" if "-" in medium else "rw"
+    if memory and not path.is_mount():
+        kind, options = memory
         argv = ["mount", "-t", kind, "-o", options, kind, str(path)]
         subprocess.run(argv, check=True, capture_output=True)
         is_new = True

@@ -23,6 +23,7 @@ class Attributes:
     field_manager: str
     warnings: list[str]
     annotations: dict[str, str] | None = None  # for the audit log, where there is one
+    verb: str = "update"  # of a change: update or patch
 
     @property
     def present(self) -> Object:

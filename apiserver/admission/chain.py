@@ -164,6 +164,8 @@ class Admission:
         if "PodSecurity" in self._on:
             self._pod_security.judge(request)
         main = not request.subresource
+        if request.kind.built_in_kind == "ResourceClaim" and request.subresource == "status":
+            devices.check_status(self._authorizer, request)
         if (
             main and request.kind.built_in_kind == "PersistentVolumeClaim" and request.old is not None
             and "PersistentVolumeClaimResize" in self._on

@@ -20,6 +20,39 @@ PROTOBUF = "application/vnd.kubernetes.protobuf"
 MAX_YAML_VALUES = 1_000_000
 
 
+# What has come of a body before its request's turn.
+_BEGUN: web.RequestKey[bytearray] = web.RequestKey("body", bytearray)
+MAX_EARLY_BYTES = 64 * 1024 * 1024
+
+
+class EarlyBodies:
+    """Lets bodies come before their requests take a seat: who sends slowly keeps nobody from being served.
+
+    All that wait so hold `MAX_EARLY_BYTES` at most; beyond that the rest is read by whose turn it is.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    async def arrive(self, request: web.BaseRequest) -> None:
+        """Wait until the body of a request is here. Raises: Timeout when it takes too long."""
+        if request.content.is_eof() or (request.content_length or 0) > MAX_BODY_BYTES:
+            return
+        begun = request[_BEGUN] = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while self._bytes < MAX_EARLY_BYTES and len(begun) <= MAX_BODY_BYTES:
+                    piece = await request.content.readany()
+                    if not piece:
+                        return
+                    begun += piece
+                    self._bytes += len(piece)
+        except TimeoutError as error:
+            raise _too_slow() from error
+        finally:
+            self._bytes -= len(begun)  # from here on it is the request's
+
+
 async def read(request: web.Request) -> bytes:
     """Return the body. Raises: RequestEntityTooLarge above 3 MiB."""
     body = await _read(request)
@@ -38,16 +71,21 @@ async def _read(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             return await _whole(request, length)
     except TimeoutError as error:
-        raise errors.Timeout("Timeout: request did not complete within the allotted timeout") from error
+        raise _too_slow() from error
+
+
+def _too_slow() -> errors.Timeout:
+    return errors.Timeout("Timeout: request did not complete within the allotted timeout")
 
 
 async def _whole(request: web.Request, length: int | None) -> bytes:
+    begun = bytes(request.get(_BEGUN, b""))
     if length is not None:
         try:
-            return await request.content.readexactly(length) if length else b""
+            return begun + await request.content.readexactly(length - len(begun)) if length > len(begun) else begun
         except asyncio.IncompleteReadError as error:
             raise errors.BadRequest("unexpected EOF") from error
-    body = await request.content.read(MAX_BODY_BYTES + 1)
+    body = begun + await request.content.read(MAX_BODY_BYTES + 1)
     while not request.content.at_eof() and len(body) <= MAX_BODY_BYTES:
         body += await request.content.read(MAX_BODY_BYTES + 1 - len(body))
     if len(body) > MAX_BODY_BYTES:

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from apiserver.aggregation.aggregator import Aggregator
 from apiserver.aggregation.backend import Backend
-from apiserver.endpoints.openapi_paths import DELETE_OPTIONS, PATCH, STATUS, part_definition, paths
+from apiserver.endpoints.openapi_paths import DELETE_OPTIONS, PATCH, STATUS, part_definition, paths, references
+from apiserver.endpoints.openapi_roots import ROOTS, root_definitions, root_paths, roots_of
 from apiserver.registry.catalog import Catalog
 from apiserver.registry.kind import Kind
 from apiserver.request import Call, accepted
@@ -49,7 +50,7 @@ class OpenAPI:
         path = call.info.path.strip("/").removeprefix("openapi/")
         if path == "v2" and _takes_protobuf(call):
             path = _V2_PROTOBUF
-        if path not in ("v2", "v3", _V2_PROTOBUF) and path not in self._group_paths():
+        if path not in ("v2", "v3", _V2_PROTOBUF) and path not in self._group_paths() and path not in self._roots():
             theirs = self._aggregator.openapi_v3(path.removeprefix("v3/"))
             if theirs is None:
                 raise errors.NotFound("the server could not find the requested resource")
@@ -71,8 +72,10 @@ class OpenAPI:
         if self._changes == self._catalog.changes:
             return
         self._changes = self._catalog.changes
-        groups = self._group_paths()
+        groups, roots = self._group_paths(), self._roots()
         for path in tuple(self._documents):
+            if path in roots:
+                continue
             if path not in groups or self._kinds.get(path) != self._catalog.kinds(*groups[path]):
                 del self._documents[path]
 
@@ -83,9 +86,14 @@ class OpenAPI:
             for version in self._catalog.versions(group)
         }
 
+    def _roots(self) -> dict[str, str]:
+        """Return the documents about what is no object: of the server itself, and of what a group has."""
+        own = {kind.resource.group for kind in self._catalog if not kind.user_defined and kind.resource.group}
+        return {f"v3/{name}": name for name in (*ROOTS, *(f"apis/{group}" for group in sorted(own)))}
+
     def _make(self, path: str) -> bytes:
         if path == "v3":
-            links = {name.removeprefix("v3/"): self._link(name) for name in self._group_paths()}
+            links = {name.removeprefix("v3/"): self._link(name) for name in (*self._roots(), *self._group_paths())}
             for backend in self._backends():
                 if backend.openapi_v3:
                     name = backend.path.removeprefix("/")
@@ -96,23 +104,36 @@ class OpenAPI:
 
             return encode(orjson.loads(self._documents.get("v2") or self._make("v2")))
         if path == "v2":
-            kinds = list(self._catalog)
-            body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": paths(kinds, "#/definitions/", v3=False)}
-            body["definitions"] = {name: _plain(raw, "#/definitions/") for name, raw in _used(kinds).items()}
-            for name, raw in _custom(kinds).items():
-                body["definitions"][name] = _for_v2(_open(raw))
-            for backend in self._backends():
-                _merge_v2(body, backend)
-            return orjson.dumps(body)
+            return self._second()
+        if path in self._roots():
+            root = self._roots()[path]
+            schemas = {name: _plain(raw, _V3_REFERENCE) for name, raw in root_definitions(root).items()}
+            return _third(root_paths(root, _V3_REFERENCE, v3=True), schemas)
         group, version = self._group_paths()[path]
         kinds = self._catalog.kinds(group, version)
         self._kinds[path] = kinds
-        schemas = {name: _plain(raw, _V3_REFERENCE) for name, raw in _used(kinds).items()}
+        used, found = _used(kinds), paths(kinds, _V3_REFERENCE, v3=True)
+        for root in roots_of(kinds):
+            found = root_paths(root, _V3_REFERENCE, v3=True) | found
+            used = used | root_definitions(root)
+        schemas = {name: _plain(raw, _V3_REFERENCE) for name, raw in used.items()}
         schemas |= {name: _referring(raw, _V3_REFERENCE) for name, raw in _custom(kinds).items()}
-        return orjson.dumps(
-            {"openapi": "3.0.0", "info": _INFO, "paths": paths(kinds, _V3_REFERENCE, v3=True),
-             "components": {"schemas": schemas}}
-        )  # fmt: skip
+        return _third(found, schemas)
+
+    def _second(self) -> bytes:
+        """Return the document of OpenAPI v2, which tells of everything."""
+        kinds = list(self._catalog)
+        body: dict[str, Any] = {"swagger": "2.0", "info": _INFO, "paths": paths(kinds, "#/definitions/", v3=False)}
+        known = {**_used(kinds)}
+        for root in [*self._roots().values(), *roots_of(kinds)]:
+            body["paths"] |= root_paths(root, "#/definitions/", v3=False)
+            known |= root_definitions(root)
+        body["definitions"] = {name: _plain(raw, "#/definitions/") for name, raw in known.items()}
+        for name, raw in _custom(kinds).items():
+            body["definitions"][name] = _for_v2(_open(raw))
+        for backend in self._backends():
+            _merge_v2(body, backend)
+        return orjson.dumps(body)
 
     def _backends(self) -> list[Backend]:
         return [one for _, backends in self._aggregator.groups() for one in backends]
@@ -121,6 +142,11 @@ class OpenAPI:
         if name not in self._documents:
             self._documents[name] = self._make(name)
         return {"serverRelativeURL": f"/openapi/{name}?hash={_hash(self._documents[name])}"}
+
+
+def _third(found: dict[str, Any], schemas: dict[str, Any]) -> bytes:
+    """Return a document of OpenAPI v3."""
+    return orjson.dumps({"openapi": "3.0.0", "info": _INFO, "paths": found, "components": {"schemas": schemas}})
 
 
 def _document(call: Call, body: bytes, content_type: str = "application/json") -> web.Response:
@@ -173,7 +199,7 @@ def _used(kinds: list[Kind]) -> dict[str, Any]:
         if name in found or name not in known:  # the schemas of what users define are their own
             continue
         found[name] = known[name]
-        todo += _references(known[name])
+        todo += references(known[name])
     return found
 
 
@@ -233,15 +259,6 @@ def _for_v2(value: Any) -> Any:
         elif key not in _NOT_IN_V2:
             made[key] = _for_v2(item)
     return made
-
-
-def _references(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        here = [str(value["$ref"]).removeprefix("#/$defs/")] if isinstance(value.get("$ref"), str) else []
-        return here + [one for item in value.values() for one in _references(item)]
-    if isinstance(value, list):
-        return [one for item in value for one in _references(item)]
-    return []
 
 
 def _plain(value: Any, reference: str) -> Any:

@@ -175,3 +175,13 @@ def _parameter(name: str, kind: str, where: str, *, v3: bool) -> dict[str, Any]:
     about = {"type": kind, "uniqueItems": True}
     needed = {"required": True} if where == "path" else {}
     return {"name": name, "in": where, **needed, **({"schema": about} if v3 else about)}
+
+
+def references(value: Any) -> list[str]:
+    """Return the names of the definitions that a definition refers to."""
+    if isinstance(value, dict):
+        here = [str(value["$ref"]).removeprefix("#/$defs/")] if isinstance(value.get("$ref"), str) else []
+        return here + [one for item in value.values() for one in references(item)]
+    if isinstance(value, list):
+        return [one for item in value for one in references(item)]
+    return []

@@ -18,6 +18,10 @@ from apiserver.request import Call, RequestInfo
 from machinery import errors
 
 _AUTHORIZATION, _AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
+_EVERYTHING: tuple[dict[str, Any], ...] = (
+    {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
+    {"verbs": ["*"], "nonResourceURLs": ["*"]},
+)
 
 
 class Reviews:
@@ -88,10 +92,10 @@ class Reviews:
             if grant.namespace in ("", namespace)
             for rule in grant.rules
         ]
-        everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
-        masters = [everything] if self._authorizer.is_master(call.user) else []
+        if self._authorizer.is_master(call.user):
+            rules = [*_EVERYTHING, *(rule for rule in rules if rule not in _EVERYTHING)]
         review["status"] = {
-            "resourceRules": masters + [rule for rule in rules if rule.get("resources")],
+            "resourceRules": [rule for rule in rules if rule.get("resources")],
             "nonResourceRules": [
                 {"verbs": rule["verbs"], "nonResourceURLs": rule["nonResourceURLs"]}
                 for rule in rules

@@ -141,6 +141,14 @@ class _Session:
         self._bookmarks = flag(call.query, "allowWatchBookmarks")
         self._seconds = self._timeout_seconds()
         self._response = _response(call, want)
+        self._writing = False
+        watcher.cut = self._cut
+
+    def _cut(self) -> None:
+        """End a watch that fell too far behind and whose client takes nothing: nobody would, its write waits."""
+        transport = self._call.http.transport
+        if self._writing and transport is not None:
+            transport.abort()
 
     async def run(self, present: Sequence[Entry], *, marks_end: bool) -> web.StreamResponse:
         response = self._response
@@ -195,10 +203,17 @@ class _Session:
             pending.append(line)
             size += len(line)
             if size >= _PIECE_BYTES:
-                await self._response.write(b"".join(pending))
+                await self._write(pending)
                 pending, size = [], 0
         if pending:
-            await self._response.write(b"".join(pending))
+            await self._write(pending)
+
+    async def _write(self, lines: list[bytes]) -> None:
+        self._writing = True
+        try:
+            await self._response.write(b"".join(lines))
+        finally:
+            self._writing = False
 
     def _lines(self, events: Sequence[Event]) -> Iterator[bytes]:
         if self._selection.is_empty and self._plain:

@@ -46,7 +46,7 @@ def write_options(call: Call) -> WriteOptions:
     if not manager:  # the program's name, as it introduces itself
         manager = call.http.headers.get("User-Agent", "").partition("/")[0][:MAX_MANAGER_BYTES] or "unknown"
     noted = call.http[AUDIT].annotations if AUDIT in call.http else None
-    return WriteOptions(dry_run == "All", validation, manager, call.user, annotations=noted)
+    return WriteOptions(dry_run == "All", validation, manager, call.user, annotations=noted, verb=call.info.verb)
 
 
 async def read_object(call: Call, kind: str, api_version: str, *, twice: list[str] | None = None) -> Object:

@@ -47,6 +47,7 @@ class WriteOptions:
     user: User | None = None
     twice: list[str] = field(default_factory=list)  # what to tell of keys that the body holds twice
     applies: bool = False  # the body is a configuration of server-side apply, which has set managedFields
+    verb: str = "update"
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] | None = None  # what admission has to say to the audit log
     # A patch makes the error of its own for a result that can't be read; given why.
@@ -155,7 +156,7 @@ class Rest:
         name = ((obj or old or {}).get("metadata") or {}).get("name", "")
         return Attributes(
             operation, kind, namespace, name, subresource, options.user, options.dry_run, obj, old,
-            options.field_manager, options.warnings, options.annotations,
+            options.field_manager, options.warnings, options.annotations, options.verb,
         )  # fmt: skip
 
     @staticmethod

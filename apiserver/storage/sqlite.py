@@ -36,6 +36,8 @@ T = TypeVar("T")
 MAX_VALUE_BYTES = 3 * 1024 * 1024
 # Changes kept in memory for watchers that keep up; others read the log.
 RECENT = 8192
+# Fewer where they are large; so much is read of the log at once, too.
+RECENT_BYTES = 16 * 1024 * 1024
 _BATCH = 1000
 _LEASE_CHECK_SECONDS = 1.0
 
@@ -74,7 +76,8 @@ class SQLiteStore:
             raise StoreUnavailable(f"{path} is no store: {error}") from error
         self._revision = self._state("revision")
         self._compacted = self._state("compacted")
-        self._recent: deque[Change] = deque(maxlen=RECENT)
+        self._recent: deque[Change] = deque()
+        self._recent_bytes = 0
         self._recent_from = self._revision + 1
         self._watchers: set[asyncio.Event] = set()
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
@@ -133,8 +136,7 @@ class SQLiteStore:
 
     def _publish(self, changes: list[Change], results: list[tuple[asyncio.Future[Any], Any]]) -> None:
         if changes:
-            self._recent.extend(changes)
-            self._recent_from = self._recent[0].mod_revision
+            self._remember(changes)
             for event in self._watchers:
                 event.set()
         for future, result in results:
@@ -337,6 +339,14 @@ class SQLiteStore:
         finally:
             self._watchers.discard(event)
 
+    def _remember(self, changes: Sequence[Change]) -> None:
+        """Keep changes for those who follow, the latest and not too many bytes of them."""
+        self._recent.extend(changes)
+        self._recent_bytes += sum(map(_size, changes))
+        while len(self._recent) > RECENT or (self._recent_bytes > RECENT_BYTES and len(self._recent) > 1):
+            self._recent_bytes -= _size(self._recent.popleft())
+        self._recent_from = self._recent[0].mod_revision
+
     async def _follow(self, prefix: str, position: int, event: asyncio.Event) -> AsyncIterator[Batch]:
         while True:
             event.clear()
@@ -361,10 +371,16 @@ class SQLiteStore:
             if position <= compacted:
                 raise Compacted(f"revision {position} is compacted")
             query = "SELECT key, value, revision, deleted FROM log WHERE revision >= ? ORDER BY revision LIMIT ?"
-            return connection.execute(query, (position, _BATCH)).fetchall()
+            changes, size = [], 0
+            for key, value, revision, deleted in connection.execute(query, (position, _BATCH)):
+                changes.append(Change(key, value, revision, bool(deleted)))
+                size += _size(changes[-1])
+                if size > RECENT_BYTES:
+                    break
+            return changes
 
-        rows = await self._read(work)
-        return [Change(key, value, revision, bool(deleted)) for key, value, revision, deleted in rows]
+        found: Sequence[Change] = await self._read(work)
+        return found
 
     async def health(self) -> None:
         """See Store.health."""
@@ -379,6 +395,10 @@ class SQLiteStore:
         self._reader.close()
         self._writer.close()
         self._lock.close()
+
+
+def _size(change: Change) -> int:
+    return len(change.value or b"")
 
 
 def _lock(path: Path) -> Any:

@@ -25,10 +25,16 @@ log = logging.getLogger(__name__)
 ROOT = "/registry/"
 # How many changes a collection remembers for watches that start in the past.
 HISTORY = 4096
-# So many of them keep the line that their watchers are sent.
-_FRESH = 256
+# Fewer where they are large: those before the last few go when all together are more than so many bytes.
+HISTORY_BYTES = 32 * 1024 * 1024
+_FEWEST = 16
+# So many of them keep the line that their watchers are sent, of large objects fewer.
+_FRESH, _FRESH_LARGE = 256, 4
+_LARGE_BYTES = 64 * 1024
 # A watcher this far behind is ended; the client lists or watches again.
 MAX_PENDING = 20_000
+# So is one for whom more than this is kept, in bytes of objects.
+MAX_PENDING_BYTES = 64 * 1024 * 1024
 _METADATA = b'"metadata":{'
 _NO_LABELS: Mapping[str, str] = {}
 
@@ -100,13 +106,16 @@ class Event:
 
     def line(self) -> bytes:
         """Return the event as a line of a watch, made once for all watchers."""
+        if self._line:
+            return self._line
+        line = event_line(self.type, self.entry.value)
         if self._line is None:
-            self._line = event_line(self.type, self.entry.value)
-        return self._line
+            self._line = line
+        return line
 
     def drop_line(self) -> None:
-        """Forget the line: who still asks for it is late, and makes it again."""
-        self._line = None
+        """Forget the line: who still asks for it is late, and makes it for itself."""
+        self._line = b""
 
 
 def event_line(type_: str, value: bytes) -> bytes:
@@ -121,6 +130,10 @@ class TooOld(Exception):
         super().__init__(f"too old resource version: {asked} ({oldest})")
 
 
+def _nothing() -> None:
+    return None
+
+
 class Watcher:
     """One client's place in a collection's changes."""
 
@@ -128,19 +141,26 @@ class Watcher:
         self._collection = collection
         self._namespace = namespace
         self._pending: deque[Event] = deque()
+        self._pending_bytes = 0
         self._wake: asyncio.Future[None] | None = None
         self.overrun = False
+        self.cut: Callable[[], None] = (
+            _nothing  # called when it falls too far behind: its client may take nothing at all
+        )
         self.position = 0
 
     def offer(self, event: Event) -> None:
         """Take a change; never waits."""
         if self._namespace and event.entry.namespace != self._namespace:
             return
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= MAX_PENDING or self._pending_bytes > MAX_PENDING_BYTES:
             self.overrun = True
             self._pending.clear()
+            self._pending_bytes = 0
+            self.cut()
         if not self.overrun:
             self._pending.append(event)
+            self._pending_bytes += len(event.entry.value)
         self._rouse()
 
     def end(self) -> None:
@@ -157,6 +177,7 @@ class Watcher:
         """Return what has come since the last call; does not wait."""
         events = list(self._pending)
         self._pending.clear()
+        self._pending_bytes = 0
         return events
 
     async def wait(self, timeout_seconds: float) -> bool:
@@ -180,7 +201,8 @@ class Collection:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._keys: list[str] = []
-        self._history: deque[Event] = deque(maxlen=HISTORY)
+        self._history: deque[Event] = deque()
+        self._history_bytes = 0
         self._forgotten = 0  # the newest revision whose change is no longer remembered
         self._watchers: set[Watcher] = set()
         self.generation = 0
@@ -222,6 +244,7 @@ class Collection:
                 self.apply_put(entry)
         self._forgotten = revision
         self._history.clear()
+        self._history_bytes = 0
 
     def apply_put(self, entry: Entry) -> None:
         """Take a create or update from the store's watch."""
@@ -240,11 +263,17 @@ class Collection:
         self._tell(Event("DELETED", entry, previous, revision))
 
     def _tell(self, event: Event) -> None:
-        if len(self._history) == HISTORY:
-            self._forgotten = self._history[0].revision
-        self._history.append(event)
-        if len(self._history) > _FRESH:
-            self._history[-1 - _FRESH].drop_line()
+        history = self._history
+        history.append(event)
+        self._history_bytes += len(event.entry.value)
+        while len(history) > HISTORY or (self._history_bytes > HISTORY_BYTES and len(history) > _FEWEST):
+            oldest = history.popleft()
+            self._history_bytes -= len(oldest.entry.value)
+            self._forgotten = oldest.revision
+        if len(history) > _FRESH:
+            history[-1 - _FRESH].drop_line()
+        if len(history) > _FRESH_LARGE and len((late := history[-1 - _FRESH_LARGE]).entry.value) > _LARGE_BYTES:
+            late.drop_line()
         for watcher in self._watchers:
             watcher.offer(event)
 

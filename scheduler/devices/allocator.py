@@ -16,11 +16,13 @@ from scheduler.devices.pools import CounterKey, Device, DeviceKey, Pool, PoolKey
 Object = Mapping[str, Any]
 Matches = Callable[[Device, str], bool]
 """Whether a device meets a CEL expression. Raises: ValueError when that can't be said."""
+Rule = tuple[str, str]
+"""A CEL expression, and whose it is."""
 
 MAX_RESULTS = 32
 """So many devices a claim can have."""
-MAX_STEPS = 20_000
-"""So many choices are tried for one node: a search could last for ever, and everybody waits meanwhile."""
+MAX_STEPS, MAX_ALL_STEPS = 10_000, 30_000
+"""So many choices are tried for one node, and for all: a search could last for ever, and everybody waits meanwhile."""
 
 
 class AllocationError(Exception):
@@ -42,6 +44,7 @@ class Part:
     """Which of the alternatives it is."""
     object: Object
     device_class: Object
+    rules: Sequence[Rule]
     count: int = 1
     suited: list[Device] = field(default_factory=list)
     """Those that match, on the node at hand."""
@@ -88,6 +91,8 @@ class Allocator:
         self._classes, self._matches = classes, matches
         self.taken = taken
         self._pools = {pool.key: pool for pool in pools}
+        self._plans: dict[int, tuple[Object, list[list[Part]]]] = {}  # by id of claim, which is kept with it
+        self._steps_left = MAX_ALL_STEPS
         self._left: dict[PoolKey, dict[CounterKey, Decimal]] = {}
 
     def allocate(self, claims: Sequence[Object], devices: Sequence[Device]) -> list[list[Choice]] | None:
@@ -99,14 +104,20 @@ class Allocator:
         usable = [one for one in devices if self._pools[one.pool].is_usable]
         plans = []
         for claim in claims:
-            plan = [self._parts(claim, request, usable, here) for request in _requests(claim)]
+            plan = self._plan(claim)
+            for part in (part for parts in plan for part in parts):
+                self._look_for(claim, part, usable, here)
             least = sum(min(part.count for part in parts) for parts in plan)
             if least > MAX_RESULTS:
                 text = f"number of requested devices {least} exceeds the claim limit of {MAX_RESULTS}"
                 raise AllocationError(f"claim {_name_of(claim)}: {text}")
             plans.append(_Plan(plan, (claim["spec"].get("devices") or {}).get("constraints") or ()))
-        search = _Search(plans, self.taken, self.left)
-        return search.results if search.from_request(0, 0) else None
+        search = _Search(plans, self.taken, self.left, min(MAX_STEPS, self._steps_left))
+        try:
+            return search.results if search.from_request(0, 0) else None
+        finally:
+            # Easy searches, one for each node, cost nothing: else the last of many nodes would have none left.
+            self._steps_left -= search.steps if search.steps > MAX_STEPS // 10 else 0
 
     def left(self, pool: PoolKey) -> dict[CounterKey, Decimal]:
         """Return what is left of a pool's counters; less than nothing where a driver changed them in use."""
@@ -118,21 +129,36 @@ class Allocator:
                     found[key] = found.get(key, Decimal(0)) - amount
         return found
 
-    def _parts(self, claim: Object, request: Object, usable: Sequence[Device], here: set[PoolKey]) -> list[Part]:
-        found = []
-        for place, (name, wish) in enumerate(_alternatives(request)):
-            device_class = self._classes(wish["deviceClassName"])
-            if device_class is None:
-                text = f"could not retrieve device class {wish['deviceClassName']}"
-                raise AllocationError(f"claim {_name_of(claim)}, request {name}: {text}")
-            part = Part(name, request["name"], place, wish, device_class, int(wish.get("count") or 1))
-            part.suited = [one for one in usable if self._suits(claim, one, part)]
-            if part.wants_all:
-                self._check_all(claim, part, here)
-                part.suited = [one for one in part.suited if self._has_room(one, part)]
-                part.count = len(part.suited)
-            found.append(part)
-        return found
+    def _plan(self, claim: Object) -> list[list[Part]]:
+        """Return a claim's requests, each as its alternatives: the same for all nodes but for what is suited."""
+        known = self._plans.get(id(claim))
+        if known is None:
+            plan = [
+                [self._part(claim, request, *one) for one in enumerate(_alternatives(request))]
+                for request in _requests(claim)
+            ]
+            known = self._plans[id(claim)] = (claim, plan)
+        return known[1]
+
+    def _part(self, claim: Object, request: Object, place: int, way: tuple[str, Object]) -> Part:
+        name, wish = way
+        device_class = self._classes(wish["deviceClassName"])
+        if device_class is None:
+            text = f"could not retrieve device class {wish['deviceClassName']}"
+            raise AllocationError(f"claim {_name_of(claim)}, request {name}: {text}")
+        rules = [
+            *_rules(f"class {device_class['metadata']['name']}", (device_class.get("spec") or {}).get("selectors")),
+            *_rules(f"claim {_name_of(claim)}", wish.get("selectors")),
+        ]
+        return Part(name, request["name"], place, wish, device_class, rules, int(wish.get("count") or 1))
+
+    def _look_for(self, claim: Object, part: Part, usable: Sequence[Device], here: set[PoolKey]) -> None:
+        """Find the devices that match a request, among those that can be reached."""
+        part.suited = [one for one in usable if self._suits(one, part.rules)]
+        if part.wants_all:
+            self._check_all(claim, part, here)
+            part.suited = [one for one in part.suited if self._has_room(one, part)]
+            part.count = len(part.suited)
 
     def _check_all(self, claim: Object, part: Part, here: set[PoolKey]) -> None:
         """All devices of a pool are known only once all of its slices are there."""
@@ -147,16 +173,12 @@ class Allocator:
         consumed = needed(part.object.get("capacity"), device)
         return consumed is not None and _fits(device, consumed, self.taken.shares.get(device.key) or {})
 
-    def _suits(self, claim: Object, device: Device, part: Part) -> bool:
-        of_class = (part.device_class.get("spec") or {}).get("selectors") or ()
-        for at, selector in enumerate(of_class):
-            whose = f"class {part.device_class['metadata']['name']}: selector #{at}"
-            if not self._meets(device, selector["cel"]["expression"], whose):
+    def _suits(self, device: Device, rules: Sequence[Rule]) -> bool:
+        for expression, whose in rules:
+            known = device.matched.get(expression)
+            if not (self._meets(device, expression, whose) if known is None else known):
                 return False
-        return all(
-            self._meets(device, selector["cel"]["expression"], f"claim {_name_of(claim)}: selector #{at}")
-            for at, selector in enumerate(part.object.get("selectors") or ())
-        )
+        return True
 
     def _meets(self, device: Device, expression: str, whose: str) -> bool:
         try:
@@ -164,6 +186,10 @@ class Allocator:
         except ValueError as error:
             text = f"{whose} on device {'/'.join(device.key)}: CEL runtime error: {error}"
             raise AllocationError(text) from error
+
+
+def _rules(whose: str, selectors: Sequence[Object] | None) -> list[Rule]:
+    return [(one["cel"]["expression"], f"{whose}: selector #{at}") for at, one in enumerate(selectors or ())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +202,19 @@ class _Search:
     """One search: what has been chosen so far, and what that takes."""
 
     def __init__(
-        self, plans: Sequence[_Plan], taken: Taken, left: Callable[[PoolKey], Mapping[CounterKey, Decimal]]
+        self,
+        plans: Sequence[_Plan],
+        taken: Taken,
+        left: Callable[[PoolKey], Mapping[CounterKey, Decimal]],
+        max_steps: int,
     ) -> None:
-        self._plans, self._taken, self._left = plans, taken, left
+        self._plans, self._taken, self._left, self._max_steps = plans, taken, left, max_steps
         self.results: list[list[Choice]] = [[] for _ in plans]
         self._users: dict[DeviceKey, list[int]] = {}
         """By which claims devices are used that are not shared."""
         self._shares: dict[DeviceKey, list[Amounts]] = {}
         self._counters: dict[tuple[PoolKey, CounterKey], Decimal] = {}
-        self._steps = 0
+        self.steps = 0
 
     def from_request(self, claim: int, request: int) -> bool:
         """Serve the requests from here on."""
@@ -206,8 +236,8 @@ class _Search:
             return self.from_request(at[0], at[1] + 1)
         last = start + 1 if part.wants_all else len(part.suited) - missing + 1
         for place in range(start, last):
-            self._steps += 1
-            if self._steps > MAX_STEPS:
+            self.steps += 1
+            if self.steps > self._max_steps:
                 raise TooHard
             choice = self._choose(at[0], part, part.suited[place])
             if choice is None:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from machinery.api.quantity import parse_quantity
+from scheduler.cluster import Cluster
 
 Object = Mapping[str, Any]
 DeviceKey = tuple[str, str, str]
@@ -123,6 +124,18 @@ class Taken:
     def has(self, key: DeviceKey) -> bool:
         """Say whether anybody has a device, or a share of it."""
         return key in self.devices or key in self.shares
+
+
+def taken_by_claims(cluster: Cluster) -> Taken:
+    """Return what claims have, or are promised."""
+    found = Taken()
+    for claim in cluster.device_claims():
+        allocation = (claim.get("status") or {}).get("allocation")
+        if allocation and claim["metadata"]["uid"] not in cluster.promised:
+            found.add(allocation)
+    for allocation in cluster.promised.values():
+        found.add(allocation)
+    return found
 
 
 class PoolReader:

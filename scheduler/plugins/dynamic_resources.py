@@ -18,7 +18,7 @@ from scheduler.devices.binding import ClaimBinder, is_ready, is_reserved_for, is
 from scheduler.devices.extended import Wanted, claim_of, classes_by_resource, is_made_for, wanted_of
 from scheduler.devices.matching import matches
 from scheduler.devices.places import Places
-from scheduler.devices.pools import PoolReader, Taken
+from scheduler.devices.pools import PoolReader, taken_by_claims
 from scheduler.devices.results import allocation_of
 from scheduler.framework.plugin import (
     ClusterPlugin,
@@ -151,7 +151,7 @@ class DynamicResources(ClusterPlugin, PostFilterPlugin):
     def _try_rows(self, cycle: Cycle, state: _State, codes: Any) -> None:
         table, cluster = cycle.table, cycle.cluster
         pools = self._reader.pools(cluster.device_slices())
-        allocator = Allocator(cluster.device_class, matches, _taken(cycle), pools)
+        allocator = Allocator(cluster.device_class, matches, taken_by_claims(cluster), pools)
         invalid = {pool.key for pool in pools if pool.invalid}
         resources = sorted(state.backed)
         without = {name: table.allocatable(name) == 0 for name in resources}
@@ -311,18 +311,6 @@ def _check_classes(cycle: Cycle, claim: Object) -> None:
         for name, wish in wishes:
             if cycle.cluster.device_class(wish["deviceClassName"]) is None:
                 raise Rejected(f"request {name}: device class {wish['deviceClassName']} does not exist")
-
-
-def _taken(cycle: Cycle) -> Taken:
-    """Return what claims have, or are promised."""
-    found, promised = Taken(), cycle.cluster.promised
-    for claim in cycle.cluster.device_claims():
-        allocation = (claim.get("status") or {}).get("allocation")
-        if allocation and claim["metadata"]["uid"] not in promised:
-            found.add(allocation)
-    for allocation in promised.values():
-        found.add(allocation)
-    return found
 
 
 def _name(claim: Object) -> str:

@@ -52,6 +52,11 @@ class NodeVolumeLimits(ClusterPlugin):
             if volume is not None and volume[0] in drivers:
                 for row in users:
                     found.setdefault(row, set()).add(volume)
+        for attachment in cycle.cluster.attachments():  # some stay for a while after their pods
+            volume = _attached_volume(cycle.cluster, attachment["spec"])
+            node = cycle.table.by_name.get(attachment["spec"].get("nodeName", ""))
+            if node is not None and volume is not None and volume[0] in drivers:
+                found.setdefault(node.row, set()).add(volume)
         return found
 
     def explain(self, cycle: Cycle, code: int) -> tuple[Reason, ...]:
@@ -70,6 +75,13 @@ def _limits(cluster: Cluster, node: str) -> dict[str, int]:
     drivers = (found.get("spec") or {}).get("drivers") or ()
     counts = ((one["name"], (one.get("allocatable") or {}).get("count")) for one in drivers)
     return {name: int(count) for name, count in counts if count is not None}
+
+
+def _attached_volume(cluster: Cluster, spec: Mapping[str, Any]) -> Volume | None:
+    source = spec.get("source") or {}
+    volume = cluster.volume(source["persistentVolumeName"]) if source.get("persistentVolumeName") else None
+    csi = ((volume or {}).get("spec") or source.get("inlineVolumeSpec") or {}).get("csi")
+    return (csi["driver"], csi["volumeHandle"]) if csi else None
 
 
 def volume_of(cluster: Cluster, namespace: str, name: str) -> Volume | None:

@@ -8,7 +8,9 @@ import asyncio
 import base64
 import datetime
 import itertools
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -403,6 +405,22 @@ async def test_a_volume_of_a_pods_own_comes_and_goes_with_it(client: Client, spa
     await client.delete(PODS, "scratch", space)
     await until_gone(client, PERSISTENT_VOLUME_CLAIMS, "scratch-data", namespace=space, deadline_seconds=SECONDS)
     await until_gone(client, PERSISTENT_VOLUMES, found["spec"]["volumeName"], deadline_seconds=SECONDS)
+
+
+async def test_a_volume_to_be_recycled_is_emptied_and_offered_again(client: Client, space: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".secret").write_text("of the last one")
+    spec = {"capacity": {"storage": "1Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": space,
+            "hostPath": {"path": str(tmp_path)}, "persistentVolumeReclaimPolicy": "Recycle"}  # fmt: skip
+    await client.create(PERSISTENT_VOLUMES, {"metadata": {"name": space}, "spec": spec})
+    body = claim("once")
+    body["spec"]["storageClassName"] = space
+    await client.create(PERSISTENT_VOLUME_CLAIMS, body, space)
+    await wait_for(client, PERSISTENT_VOLUMES, space, lambda obj: obj["status"]["phase"] == "Bound")
+    await client.delete(PERSISTENT_VOLUME_CLAIMS, "once", space)
+    await wait_for(client, PERSISTENT_VOLUMES, space, lambda obj: obj["status"]["phase"] == "Available")
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
+    await client.delete(PERSISTENT_VOLUMES, space)
 
 
 # -- nodes

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from machinery.api.resources import PODS
+from machinery.api.resources import NODES, PODS
 from machinery.client.rest import ConnectionFailed
 from machinery.errors import APIError
 from tests.e2e.conftest import IMAGE
@@ -281,3 +281,38 @@ async def test_a_log_that_grows_long_is_put_aside(pods: Pods) -> None:
         while len(await asyncio.to_thread(os.listdir, folder)) < 2:  # noqa: ASYNC110 - the agent looks now and then
             await asyncio.sleep(0.2)
     assert sorted(one.split(".2")[0] for one in os.listdir(folder)) == ["0.log", "0.log"]
+
+
+@pytest.mark.only_wherry
+async def test_a_critical_pod_takes_the_place_of_what_reserved_it(pods: Pods) -> None:
+    (node,) = (await pods.client.list(NODES))["items"]
+    forever = shell("sleep 600")
+    modest = await pods.create(forever)
+    asks = {"requests": {"cpu": "100m", "memory": "50Mi"}}
+    burstable = await pods.create({**forever, "resources": asks})
+    for one in (modest, burstable):
+        await pods.running(one)
+    annotations = {"kubernetes.io/config.source": "file"}  # which makes no static pod of it
+    name = node["metadata"]["name"]
+    everything = {"requests": {key: node["status"]["allocatable"][key] for key in ("cpu", "memory")}}
+    spec = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "critical", "annotations": annotations}}
+    container = {"name": "main", "image": IMAGE, "imagePullPolicy": "IfNotPresent", **forever, "resources": everything}
+    body = {"priorityClassName": "system-node-critical", "nodeName": name, "containers": [container]}
+    critical = await pods.client.create(
+        PODS, {**spec, "spec": {**body, "terminationGracePeriodSeconds": 0}}, "kube-system"
+    )
+    try:
+        gone = await pods.ended(burstable)
+        assert (gone["status"]["reason"], gone["status"]["message"]) == (
+            "Preempting",
+            "Preempted in order to admit critical pod",
+        )
+        async with asyncio.timeout(15):
+            while (found := await pods.client.get(PODS, "critical", "kube-system"))["status"]["phase"] != "Running":
+                assert found["status"]["phase"] == "Pending", found["status"]
+                await asyncio.sleep(0.05)
+        assert condition(await pods.get(modest), "Ready") == "True"
+        other = await pods.create({**forever, "resources": {"requests": {"cpu": "100m"}}}, nodeName=name)
+        assert (await pods.ended(other))["status"]["reason"] == "OutOfcpu"
+    finally:
+        await pods.client.delete(PODS, critical["metadata"]["name"], "kube-system", options={"gracePeriodSeconds": 0})

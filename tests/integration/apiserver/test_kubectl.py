@@ -1,10 +1,15 @@
 """The real kubectl against our server."""
 
+import asyncio
 import json
+from pathlib import Path
 
+import aiohttp
 import pytest
 
+from apiserver.app import APIServer
 from tests.integration.apiserver.conftest import Kubectl
+from tests.support.server import kubeconfig_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 MANIFEST = """
@@ -109,3 +114,67 @@ async def test_reviews_and_evictions_are_understood(kubectl: Kubectl) -> None:
     assert "system:masters" in (await kubectl("auth", "whoami"))[1]
     await kubectl("run", "a", "--image=web")
     assert (await kubectl("delete", "pod", "a", "--grace-period=0", "--force"))[1] == 'pod "a" force deleted\n'
+
+
+async def test_explain_tells_all_fields_below_one(kubectl: Kubectl) -> None:
+    code, told, problem = await kubectl("explain", "deployment.spec", "--recursive")
+    assert (code, problem) == (0, "")
+    assert {"template\t<PodTemplateSpec> -required-", "containers\t<[]Container> -required-"} <= {
+        line.strip() for line in told.splitlines()
+    }
+    assert "maxSurge\t<IntOrString>" in told
+    assert "GROUP:      autoscaling" in (await kubectl("explain", "hpa", "--api-version=autoscaling/v1"))[1]
+    code, _, problem = await kubectl("explain", "deployment.spec.nonsense")
+    assert (code, problem) == (1, 'error: field "nonsense" does not exist\n')
+
+
+async def test_diff_shows_what_apply_would_change(kubectl: Kubectl) -> None:
+    assert (await kubectl("diff", "-f", "-", stdin=MANIFEST))[0] == 1  # all of it is new
+    await kubectl("apply", "-f", "-", stdin=MANIFEST)
+    assert (await kubectl("diff", "-f", "-", stdin=MANIFEST)) == (0, "", "")
+    code, told, _ = await kubectl("diff", "-f", "-", stdin=MANIFEST.replace("replicas: 2", "replicas: 4"))
+    lines = [line for line in told.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    assert (code, lines) == (1, ["-  generation: 1", "+  generation: 2", "-  replicas: 2", "+  replicas: 4"])
+    assert (await kubectl("get", "deploy", "web", "-o", "jsonpath={.spec.replicas}"))[1] == "2"
+
+
+async def test_what_one_may_do_is_listed(kubectl: Kubectl) -> None:
+    everything = (await kubectl("auth", "can-i", "--list", "--no-headers"))[1].splitlines()
+    assert everything[0].split() == ["*.*", "[]", "[]", "[*]"]
+    assert ["[*]", "[]", "[*]"] in [line.split() for line in everything]
+    await kubectl("create", "role", "reader", "--verb=get,list", "--resource=configmaps", "--resource-name=one")
+    await kubectl("create", "rolebinding", "reads", "--role=reader", "--user=eve")
+    hers = (await kubectl("auth", "can-i", "--list", "--as=eve", "--no-headers"))[1].splitlines()
+    assert ["configmaps", "[]", "[one]", "[get", "list]"] in [line.split() for line in hers]
+    assert not any(line.startswith("*.*") for line in hers)
+
+
+async def test_proxy_serves_the_server_and_files_to_programs_without_credentials(
+    server: APIServer, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    await kubectl("create", "configmap", "told", "--from-literal=a=b")
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "page.txt").write_text("a page")
+    config = kubeconfig_file(tmp_path, server.config)
+    arguments = (f"--kubeconfig={config}", "proxy", "--port=0", f"--www={tmp_path / 'static'}")
+    process = await asyncio.create_subprocess_exec("kubectl", *arguments, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        said = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        url = "http://" + said.removeprefix("Starting to serve on ").strip()
+        maps = f"{url}/api/v1/namespaces/default/configmaps"
+        async with aiohttp.ClientSession(headers={"Connection": "close"}) as session:
+            async with session.get(f"{maps}/told") as answer:
+                assert (answer.status, (await answer.json())["data"]) == (200, {"a": "b"})
+            async with session.post(maps, json={"metadata": {"name": "made"}}) as answer:
+                assert (answer.status, (await answer.json())["metadata"]["name"]) == (201, "made")
+            async with session.get(f"{url}/static/page.txt") as answer:
+                assert await answer.text() == "a page"
+            async with session.get(f"{url}/api/v1/namespaces/default/pods/a/exec") as answer:
+                assert answer.status == 403  # the proxy itself keeps such paths to itself
+            async with session.get(maps, params={"watch": "1", "resourceVersion": "0"}) as answer:
+                event = json.loads(await asyncio.wait_for(answer.content.readline(), 20))
+                assert event["type"] == "ADDED"
+    finally:
+        process.terminate()
+        await process.wait()

@@ -2,12 +2,15 @@
 
 import json
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from apiserver.registry.apiextensions import DEFINITIONS
 from machinery import errors
+from machinery.api.resources import CONFIG_MAPS
 from machinery.client.rest import Client
 from tests.integration.apiserver.conftest import Kubectl
 from tests.support.waiting import until
@@ -108,3 +111,80 @@ async def test_openapi_tells_of_lists_and_of_the_parts_of_objects(client: Client
         assert asked <= known.keys()
     names = [op["operationId"] for path in both["paths"].values() for op in path.values() if isinstance(op, dict)]
     assert len(names) == len(set(names))
+
+
+async def test_openapi_tells_of_groups_versions_and_the_server_itself(client: Client) -> None:
+    await define(client, "listed", LISTED)
+    listed = json.loads(await client.request("GET", "/openapi/v3"))["paths"]
+    roots = {".well-known/openid-configuration", "api", "apis", "openid/v1/jwks", "version"}
+    assert roots | {"apis/apps", "apis/apps/v1", "apis/rbac.authorization.k8s.io", "api/v1"} <= listed.keys()
+    assert "apis/listed.example.com" not in listed  # there are documents of what versions hold, and no more
+    for name, link in listed.items():
+        path, _, found = link["serverRelativeURL"].partition("?hash=")
+        document = json.loads(await client.request("GET", path, params={"hash": found}))
+        assert document["openapi"] == "3.0.0", name
+        asked = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+        assert asked <= document["components"]["schemas"].keys(), name
+    group = json.loads(await client.request("GET", "/openapi/v3/apis/rbac.authorization.k8s.io"))
+    told = group["paths"]["/apis/rbac.authorization.k8s.io/"]["get"]
+    assert (told["operationId"], told["tags"]) == ("getRbacAuthorizationAPIGroup", ["rbacAuthorization"])
+    version = json.loads(await client.request("GET", "/openapi/v3/apis/apps/v1"))["paths"]["/apis/apps/v1/"]["get"]
+    assert (version["operationId"], version["tags"]) == ("getAppsV1APIResources", ["apps_v1"])
+    both = json.loads(await client.request("GET", "/openapi/v2"))["paths"]
+    assert {
+        "/api/",
+        "/apis/",
+        "/apis/apps/",
+        "/apis/apps/v1/",
+        "/api/v1/",
+        "/version/",
+        "/openid/v1/jwks/",
+    } <= both.keys()
+
+
+@pytest.mark.parametrize("place", ["configmaps", "namespaces/default/configmaps", "namespaces/default/configmaps/a"])
+async def test_a_watch_can_be_asked_for_as_old_clients_do(client: Client, place: str) -> None:
+    for name in ("a", "b"):
+        await client.create(CONFIG_MAPS, {"metadata": {"name": name}}, "default")
+    seen = await client.request("GET", f"/api/v1/watch/{place}", params={"timeoutSeconds": "1"})
+    events = [json.loads(line) for line in seen.splitlines()]
+    names = [event["object"]["metadata"]["name"] for event in events if event["type"] == "ADDED"]
+    assert [name for name in names if len(name) == 1] == (["a"] if place.endswith("/a") else ["a", "b"])
+
+
+async def test_a_definition_is_told_of_within_a_second_and_forgotten_as_fast(
+    client: Client, record_property: Callable[[str, object], None]
+) -> None:
+    """Ask as a client does that knows nothing yet, until all that tells of kinds agrees."""
+    await client.request("GET", "/openapi/v2")  # what was made before must not be answered from then on
+
+    async def told() -> set[bool]:
+        groups = json.loads(await client.request("GET", "/apis"))["groups"]
+        both = json.loads(await client.request("GET", "/openapi/v2"))
+        third = json.loads(await client.request("GET", "/openapi/v3"))["paths"]
+        place = "apis/timed.example.com/v1"
+        found = {any(one["name"] == "timed.example.com" for one in groups), place in third}
+        found |= {f"/{place}/timeds" in both["paths"], "com.example.timed.v1.Timed" in both["definitions"]}
+        for path in (f"/{place}", f"/openapi/v3/{place}"):
+            try:
+                json.loads(await client.request("GET", path))
+                found.add(True)
+            except errors.NotFound:
+                found.add(False)
+        return found
+
+    async def seconds_until(state: bool) -> float:
+        began = time.perf_counter()
+        while await told() != {state}:
+            assert time.perf_counter() - began < 30
+        return time.perf_counter() - began
+
+    await define(client, "timed", LISTED)
+    appeared = await seconds_until(True)
+    await client.delete(DEFINITIONS, "timeds.timed.example.com")
+    vanished = await seconds_until(False)
+    print(f"appeared after {appeared:.3f} s, vanished after {vanished:.3f} s")
+    record_property("appeared_seconds", appeared)
+    record_property("vanished_seconds", vanished)
+    assert appeared < 5  # a second on a machine that does nothing else
+    assert vanished < 5

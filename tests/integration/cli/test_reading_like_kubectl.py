@@ -213,7 +213,7 @@ def test_a_manifest_is_placed_in_thought_whatever_else_is_in_it(busy: Lab) -> No
     assert done.code == 0, done.err
     assert len(json.loads(done.out)["placed"]) == 2
     refused = busy.wherry("simulate -f -", '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}')
-    assert (refused.code, "Service makes no pods" in refused.err) == (1, True)
+    assert (refused.code, "nothing in the manifests makes pods" in refused.err) == (1, True)
 
 
 def test_a_timeline_tells_things_in_their_order(busy: Lab) -> None:

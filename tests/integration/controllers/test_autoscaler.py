@@ -145,3 +145,22 @@ async def test_bounds_hold_without_metrics_and_a_target_that_is_not_there_is_tol
     assert 'deployments.apps "web" not found' in condition(found, "AbleToScale")["message"]
     await client.create(DEPLOYMENTS, deployment(replicas=2))
     await until_one(client, DEPLOYMENTS, "web", lambda obj: obj["spec"]["replicas"] == 3)
+
+
+async def test_two_autoscalers_of_the_same_pods_both_stand_still(client: Client, controllers: None) -> None:
+    def ambiguous(obj: dict[str, Any]) -> bool:
+        return condition(obj, "ScalingActive").get("reason") == "AmbiguousSelector"
+
+    async with pods_come_up(client):
+        await client.create(DEPLOYMENTS, deployment(replicas=2))
+        for name in ("web", "rival"):
+            body = autoscaler()
+            body["metadata"]["name"] = name
+            await client.create(HORIZONTAL_POD_AUTOSCALERS, body, "default")
+        found = await until_one(client, HORIZONTAL_POD_AUTOSCALERS, "web", ambiguous)
+        await until_one(client, HORIZONTAL_POD_AUTOSCALERS, "rival", ambiguous)
+        assert condition(found, "ScalingActive")["message"] == (
+            "pods by selector app=web are controlled by multiple HPAs: [{rival default} {web default}]"
+        )
+        await client.delete(HORIZONTAL_POD_AUTOSCALERS, "rival", "default")
+        await until_one(client, HORIZONTAL_POD_AUTOSCALERS, "web", lambda obj: not ambiguous(obj))

@@ -1,12 +1,14 @@
 """DaemonSets on a real API server; nodes are registered and pods brought up as agents would."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from machinery.api.meta import key_of
 from machinery.api.resources import DAEMON_SETS, NODES, PODS
-from machinery.client.rest import Client
-from tests.support.agent import pods_come_up
+from machinery.client.rest import Client, PatchType
+from tests.support.agent import pods_come_up, set_running
 from tests.support.nodes import create_node
 from tests.support.waiting import until, until_one
 
@@ -129,3 +131,47 @@ async def test_a_failed_pod_is_replaced(client: Client) -> None:
             lambda pods: [p["metadata"]["uid"] for p in pods] not in ([], [pod["metadata"]["uid"]]),
             namespace="default",
         )
+
+
+async def test_a_node_that_fails_every_pod_gets_the_next_ever_later(client: Client) -> None:
+    await make_nodes(client, "n1")
+    made: dict[str, float] = {}
+
+    def note(pods: list[dict[str, Any]]) -> bool:
+        for pod in pods:
+            made.setdefault(pod["metadata"]["uid"], asyncio.get_running_loop().time())
+        return len(made) == 4
+
+    async with pods_come_up(client, exit_code=lambda _: 1):
+        await client.create(DAEMON_SETS, daemon_set())
+        await until(client, PODS, note, namespace="default")
+    first, second, third, fourth = made.values()
+    assert second - first < 0.9  # the first is replaced at once
+    assert third - second > 0.9
+    assert fourth - third > 1.9
+
+
+async def test_two_daemons_stand_beside_each_other_only_while_the_new_one_gets_ready(client: Client) -> None:
+    await make_nodes(client, "n1")
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    ready_ones = {"one"}
+
+    def of_image(pod: dict[str, Any]) -> str:
+        return str(pod["spec"]["containers"][0]["image"])
+
+    async with pods_come_up(client, which=lambda pod: of_image(pod) in ready_ones):
+        await client.create(DAEMON_SETS, daemon_set(updateStrategy=strategy))
+        await until_one(client, DAEMON_SETS, "log", ready(1), namespace="default")
+        patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "two"}]
+        await client.patch(DAEMON_SETS, "log", patch, "default", type=PatchType.JSON)
+        pods = await until(client, PODS, lambda pods: len(pods) == 2, namespace="default")
+        found = await until_one(
+            client, DAEMON_SETS, "log", lambda obj: obj["status"]["observedGeneration"] == 2, namespace="default"
+        )
+        # It is the old one that is counted, until it is gone.
+        assert found["status"].get("updatedNumberScheduled", 0) == 0
+        assert found["status"]["numberAvailable"] == 1
+        # An old one that does not serve is kept no longer.
+        old = next(pod for pod in pods if of_image(pod) == "one")
+        await set_running(client, key_of(old), ready=False)
+        await until(client, PODS, lambda pods: [of_image(pod) for pod in pods] == ["two"], namespace="default")

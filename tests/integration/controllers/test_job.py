@@ -80,11 +80,22 @@ async def test_an_indexed_job_gives_each_pod_its_number(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("controllers")
-async def test_failed_indexes_are_counted_apart(client: Client) -> None:
+async def test_failed_indexes_are_counted_apart_and_wait_each_for_itself(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controllers.job_pods._FIRST_SECONDS", 1.0)
+    made: list[float] = []
+
     def code(pod: dict[str, Any]) -> int:
         return int(pod["metadata"]["annotations"][INDEX] == "1")
 
+    def note(pods: list[dict[str, Any]]) -> bool:
+        failing = [pod for pod in pods if pod["metadata"]["annotations"][INDEX] == "1"]
+        made.extend([asyncio.get_running_loop().time()] * (len(failing) - len(made)))
+        return len(made) == 2
+
     async with pods_come_up(client, exit_code=code):
+        seen = asyncio.create_task(until(client, PODS, note, namespace="default"))
         await client.create(JOBS, job(completions=3, parallelism=3, completionMode="Indexed", backoffLimitPerIndex=1))
         done = await until_one(client, JOBS, "work", ended)
     assert (reason(done), done["status"]["completedIndexes"], done["status"]["failedIndexes"]) == (
@@ -93,6 +104,37 @@ async def test_failed_indexes_are_counted_apart(client: Client) -> None:
         "1",
     )
     assert done["status"]["failed"] == 2
+    assert "active" not in done["status"]
+    again = max(
+        await seen, key=lambda pod: pod["metadata"]["annotations"]["batch.kubernetes.io/job-index-failure-count"]
+    )
+    assert again["metadata"]["annotations"][INDEX] == "1"
+    assert made[1] - made[0] > 0.3  # finishing times are told in whole seconds
+
+
+@pytest.mark.usefixtures("controllers")
+async def test_more_ends_than_one_step_counts_are_each_counted_once(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controllers.job.MAX_UNCOUNTED", 3)
+    longest = 0
+
+    def note(jobs: list[dict[str, Any]]) -> bool:
+        nonlocal longest
+        for obj in jobs:
+            uncounted = obj.get("status", {}).get("uncountedTerminatedPods") or {}
+            longest = max(longest, sum(len(uids) for uids in uncounted.values()))
+        return bool(jobs and ended(jobs[0]))
+
+    await client.create(JOBS, job(completions=20, parallelism=20))
+    await until(client, PODS, lambda pods: len(pods) == 20, namespace="default")
+    async with pods_come_up(client, exit_code=lambda _: 0):
+        [done] = await until(client, JOBS, note, namespace="default")
+    assert (ended(done), done["status"]["succeeded"]) == ("Complete", 20)
+    assert longest <= 3
+    pods = (await client.list(PODS, "default"))["items"]
+    assert len(pods) == 20
+    assert all("lastProbeTime" in one for one in done["status"]["conditions"])
 
 
 @pytest.mark.usefixtures("controllers")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from machinery.api.resources import ENDPOINT_SLICES, ENDPOINTS, SERVICES
+from machinery.api.resources import ENDPOINT_SLICES, ENDPOINTS, EVENTS, SERVICES
 from machinery.client.rest import Client
 from tests.support.waiting import until
 
@@ -64,3 +64,16 @@ async def test_what_asks_not_to_be_is_not_mirrored_any_more(client: Client) -> N
     skip = {"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}}
     await client.patch(ENDPOINTS, "out", skip, "default")
     await until(client, ENDPOINT_SLICES, lambda s: not mirrors(s), namespace="default")
+
+
+async def test_what_is_not_mirrored_is_told(client: Client) -> None:
+    addresses = [{"ip": f"10.{number // 256}.{number % 256}.1"} for number in range(1003)]
+    await client.create(SERVICES, {"metadata": {"name": "many"}, "spec": {"ports": [{"port": 80}]}}, "default")
+    subsets = [{"addresses": addresses, "ports": [{"port": 80}]}]
+    await client.create(ENDPOINTS, {"metadata": {"name": "many"}, "subsets": subsets}, "default")
+    why = "A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset. 3 addresses were skipped"
+    await until(
+        client, EVENTS,
+        lambda events: ("TooManyAddressesToMirror", why) in {(one["reason"], one["message"]) for one in events},
+        namespace="default",
+    )  # fmt: skip

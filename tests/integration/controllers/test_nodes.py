@@ -11,7 +11,7 @@ from controllers.node_zones import EvictionRates
 from machinery.api.meta import ObjectKey, now, now_micro
 from machinery.api.resources import EVENTS, LEASES, NODES, PODS, SERVICE_ACCOUNTS
 from machinery.client.kubeconfig import ClientConfig
-from machinery.client.rest import Client
+from machinery.client.rest import Client, PatchType
 from tests.integration.controllers.conftest import running_controllers
 from tests.support.agent import set_running
 from tests.support.waiting import until, until_gone, until_one
@@ -173,13 +173,18 @@ async def test_a_cordoned_node_is_tainted_until_it_is_uncordoned(config: ClientC
         await until_one(client, NODES, "n1", lambda node: not taints(node))
 
 
-async def test_ended_pods_beyond_the_threshold_go_oldest_first(config: ClientConfig, client: Client) -> None:
+async def test_ended_pods_beyond_the_threshold_go_evicted_ones_first_then_the_oldest(
+    config: ClientConfig, client: Client
+) -> None:
     await register(client, "n1")
     async with running_controllers(config, terminated_pod_threshold=2):
-        for name in ("a", "b", "c"):
+        for name, status in (
+            ("a", {"phase": "Succeeded"}), ("b", {"phase": "Succeeded"}), ("c", {"phase": "Failed", "reason": "Evicted"})
+        ):  # fmt: skip
             await make_pod(client, name, "n1")
-            await client.patch(PODS, name, {"status": {"phase": "Succeeded"}}, "default", subresource="status")
-        await until(client, PODS, lambda pods: len(pods) == 2, namespace="default")
+            await client.patch(PODS, name, {"status": status}, "default", subresource="status")
+        left = await until(client, PODS, lambda pods: len(pods) == 2, namespace="default")
+        assert {pod["metadata"]["name"] for pod in left} == {"a", "b"}
 
 
 async def test_pods_of_a_node_that_is_gone_are_deleted(config: ClientConfig, client: Client) -> None:
@@ -199,3 +204,21 @@ async def test_pods_of_a_machine_declared_off_go_at_once(config: ClientConfig, c
         taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoSchedule"}
         await client.patch(NODES, "off", {"spec": {"taints": [taint]}})
         await until_gone(client, PODS, "stuck", namespace="default")
+
+
+async def test_a_disruption_that_did_not_come_is_called_so_no_longer(config: ClientConfig, client: Client) -> None:
+    await register(client, "n1")
+    async with running_controllers(config, stale_disruption_seconds=1.0):
+        for name, why in (("stayed", "EvictionByEvictionAPI"), ("ends", "TerminationByKubelet")):
+            await make_pod(client, name, "n1")
+            said = {"type": "DisruptionTarget", "status": "True", "reason": why, "lastTransitionTime": now()}
+            patch = {"status": {"conditions": [said]}}
+            await client.patch(PODS, name, patch, "default", type=PatchType.STRATEGIC, subresource="status")
+        pod = await until_one(
+            client, PODS, "stayed", lambda pod: condition(pod, "DisruptionTarget")["status"] == "False",
+            namespace="default",
+        )  # fmt: skip
+        assert "reason" not in condition(pod, "DisruptionTarget")
+        assert condition(pod, "Ready")["status"] == "True"
+        ends = await client.get(PODS, "ends", "default")
+        assert condition(ends, "DisruptionTarget")["status"] == "True"

@@ -249,6 +249,12 @@ async def test_a_volume_of_a_driver_is_attached_for_its_pod_and_detached_after_i
     unique = "kubernetes.io/csi/disk.example.com^h1"
     attached = lambda node: [v["name"] for v in node["status"].get("volumesAttached") or ()]  # noqa: E731
     await until_one(client, NODES, "n1", lambda node: attached(node) == [unique])
+    await make_node(client, "n2")
+    second = user(node="n2")
+    second["metadata"]["name"] = "late"
+    await client.create(PODS, second, "default")
+    await told(client, 'FailedAttachVolume: Multi-Attach error for volume "disk" Volume is already used by pod(s) user')
+    await client.delete(PODS, "late", "default", options={"gracePeriodSeconds": 0})
     await client.patch(NODES, "n1", {"status": {"volumesInUse": [unique]}}, subresource="status")
     await client.delete(PODS, "user", "default", options={"gracePeriodSeconds": 0})
     await until_gone(client, PODS, "user", namespace="default")

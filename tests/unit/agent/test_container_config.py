@@ -52,3 +52,32 @@ def test_only_files_of_the_pod_itself_are_relabelled_and_only_where_there_is_sel
         monkeypatch.setattr(container_config, "SELINUX", tmp_path / path)
         found = VolumeManager(tmp_path).mounts(asking, container, {})
         assert [one.selinux_relabel for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("swap", "present", "unified", "both"),
+    [(True, "unified", {"memory.swap.max": "0"}, 0), (True, "memsw", {}, GIB), (False, "unified", {}, 0)],
+    ids=["cgroup v2", "cgroup v1", "no swap"],
+)
+def test_memory_is_not_swapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool, present: str, unified: dict[str, str], both: int
+) -> None:
+    (tmp_path / "swaps").write_text("Filename Type Size Used Priority\n" + "/swap file 1024 0 -2\n" * swap)
+    (tmp_path / present).touch()
+    for name, path in (("SWAPS", "swaps"), ("UNIFIED", "unified"), ("MEMSW", "memsw")):
+        monkeypatch.setattr(container_config, name, tmp_path / path)
+    container = {"name": "c", "resources": {"limits": {"memory": "1Gi"}}}
+    found = linux_resources(pod("Burstable"), container, 8 * GIB)
+    assert (dict(found.unified), found.memory_swap_limit_in_bytes) == (unified, both)
+
+
+def test_ports_of_sidecars_are_the_node_s_too(tmp_path: Path) -> None:
+    port = {"containerPort": 80, "hostPort": 8080}
+    inits = [
+        {"name": "once", "ports": [port]},
+        {"name": "side", "restartPolicy": "Always", "ports": [{**port, "hostPort": 8081}]},
+    ]
+    spec = {"initContainers": inits, "containers": [{"name": "main", "ports": [{"containerPort": 81}]}]}
+    one = {"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}
+    found = container_config.sandbox_config(one, 0, tmp_path, None, hostname="p", seccomp_root=tmp_path)
+    assert [(row.container_port, row.host_port) for row in found.port_mappings] == [(80, 8081), (81, 0)]

@@ -1,6 +1,6 @@
 """Decisions about Jobs: sets of indexes, schedules, back-off."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from controllers.job_indexes import format_indexes, parse_indexes
 from controllers.job_pods import Backoff
 from machinery.api.cron import BadSchedule, Schedule
 from machinery.api.meta import ObjectKey
-from tests.unit.controllers.builders import pod
+from tests.unit.controllers.builders import NOW, pod
 
 KEY = ObjectKey("default", "work")
 
@@ -63,11 +63,12 @@ def test_a_bad_schedule_says_so(text: str) -> None:
 
 
 def test_failures_in_a_row_double_the_wait_and_a_success_ends_it() -> None:
-    backoff, at = Backoff(), datetime.now(UTC)
+    backoff, at = Backoff(), NOW
     assert backoff.seconds(KEY, at=at) == 0
     for count, wait in ((1, 10), (2, 20), (3, 40)):
-        backoff.note(KEY, [], [pod(f"p{count}", phase="Failed")])
+        # A pod whose containers tell of no end ended when it ceased to be ready.
+        backoff.note(KEY, [], [pod(f"p{count}", phase="Failed", ready=False, ready_seconds=0)])
         assert backoff.seconds(KEY, at=at) == pytest.approx(wait, abs=1)
     assert backoff.seconds(KEY, at=at + timedelta(seconds=60)) == 0
-    backoff.note(KEY, [pod("good", phase="Succeeded")], [])
+    backoff.note(KEY, [pod("good", phase="Succeeded", ready=False, ready_seconds=0)], [])
     assert backoff.seconds(KEY, at=at) == 0

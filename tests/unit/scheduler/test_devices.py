@@ -6,6 +6,7 @@ import pytest
 
 from scheduler.cluster import Cluster
 from scheduler.devices.extended import Ask, classes_by_resource, wanted_of
+from scheduler.explain import explain
 from scheduler.plugins.dynamic_resources import DynamicResources
 from scheduler.pods import Pod
 from scheduler.schedule_one import Unschedulable
@@ -258,6 +259,15 @@ def test_an_expression_that_fails_is_the_claims_fault_and_an_unknown_domain_is_n
     assert choose(table(*NODES), using("x"), cluster([claim("x", request(selectors=wanted))], slices)) == "a"
 
 
+def test_why_tells_how_many_devices_are_free() -> None:
+    results = [{"request": "r", "driver": DRIVER, "pool": "a", "device": "0"}]
+    taken = claim("old", request(), allocation={"devices": {"results": results}})
+    nodes, slices = table(*NODES), [slice_of("a", device("0"), device("1"))]
+    found = cluster([taken, claim("x", request(count=2))], slices)
+    answer = explain(chooser(nodes, found), nodes, using("x"))
+    assert answer["changes"] == ["asks for 2 of class gpu (1 of 2 in the cluster are free)"]
+
+
 def test_a_class_that_is_not_there_is_named() -> None:
     text = refusal([claim("x", request(deviceClassName="nope"))], [], "x")
     assert text.startswith("0/3 nodes are available: request r: device class nope does not exist.")
@@ -326,3 +336,12 @@ def test_a_claim_that_keeps_its_pod_from_every_node_is_given_back_if_nobody_else
     assert plugin.post_filter(cycle, caught.value.diagnosis.resolvable).text == "still not schedulable"
     no_claims = using_these.cycle(pod("plain"))
     assert plugin.post_filter(no_claims, caught.value.diagnosis.resolvable).text == "no new claims to deallocate"
+
+
+def test_a_search_that_leads_nowhere_ends_nonetheless() -> None:
+    """Twenty devices and ten requests that can't all be served: to try everything would take days."""
+    slices = [slice_of(name, *(device(str(at), numa=at) for at in range(20))) for name in "abc"]
+    requests = [request(f"r{at}") for at in range(10)]
+    same = [{"requests": ["r8", "r9"], "matchAttribute": f"{DRIVER}/numa"}]
+    text = refusal([claim("x", *requests, constraints=same)], slices, "x")
+    assert text.startswith("0/3 nodes are available: 3 timed out trying to allocate devices.")

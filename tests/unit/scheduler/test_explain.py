@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import pytest
-
 from machinery.api.meta import Resource
 from machinery.api.resources import NODES, PODS, PRIORITY_CLASSES
 from scheduler.config import default_profile
 from scheduler.explain import explain
-from scheduler.simulate import NotUnderstood, pods_of, simulate
+from scheduler.simulate import simulate
 from scheduler.snapshot import Snapshot
+from scheduler.thought import InThought
 from tests.unit.scheduler.builders import ZONE, chooser, node, pod, pod_object, table
 
 
@@ -76,7 +75,7 @@ DEPLOYMENT = {
 
 def test_a_deployment_is_placed_in_thought_beside_what_is_there() -> None:
     seen = snapshot([node("a", cpu="2"), node("b", cpu="2")], [pod_object("old", "1", nodeName="a")])
-    found = simulate(seen, default_profile(), pods_of(DEPLOYMENT, "default"))
+    found = simulate(seen, default_profile(), in_thought(DEPLOYMENT))
     assert found["by_node"] == {"b": 2, "a": 1}
     assert [name for name, _ in found["failed"]] == ["default/web-3", "default/web-4"]
     assert "Insufficient cpu" in found["failed"][0][1]
@@ -84,21 +83,62 @@ def test_a_deployment_is_placed_in_thought_beside_what_is_there() -> None:
 
 def test_it_says_how_many_nodes_more_are_needed() -> None:
     seen = snapshot([node("a", cpu="2", labels={ZONE: "1"})])
-    found = simulate(seen, default_profile(), pods_of(DEPLOYMENT, "default"), like="a")
+    found = simulate(seen, default_profile(), in_thought(DEPLOYMENT), like="a")
     assert (found["nodes_added"], found["failed"], len(found["placed"])) == (2, [], 5)
-    found = simulate(
-        snapshot([node("a", cpu="2")]), default_profile(), pods_of(DEPLOYMENT, "default"), like="a", more=9
-    )
+    found = simulate(snapshot([node("a", cpu="2")]), default_profile(), in_thought(DEPLOYMENT), like="a", more=9)
     assert (found["nodes_added"], len(found["by_node"])) == (0, 5)
 
 
 def test_no_number_of_nodes_helps_a_pod_that_is_too_large() -> None:
     seen = snapshot([node("a", cpu="500m")])
-    found = simulate(seen, default_profile(), pods_of(DEPLOYMENT, "default", replicas=1), like="a")
+    found = simulate(seen, default_profile(), in_thought(DEPLOYMENT, replicas=1), like="a")
     assert (found["nodes_added"], len(found["failed"])) == (0, 1)
     assert set(seen.table.by_name) == {"a"}
 
 
-def test_what_makes_no_pods_is_not_understood() -> None:
-    with pytest.raises(NotUnderstood, match="Service makes no pods"):
-        list(pods_of({"kind": "Service", "metadata": {"name": "s"}}, "default"))
+def test_pods_are_placed_with_what_the_manifests_say_beside_them() -> None:
+    """Claims of volumes and of devices that only the manifests know; a daemon on each node that takes it."""
+    metadata = {"name": "db"}
+    container = {"name": "c", "image": "i:1"}
+    manifests = [
+        {"kind": "StorageClass", "metadata": {"name": "fast"}, "provisioner": "x", "volumeBindingMode": "Immediate"},
+        {"kind": "StatefulSet", "metadata": metadata, "spec": {
+            "replicas": 2, "template": {"spec": {"containers": [container]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"storageClassName": "fast"}}],
+        }},
+        {"kind": "DeviceClass", "metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}},
+        {"kind": "ResourceSlice", "metadata": {"name": "b"}, "spec": {
+            "driver": "d", "nodeName": "b", "pool": {"name": "b", "resourceSliceCount": 1}, "devices": [{"name": "0"}],
+        }},
+        {"kind": "ResourceClaimTemplate", "metadata": {"name": "one"}, "spec": {"spec": {
+            "devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]},
+        }}},
+        {"kind": "Job", "metadata": {"name": "train"}, "spec": {"parallelism": 3, "template": {"spec": {
+            "resourceClaims": [{"name": "g", "resourceClaimTemplateName": "one"}], "containers": [container],
+        }}}},
+        {"kind": "DaemonSet", "metadata": {"name": "log"}, "spec": {"template": {"spec": {"containers": [container]}}}},
+        {"kind": "Service", "metadata": {"name": "s"}, "spec": {"selector": {"a": "b"}}},
+    ]  # fmt: skip
+    nodes = [node("a"), node("b"), node("c", taints=[{"key": "k", "effect": "NoSchedule"}])]
+    thought, pods = _thought(nodes, *manifests)
+    found = simulate(Snapshot(thought.listed), default_profile(), pods)
+    where = dict(found["placed"])
+    assert where.keys() == {"default/db-0", "default/db-1", "default/train-0", "default/log-a", "default/log-b"}
+    assert (where["default/train-0"], where["default/log-a"], where["default/log-b"]) == ("b", "a", "b")
+    assert [name for name, _ in found["failed"]] == ["default/train-1", "default/train-2"]
+    thought, pods = _thought(nodes, *manifests)
+    found = simulate(Snapshot(thought.listed), default_profile(), pods, like="b")
+    assert (found["nodes_added"], found["failed"]) == (2, []), "more nodes bring more devices"
+
+
+def _thought(nodes: list[Any], *manifests: Any) -> tuple[InThought, list[Any]]:
+    thought = InThought(lambda resource: nodes if resource == NODES else [], "default")
+    for one in manifests:
+        thought.take(one)
+    pods = [pod for one in manifests for pod in thought.completed(one, thought.pods_of(one))]
+    thought.settle()
+    return thought, pods
+
+
+def in_thought(obj: Any, replicas: int | None = None) -> list[Any]:
+    return InThought(lambda _: [], "default").pods_of(obj, replicas)

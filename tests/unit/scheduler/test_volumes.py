@@ -184,6 +184,11 @@ def test_a_node_takes_as_many_volumes_as_its_driver_says() -> None:
     nodes.put_pod(using("c", name="there"), "a")
     assert choose(nodes, using("c"), seen) == "a"  # the same volume counts once
     assert "1 node(s) exceed max volume count" in refusal(nodes, using("d"), seen)
+    # What is still attached counts, too, though its pod is gone.
+    attached = {"spec": {"nodeName": "a", "source": {"persistentVolumeName": "v"}}}
+    empty, still = table(NODES[0]), cluster(*objects, csi_node=lambda name: limits, attachments=lambda: [attached])
+    assert choose(empty, using("d"), seen) == "a"
+    assert "1 node(s) exceed max volume count" in refusal(empty, using("d"), still)
 
 
 def test_an_ephemeral_volume_waits_for_its_claim_and_must_be_the_pods_own() -> None:
