@@ -173,6 +173,8 @@ def linux_resources(pod: Pod, container: Mapping[str, Any], memory_bytes: int) -
     if "memory" in limits:
         found.memory_limit_in_bytes = to_bytes(limits["memory"])
     _without_swap(found)
+    if UNIFIED.exists():
+        found.unified["memory.oom.group"] = "1"  # a container that is short of memory ends as a whole
     for name, value in limits.items():
         if name.startswith(_HUGEPAGES):
             size = name.removeprefix(_HUGEPAGES).removesuffix("i") + "B"

@@ -118,22 +118,27 @@ class PulledImages:
         """Args: `path` is None where nothing is kept, as for simulated nodes."""
         self._path = path
         self._pulled: dict[str, dict[str, _Known]] = {}  # id of an image -> registry and repository -> who
-        self._intents: set[str] = set()  # names whose pull was begun
+        # Names whose pull was begun, and the image all may use that was there before; "" for none.
+        self._intents: dict[str, str] = {}
         if path is not None and path.exists():
             state = json.loads(path.read_text())
-            self._intents = set(state["pulling"])
+            begun = state["pulling"]
+            self._intents = begun if isinstance(begun, dict) else dict.fromkeys(begun, "")
             self._pulled = {
                 image: {name: _Known(**one) for name, one in names.items()} for image, names in state["pulled"].items()
             }
 
-    def begins(self, name: str) -> None:
-        """A pull begins: should it be cut off, the image is no one's until it has been pulled again. Blocks."""
-        self._intents.add(name)
+    def begins(self, name: str, present: str = "") -> None:
+        """A pull begins: should it be cut off, what it brought is no one's until it has been pulled again. Blocks.
+
+        Args: `present` is the id of the image of that name that is here now.
+        """
+        self._intents[name] = present if present and self.may_use(name, present, ()) else ""
         self._write()
 
     def failed(self, name: str) -> None:
         """A pull came to nothing. Blocks."""
-        self._intents.discard(name)
+        self._intents.pop(name, None)
         self._write()
 
     def pulled(self, name: str, image_id: str, credential: Credential | None) -> None:
@@ -146,14 +151,14 @@ class PulledImages:
                 known.sources.append(list(credential.source))
             if credential.digest not in known.digests:
                 known.digests.append(credential.digest)
-        self._intents.discard(name)
+        self._intents.pop(name, None)
         self._write()
 
     def may_use(self, name: str, image_id: str, credentials: Sequence[Credential]) -> bool:
         """Whether a pod with these credentials may use an image that is on this machine."""
         names = self._pulled.get(image_id)
         if names is None:
-            return name not in self._intents  # it was there before us
+            return self._intents.get(name, image_id) == image_id  # it was there before us
         known = names.get("/".join(split(name)))
         if known is None:
             return False
@@ -180,5 +185,5 @@ class PulledImages:
         }
         new = self._path.with_suffix(".new")
         new.touch(mode=0o600)
-        new.write_text(json.dumps({"pulling": sorted(self._intents), "pulled": shown}))
+        new.write_text(json.dumps({"pulling": self._intents, "pulled": shown}))
         new.replace(self._path)

@@ -152,7 +152,8 @@ class ImagePuller:
 
     async def _fetch(self, name: str, by: Sequence[Credential], sandbox_config: Any) -> str:
         """Pull by one credential after the other, or by none where there is none. Raises: RuntimeFailure."""
-        await asyncio.to_thread(self._pulled.begins, name)
+        before = await self._runtime.image(name)
+        await asyncio.to_thread(self._pulled.begins, name, before.id if before is not None else "")
         failure: RuntimeFailure | None = None
         for credential in by or (None,):
             try:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _DELETE = 0x08, 0x40, 0x80, 0x200
+_IGNORED = 0x8000
 _WANTED = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _DELETE
 _HEAD = struct.Struct("iIII")
 _BUFFER_BYTES = 64 * 1024
@@ -46,6 +47,10 @@ class FolderNews:
             _, mask, _, length = _HEAD.unpack_from(data, at)
             name = data[at + _HEAD.size : at + _HEAD.size + length].rstrip(b"\0")
             at += _HEAD.size + length
+            if mask & _IGNORED:  # the folder itself went; another of its name is another folder
+                self.close()
+                self._tell("", True)
+                return
             if name:
                 self._tell(os.fsdecode(name), bool(mask & (_DELETE | _MOVED_FROM)))
 

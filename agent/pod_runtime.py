@@ -46,7 +46,7 @@ _STATES = {
 }  # fmt: skip
 _EVICTION_SECONDS = 1
 # An API server that doesn't answer holds a pod up this long; then it is tried again after at most so long.
-_TELL_SECONDS, _MAX_UNTOLD_SECONDS = 5.0, 5.0
+_TELL_SECONDS, _MAX_UNTOLD_SECONDS = 3.0, 5.0
 # So often it is looked whether pods that were ended for a critical one have gone.
 _ROOM_SECONDS = 0.2
 _MAX_KEPT = 2  # attempts of a container that are kept: the newest and the one before it, for its logs

@@ -143,6 +143,8 @@ def _container_status(
     attempts = seen.containers.get(spec["name"]) or ()
     last = attempts[0] if attempts else None
     before = attempts[1] if len(attempts) > 1 else None
+    if last is None and (told := _told_end(pod, spec["name"])) is not None:
+        return told
     status: Status = {
         "name": spec["name"], "image": spec.get("image", ""), "imageID": "", "restartCount": 0, "ready": False,
         "started": False, "state": {}, "lastState": {},
@@ -203,6 +205,15 @@ def _mount_status(mount: Mapping[str, Any]) -> Status:
         recursive = mount.get("recursiveReadOnly") or "Disabled"
         found |= {"readOnly": True, "recursiveReadOnly": "Enabled" if recursive == "IfPossible" else recursive}
     return found
+
+
+def _told_end(pod: Pod, name: str) -> Status | None:
+    """Return what was said of a container that has ended and is gone from the runtime: that stays so."""
+    for group in _FIELDS.values():
+        for one in (pod.get("status") or {}).get(group) or ():
+            if one["name"] == name and (one.get("state") or {}).get("terminated"):
+                return dict(one)
+    return None
 
 
 def _told_before(pod: Pod, name: str, container_id: str) -> Mapping[str, Any]:

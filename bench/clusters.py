@@ -13,9 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cli.connection import Connection
+from cluster.credentials import write_credentials
 from cluster.layout import Layout
+from cluster.plan import plan
 from cluster.processes import write_pid
-from cluster.up import Settings, plan, settle, wait_ready, write_credentials
+from cluster.settings import Settings, settle
+from cluster.up import wait_ready
 from machinery.client.kubeconfig import ClientConfig, load_config
 
 

@@ -1,5 +1,9 @@
 """`wherry addon`: what a cluster can have beside what it needs, put in and taken out."""
 
+import contextlib
+import dataclasses
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +81,7 @@ def enable(name: str, data_dir: Path, **given: Any) -> None:
     session = Session(given)
     install(session, _named(name))
     click.echo(f"addon {name} enabled")
-    here = _is_here(session, data_dir) and addons.set_here(Layout(data_dir), name, wanted=True)
+    here = _is_here(session, data_dir) and _set_here(Layout(data_dir), name, wanted=True)
     if name == "dashboard" and here:
         click.echo(_DASHBOARD)
     if name in addons.OPERATED and not here:
@@ -107,7 +111,7 @@ def disable(name: str, purge: bool, data_dir: Path, **given: Any) -> None:
     """Take an add-on out; what users made with it stays unless --purge is given."""
     session = Session(given)
     if _is_here(session, data_dir):
-        addons.set_here(Layout(data_dir), _named(name), wanted=False)
+        _set_here(Layout(data_dir), _named(name), wanted=False)
     for obj in reversed(_objects(_named(name))):
         path, shown = _path(session, obj)
         if obj["kind"] in _KEPT and not purge:
@@ -129,3 +133,21 @@ def _is_here(session: Session, data_dir: Path) -> bool:
         return ca.strip() == (Layout(data_dir).pki / "ca.crt").read_bytes().strip()
     except OSError:
         return False
+
+
+def _set_here(layout: Layout, name: str, *, wanted: bool) -> bool:
+    """Remember an add-on for the cluster on this machine and have its supervisor act on it; False if none runs."""
+    from cluster.credentials import write_operator_credentials
+    from cluster.processes import SUPERVISOR, running_pid
+    from cluster.settings import load, save
+
+    settings, supervisor = load(layout), running_pid(layout, SUPERVISOR)
+    if settings is None or settings.join or supervisor is None:
+        return False
+    others = [one for one in settings.addons if one != name]
+    settings = dataclasses.replace(settings, addons=sorted([*others, name] if wanted else others))
+    save(layout, settings)
+    write_operator_credentials(layout, settings)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(supervisor, signal.SIGHUP)
+    return True

@@ -53,35 +53,39 @@ def up(
     data_dir: Path, detach: bool, no_agent: bool, store: str | None, chosen: Sequence[str], **given: Any
 ) -> None:  # fmt: skip
     """Start a cluster on this machine."""
-    from cluster import up as cluster
+    from cluster.credentials import write_credentials
+    from cluster.down import take_over
+    from cluster.processes import SUPERVISOR, running_pid
+    from cluster.settings import Settings, load, save, settle
+    from cluster.up import greeting, serve, start_detached, wait_addons, wait_ready
 
     layout = Layout(data_dir.absolute())
     layout.make()
-    if cluster.running_pid(layout, cluster.SUPERVISOR) is not None:
+    if running_pid(layout, SUPERVISOR) is not None:
         click.echo(f"The cluster in {layout.root} is running already.")
         return
-    before = cluster.load(layout)
+    before = load(layout)
     kept = sorted({*chosen, *(before.addons if before else ())})  # what was put in before is in the store still
     try:
-        settings, notes = cluster.settle(cluster.Settings(store=store or "", agent=not no_agent, addons=kept, **given))
+        settings, notes = settle(Settings(store=store or "", agent=not no_agent, addons=kept, **given))
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from error
     for note in notes:
         click.echo(note, err=True)
-    cluster.take_over(layout)
-    cluster.save(layout, settings)
-    apart(lambda: cluster.write_credentials(layout, settings))
+    take_over(layout)
+    save(layout, settings)
+    apart(lambda: write_credentials(layout, settings))
     if detach:
-        cluster.start_detached(layout, _same_options(store, no_agent, given))
+        start_detached(layout, _same_options(store, no_agent, given))
         try:
-            cluster.wait_ready(layout, settings)
-            cluster.wait_addons(layout, settings)
+            wait_ready(layout, settings)
+            wait_addons(layout, settings)
         except TimeoutError as error:
             raise click.ClickException(f"{error}; see the logs in {layout.logs}") from error
-        click.echo(cluster.greeting(layout))
+        click.echo(greeting(layout))
         return
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(cluster.serve(layout, settings, announce=sys.stdout.isatty()))
+    asyncio.run(serve(layout, settings, announce=sys.stdout.isatty()))
 
 
 def _same_options(store: str | None, no_agent: bool, given: dict[str, Any]) -> list[str]:
@@ -100,10 +104,10 @@ def _same_options(store: str | None, no_agent: bool, given: dict[str, Any]) -> l
 @_data_dir
 def down(data_dir: Path) -> None:
     """Stop the cluster on this machine: its pods and its components. Its data stays."""
-    from cluster import up as cluster
+    from cluster.down import stop
 
     layout = Layout(data_dir.absolute())
-    if cluster.stop(layout):
+    if stop(layout):
         click.echo("The cluster is stopped.")
     else:
         click.echo(f"No cluster runs in {layout.root}.")
@@ -113,18 +117,19 @@ def down(data_dir: Path) -> None:
 @_data_dir
 def status(data_dir: Path) -> None:
     """Show the components of the cluster on this machine; exit code 1 unless all run and the API is ready."""
-    from cluster import up as cluster
+    from cluster.down import statuses
     from cluster.probe import Probe
+    from cluster.settings import load
 
     layout = Layout(data_dir.absolute())
-    rows = list(cluster.statuses(layout))
+    rows = list(statuses(layout))
     if not rows:
         click.echo(f"There is no cluster in {layout.root}.")
         sys.exit(1)
     click.echo(f"{'COMPONENT':<20} {'STATUS':<9} PID")
     for name, pid in rows:
         click.echo(f"{name:<20} {'running' if pid else 'stopped':<9} {pid or '-'}")
-    settings = cluster.load(layout)
+    settings = load(layout)
     if settings is not None and settings.join:
         click.echo(f"\nThis machine is {settings.node_name}, a node of the cluster at {settings.join}.")
         sys.exit(0 if all(pid for _, pid in rows) else 1)
@@ -144,11 +149,11 @@ def status(data_dir: Path) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(data_dir: Path, yes: bool) -> None:
     """Stop the cluster on this machine and wipe its data."""
-    from cluster import up as cluster
+    from cluster.down import stop, wipe
 
     layout = Layout(data_dir.absolute())
     if not yes:
         click.confirm(f"Wipe everything in {layout.root}?", abort=True)
-    cluster.stop(layout)
-    cluster.wipe(layout)
+    stop(layout)
+    wipe(layout)
     click.echo(f"{layout.root} is empty.")

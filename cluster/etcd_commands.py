@@ -166,11 +166,11 @@ def _tool() -> str | None:
 @click.option("--data-dir", type=click.Path(path_type=Path), default=default_data_dir, help="The cluster's folder.")
 def restore(file: Path, data_dir: Path) -> None:
     """Put FILE in the place of a stopped cluster's store; what was there is kept beside it."""
-    from cluster import up as cluster
+    from cluster.down import statuses
 
     layout = Layout(data_dir.absolute())
     layout.make()
-    if any(pid for _, pid in cluster.statuses(layout)):
+    if any(pid for _, pid in statuses(layout)):
         raise click.ClickException(f"the cluster in {layout.root} runs: stop it first, with `wherry down`")
     embedded = _is_embedded(file)
     target = layout.sqlite if embedded else layout.etcd

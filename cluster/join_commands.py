@@ -37,18 +37,18 @@ def token_create(data_dir: Path, ttl: str, description: str, server: str) -> Non
     """Make a token and print the command that joins with it."""
     from cli.connection import Connection
     from cluster import tokens
-    from cluster import up as cluster
     from cluster.addresses import node_address
+    from cluster.settings import load, shared_settings
     from machinery.client.kubeconfig import load_config
 
     layout = Layout(data_dir.absolute())
-    settings = cluster.load(layout)
+    settings = load(layout)
     if settings is None or settings.join:
         raise click.ClickException(f"no control plane in {layout.root}")
     connection = Connection(load_config(str(layout.kubeconfig)))
     server = server or f"https://{settings.node_ip or node_address()}:{settings.api_port}"
     ca_file = layout.pki / "ca.crt"
-    tokens.make_joinable(connection, server, ca_file, cluster.shared_settings(settings))
+    tokens.make_joinable(connection, server, ca_file, shared_settings(settings))
     made = tokens.new_token()
     tokens.create(connection, made, ttl_seconds=_seconds(ttl), description=description)
     click.echo(f"wherry join {server} --token {made} --ca-hash {tokens.ca_hash(ca_file.read_bytes())}")
@@ -101,29 +101,32 @@ def join(url: str, secret: str, ca_hash: str, data_dir: Path, detach: bool, **gi
     import logging
 
     from cluster import join as joining
-    from cluster import up as cluster
+    from cluster.down import take_over
+    from cluster.processes import SUPERVISOR, running_pid
+    from cluster.settings import missing_for_agent, node_name, node_settings, save
+    from cluster.up import serve, start_detached
 
     layout = Layout(data_dir.absolute())
     layout.make()
-    if cluster.running_pid(layout, cluster.SUPERVISOR) is not None:
+    if running_pid(layout, SUPERVISOR) is not None:
         raise click.ClickException(f"a cluster or node runs in {layout.root} already")
-    if missing := cluster.missing_for_agent():
+    if missing := missing_for_agent():
         raise click.ClickException(f"this machine lacks: {', '.join(missing)}")
-    name = given["node_name"] or cluster.node_name()
+    name = given["node_name"] or node_name()
     try:
         found = joining.discover(url, ca_hash)
         joining.enrol(layout, found, secret, name)
     except joining.JoinError as error:
         raise click.ClickException(str(error)) from error
-    settings = cluster.node_settings(url, name, found.settings, given)
-    cluster.take_over(layout)
-    cluster.save(layout, settings)
+    settings = node_settings(url, name, found.settings, given)
+    take_over(layout)
+    save(layout, settings)
     if detach:
-        cluster.start_detached(layout, [], command="serve-node")
+        start_detached(layout, [], command="serve-node")
         click.echo(f"{name} has joined the cluster at {url}.")
         return
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(cluster.serve(layout, settings, announce=False))
+    asyncio.run(serve(layout, settings, announce=False))
 
 
 @click.command("serve-node", hidden=True)
@@ -133,13 +136,15 @@ def serve_node(data_dir: Path) -> None:
     import asyncio
     import logging
 
-    from cluster import up as cluster
+    from cluster.down import take_over
+    from cluster.settings import load
+    from cluster.up import serve
 
     layout = Layout(data_dir.absolute())
-    settings = cluster.load(layout)
+    settings = load(layout)
     if settings is None or not settings.join:
         click.echo(f"{layout.root} has not joined a cluster", err=True)
         sys.exit(1)
-    cluster.take_over(layout)
+    take_over(layout)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(cluster.serve(layout, settings, announce=False))
+    asyncio.run(serve(layout, settings, announce=False))

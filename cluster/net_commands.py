@@ -39,14 +39,14 @@ def check(data_dir: Path, kubeconfig: Path | None) -> None:
 
     The exit code is 1 when something is broken.
     """
-    from cluster import up as cluster
     from cluster.net import Check
+    from cluster.settings import load, node_name
 
     layout = Layout(data_dir.absolute())
-    settings = cluster.load(layout)
+    settings = load(layout)
     if settings is None:
         raise click.ClickException(f"there is no cluster in {layout.root}")
-    node = settings.node_name or cluster.node_name()
+    node = settings.node_name or node_name()
     looking = Check(_connection(layout, kubeconfig), layout, bridge=settings.bridge, node=node)
     broken = 0
     for finding in looking.run():

@@ -118,7 +118,8 @@ def agent(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) 
         return
     from agent.app import run
     from agent.config import AgentConfig
-    from cluster.up import agent_hosts, node_name
+    from cluster.credentials import agent_hosts
+    from cluster.settings import node_name
 
     layout = Layout(data_dir)
     layout.make()
@@ -210,7 +211,7 @@ def dns(data_dir: Path, kubeconfig: Path | None, verbose: bool, **given: Any) ->
     """Answer names of Services and pods."""
     import ipaddress
 
-    from cluster.up import dns_address, node_name
+    from cluster.settings import dns_address, node_name
     from clusterdns.app import Config, run
     from clusterdns.settings import parse_server
 

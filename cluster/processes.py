@@ -23,6 +23,8 @@ from cluster.layout import Layout
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SUPERVISOR = "up"
+"""The component that starts the others; its process id stands where theirs do."""
 STOP_SECONDS = 10.0
 _FIRST_DELAY, _MAX_DELAY = 0.1, 5.0
 # A process that lived this long is not failing at start-up: its next restart is at once again.

@@ -13,13 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.runtime import fdio, kernel, streaming
+from agent.runtime import fdio, kernel
+from agent.runtime.channels import (
+    CLOSE,
+    ERROR,
+    RESIZE,
+    STDERR,
+    STDIN,
+    STDOUT,
+    Channels,
+    failure,
+    internal_error,
+    success,
+)  # fmt: skip
 from agent.runtime.errors import RuntimeFailure
 from agent.runtime.exec import DRAIN_SECONDS, Executor, wait_for_exit
 from agent.runtime.monitor import RESIZE_TERMINAL, Monitor
 from agent.runtime.processes import ProcessHandle
 from agent.runtime.state import ContainerRecord
-from agent.runtime.streaming import Channels
 
 _PACKET = 32 << 10  # conmon sends at most 8 KiB and one byte
 
@@ -45,12 +56,12 @@ def window_size(data: bytes) -> tuple[int, int] | None:
 
 async def _greet(channels: Channels, wanted: Wanted) -> None:
     """Tell the client that the connection stands, by an empty message, as Kubernetes does."""
-    channel = streaming.STDOUT if wanted.stdout else streaming.STDERR if wanted.stderr else streaming.ERROR
+    channel = STDOUT if wanted.stdout else STDERR if wanted.stderr else ERROR
     await channels.send(channel, b"")
 
 
 async def _end(channels: Channels, status: dict[str, object]) -> None:
-    await channels.send(streaming.ERROR, json.dumps(status).encode())
+    await channels.send(ERROR, json.dumps(status).encode())
 
 
 class _StreamSession:
@@ -58,8 +69,8 @@ class _StreamSession:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
-        asked = {streaming.STDIN: wanted.stdin, streaming.STDOUT: wanted.stdout, streaming.STDERR: wanted.stderr}
-        self.channels = {channel for channel, is_asked in asked.items() if is_asked} | {streaming.ERROR}
+        asked = {STDIN: wanted.stdin, STDOUT: wanted.stdout, STDERR: wanted.stderr}
+        self.channels = {channel for channel, is_asked in asked.items() if is_asked} | {ERROR}
 
     async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """There are no ports here. Raises: OSError."""
@@ -84,15 +95,15 @@ class ExecSession(_StreamSession):
         try:
             code = await (self._on_terminal(channels) if self._wanted.tty else self._on_pipes(channels))
         except RuntimeFailure as error:
-            await _end(channels, streaming.internal_error(f"error executing command in container: {error}"))
+            await _end(channels, internal_error(f"error executing command in container: {error}"))
             return
-        await _end(channels, streaming.failure(code) if code else streaming.success())
+        await _end(channels, failure(code) if code else success())
 
     async def _on_terminal(self, channels: Channels) -> int:
         process, fd = await self._executor.spawn_with_terminal(self._record, self._folder, self._command)
         terminal = fdio.Descriptor(fd)
         try:
-            outputs = [asyncio.create_task(_pump(terminal, channels, streaming.STDOUT))]
+            outputs = [asyncio.create_task(_pump(terminal, channels, STDOUT))]
             return await _converse(channels, process, outputs, stdin=terminal, is_terminal=True)
         finally:
             terminal.close()
@@ -104,7 +115,7 @@ class ExecSession(_StreamSession):
         for number, is_wanted in enumerate((wanted.stdin, wanted.stdout, wanted.stderr)):
             if is_wanted:
                 read_end, write_end = os.pipe2(os.O_CLOEXEC)
-                own, theirs[number] = (write_end, read_end) if number == streaming.STDIN else (read_end, write_end)
+                own, theirs[number] = (write_end, read_end) if number == STDIN else (read_end, write_end)
                 ours[number] = fdio.Descriptor(own)
         try:
             try:
@@ -113,9 +124,9 @@ class ExecSession(_StreamSession):
                 for fd in theirs:
                     if fd is not None:
                         os.close(fd)
-            kinds = [kind for kind in (streaming.STDOUT, streaming.STDERR) if kind in ours]
+            kinds = [kind for kind in (STDOUT, STDERR) if kind in ours]
             outputs = [asyncio.create_task(_pump(ours[kind], channels, kind)) for kind in kinds]
-            return await _converse(channels, process, outputs, stdin=ours.get(streaming.STDIN), is_terminal=False)
+            return await _converse(channels, process, outputs, stdin=ours.get(STDIN), is_terminal=False)
         finally:
             for descriptor in ours.values():
                 descriptor.close()
@@ -158,12 +169,12 @@ async def _feed(channels: Channels, stdin: fdio.Descriptor | None, *, is_termina
     Standard input ends with the client's, unless it is a terminal: there the client sends ^D.
     """
     async for channel, data in channels.receive():
-        if channel == streaming.STDIN and stdin is not None and stdin.fd >= 0:
+        if channel == STDIN and stdin is not None and stdin.fd >= 0:
             try:
                 await fdio.write(stdin.fd, data)
             except BrokenPipeError:
                 stdin.close()  # the command reads no more
-        elif channel == streaming.RESIZE and is_terminal and stdin is not None and (size := window_size(data)):
+        elif channel == RESIZE and is_terminal and stdin is not None and (size := window_size(data)):
             fcntl.ioctl(stdin.fd, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         elif _closes_stdin(channel, data) and not is_terminal and stdin is not None:
             stdin.close()
@@ -172,7 +183,7 @@ async def _feed(channels: Channels, stdin: fdio.Descriptor | None, *, is_termina
 
 
 def _closes_stdin(channel: int, data: bytes) -> bool:
-    return channel == streaming.CLOSE and data == bytes((streaming.STDIN,))
+    return channel == CLOSE and data == bytes((STDIN,))
 
 
 class AttachSession(_StreamSession):
@@ -189,7 +200,7 @@ class AttachSession(_StreamSession):
             connection = await _connect_to_monitor(self._folder)
         except OSError as error:
             text = f"error attaching to container: {error.strerror}"
-            await _end(channels, streaming.internal_error(text))
+            await _end(channels, internal_error(text))
             return
         with connection:
             tasks = [
@@ -202,12 +213,12 @@ class AttachSession(_StreamSession):
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-        await _end(channels, streaming.success())
+        await _end(channels, success())
 
     async def _from_container(self, connection: socket.socket, channels: Channels) -> None:
         loop = asyncio.get_running_loop()
         # conmon numbers the streams from 1.
-        asked = {streaming.STDOUT + 1: self._wanted.stdout, streaming.STDERR + 1: self._wanted.stderr}
+        asked = {STDOUT + 1: self._wanted.stdout, STDERR + 1: self._wanted.stderr}
         while packet := await loop.sock_recv(connection, _PACKET):
             if asked.get(packet[0]):
                 await channels.send(packet[0] - 1, packet[1:])
@@ -215,10 +226,10 @@ class AttachSession(_StreamSession):
     async def _to_container(self, connection: socket.socket, channels: Channels) -> None:
         loop = asyncio.get_running_loop()
         async for channel, data in channels.receive():
-            if channel == streaming.STDIN and self._wanted.stdin:
+            if channel == STDIN and self._wanted.stdin:
                 for start in range(0, len(data), _PACKET // 4):
                     await loop.sock_sendall(connection, data[start : start + _PACKET // 4])
-            elif channel == streaming.RESIZE and self._wanted.tty and (size := window_size(data)):
+            elif channel == RESIZE and self._wanted.tty and (size := window_size(data)):
                 with contextlib.suppress(RuntimeFailure):  # it has just ended
                     await Monitor.control(self._folder, RESIZE_TERMINAL, *size)
             elif _closes_stdin(channel, data) and not self._wanted.tty:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from agent.runtime.streaming import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
+from agent.runtime.channels import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
 from machinery.spdy import FIN, GOAWAY, PING, RST_STREAM, SYN_STREAM, BadFrame, Framer
 
 _CHANNELS = {"error": ERROR, "stdin": STDIN, "stdout": STDOUT, "stderr": STDERR, "resize": RESIZE}

@@ -14,7 +14,9 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
+
+from agent.runtime.channels import Session
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io")
 SPDY_PROTOCOLS = ("v4.channel.k8s.io", "portforward.k8s.io")
 PORTS = "portforward.k8s.io"
@@ -31,16 +32,6 @@ _TOKEN_SECONDS = 60
 _LONGEST_HEAD = 64 * 1024
 _BLOCK = 64 * 1024
 _LONGEST_MESSAGE = 32 << 20
-
-
-class Channels(Protocol):
-    """Numbered channels to one client, whatever carries them."""
-
-    async def send(self, channel: int, data: bytes) -> None:
-        """Send data on a channel; once the client is gone, to nobody."""
-
-    def receive(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Yield channel and data until the client goes away; a closed channel is (CLOSE, its number)."""
 
 
 class WebSocketChannels:
@@ -65,19 +56,6 @@ class WebSocketChannels:
                 data = message.encode() if isinstance(message, str) else message
                 if data:
                     yield data[0], data[1:]
-
-
-class Session(Protocol):
-    """What is done on a connection."""
-
-    channels: set[int]
-    """The channels that a client has to open before the session begins, where it opens them one by one."""
-
-    async def __call__(self, channels: Channels) -> None:
-        """Hold the session."""
-
-    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to a port of the pod; only for port forwarding. Raises: OSError."""
 
 
 class StreamingServer:
@@ -252,31 +230,3 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def _token(path: str) -> str:
     return path.partition("?")[0].rpartition("/")[2]
-
-
-def success() -> dict[str, Any]:
-    """The Status that ends a session well."""
-    return {"metadata": {}, "status": "Success"}
-
-
-def failure(code: int) -> dict[str, Any]:
-    """The Status of a command that ended with an exit code other than 0."""
-    return {
-        "metadata": {},
-        "status": "Failure",
-        "message": f"command terminated with non-zero exit code: exit status {code}",
-        "reason": "NonZeroExitCode",
-        "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]},
-    }
-
-
-def internal_error(text: str) -> dict[str, Any]:
-    """The Status of a session that could not be held."""
-    return {
-        "metadata": {},
-        "status": "Failure",
-        "message": f"Internal error occurred: {text}",
-        "reason": "InternalError",
-        "details": {"causes": [{"message": text}]},
-        "code": 500,
-    }

@@ -81,7 +81,7 @@ def test_without_root_it_says_what_is_missing_and_starts_simulated_nodes(tmp_pat
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import cluster.main, cluster.up, bench.clusters  # imported before the rights are gone: the sources may lie in root's home
-from cluster.up import Settings, settle
+from cluster.settings import Settings, settle
 os.setgid(65534); os.setuid(65534)
 settings, notes = settle(Settings())
 print(settings.agent, settings.simulated_nodes, *notes, sep="|")

@@ -104,6 +104,7 @@ async def https_server(folder: Path) -> AsyncIterator[tuple[int, list[str]]]:
         yield port, seen
 
 
+@pytest.mark.only_wherry
 async def test_hooks_and_probes_ask_by_https_and_good_answers_are_counted(pods: Pods, tmp_path: Path) -> None:
     async with https_server(tmp_path) as (port, seen):
         headers = [{"name": "X-Who", "value": "me"}]
@@ -161,6 +162,7 @@ async def test_a_read_only_mount_is_so_all_the_way_down(pods: Pods, host_folder:
         subprocess.run(["umount", "--lazy", host_folder / "inner"], check=True)
 
 
+@pytest.mark.only_wherry
 async def test_files_are_given_to_the_group_only_where_the_root_is_not_its_own(pods: Pods, host_folder: Path) -> None:
     (host_folder / "f").touch()
     os.chown(host_folder / "f", 0, 5)
@@ -254,6 +256,7 @@ def _pages(node: dict[str, Any]) -> bool:
     return told.get("hugepages-2Mi", "0") not in ("0", "")
 
 
+@pytest.mark.only_wherry
 async def test_classes_of_pods_have_the_cpu_they_ask_for(pods: Pods) -> None:
     version_2 = is_v2()
     top = Path("/sys/fs/cgroup/wherry" if version_2 else "/sys/fs/cgroup/cpu/wherry")

@@ -231,6 +231,12 @@ async def test_an_ephemeral_container_joins_a_running_pod_and_sees_its_target(po
     )
     assert condition(seen, "Ready") == "True"
     await pods.until_logged(pod, "sleep 7203", "dbg")
+    again = [word.replace("--container=dbg", "--container=dbg2") for word in arguments]
+    await asyncio.to_thread(pods.cluster.kubectl, *again)
+    await pods.until_logged(await pods.until(
+        pod, lambda p: "running" in container_status(p, "dbg2", "ephemeralContainerStatuses").get("state", {}), "a second",
+    ), "sleep 7203", "dbg2")  # fmt: skip
+    assert container_status(await pods.get(pod))["restartCount"] == 0
 
 
 async def test_a_deleted_pod_is_told_to_have_failed_before_it_is_gone(pods: Pods) -> None:
@@ -316,3 +322,28 @@ async def test_a_critical_pod_takes_the_place_of_what_reserved_it(pods: Pods) ->
         assert (await pods.ended(other))["status"]["reason"] == "OutOfcpu"
     finally:
         await pods.client.delete(PODS, critical["metadata"]["name"], "kube-system", options={"gracePeriodSeconds": 0})
+
+
+@pytest.mark.only_wherry
+async def test_the_end_of_a_pod_that_is_held_stays_told_as_it_was(pods: Pods) -> None:
+    pod = await pods.create(
+        shell("trap '' TERM; touch /tmp/up; while true; do sleep 0.1; done"), terminationGracePeriodSeconds=1
+    )
+    name = pod["metadata"]["name"]
+    await pods.patch(pod, {"metadata": {"finalizers": ["example.com/hold"]}})
+    await pods.running(pod)
+    await pods.client.delete(PODS, name, pods.namespace)
+    ended = await pods.until(pod, terminated, "its end")
+    assert (terminated(ended)["exitCode"], terminated(ended)["reason"]) == (137, "Error")
+    sandboxes = pods.cluster.layout.root / "agent" / "pods" / pod["metadata"]["uid"]
+    async with asyncio.timeout(15):
+        while await asyncio.to_thread(sandboxes.exists):  # noqa: ASYNC110 - until the node has done with it
+            await asyncio.sleep(0.05)
+    changed = await pods.patch(pod, {"metadata": {"labels": {"told": "anew"}}})
+    pods.cluster.run("kill", "-KILL", str(pods.cluster.pid("agent")))
+    probe = await pods.create(shell("true"))
+    await pods.ended(probe)  # by then the new agent has looked at the old pod, too
+    later = await pods.get(changed)
+    assert terminated(later) == terminated(ended)
+    assert later["status"]["phase"] == "Failed"
+    await pods.patch(pod, {"metadata": {"finalizers": None}})

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from machinery.api.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, NODES, SERVICE_ACCOUNTS
+from machinery.api.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, LEASES, NODES, SERVICE_ACCOUNTS
 from machinery.errors import APIError
 from tests.e2e.pods.conftest import Pods, ask, shell, terminated
 
@@ -215,6 +215,14 @@ async def test_an_account_may_read_what_rules_grant_it(pods: Pods) -> None:
     assert await status_of(pods, "/pods", token) == 403
     await pods.client.delete(CLUSTER_ROLE_BINDINGS, name)
     await pods.client.delete(CLUSTER_ROLES, name)
+
+
+async def test_a_node_renews_a_lease_that_goes_with_it(pods: Pods) -> None:
+    (node,) = (await pods.client.list(NODES))["items"]
+    lease = await pods.client.get(LEASES, node["metadata"]["name"], "kube-node-lease")
+    (owner,) = lease["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Node", node["metadata"]["uid"])
+    assert (lease["spec"]["holderIdentity"], lease["spec"]["leaseDurationSeconds"]) == (node["metadata"]["name"], 40)
 
 
 async def test_the_node_tells_what_its_runtimes_can(pods: Pods) -> None:

@@ -56,7 +56,11 @@ def test_only_files_of_the_pod_itself_are_relabelled_and_only_where_there_is_sel
 
 @pytest.mark.parametrize(
     ("swap", "present", "unified", "both"),
-    [(True, "unified", {"memory.swap.max": "0"}, 0), (True, "memsw", {}, GIB), (False, "unified", {}, 0)],
+    [
+        (True, "unified", {"memory.swap.max": "0", "memory.oom.group": "1"}, 0),
+        (True, "memsw", {}, GIB),
+        (False, "unified", {"memory.oom.group": "1"}, 0),
+    ],
     ids=["cgroup v2", "cgroup v1", "no swap"],
 )
 def test_memory_is_not_swapped(

@@ -79,7 +79,7 @@ def test_an_image_is_for_those_who_could_have_pulled_it(tmp_path: Path) -> None:
     assert pulled.may_use("r.io/a:1", "id", [])
     pulled.keep(set())
     pulled.failed("r.io/c")
-    assert json.loads((tmp_path / "pulled").read_text()) == {"pulling": [], "pulled": {}}
+    assert json.loads((tmp_path / "pulled").read_text()) == {"pulling": {}, "pulled": {}}
 
 
 SCRIPT = """#!/usr/bin/env python3
@@ -132,6 +132,18 @@ async def test_programs_get_the_token_of_the_pods_account_where_they_are_to(tmp_
     wanted["requiredServiceAccountAnnotationKeys"] = ["team"]
     providers = CredentialProviders([provider(tmp_path, tokenAttributes=wanted)], tmp_path, token)
     assert await providers.credentials(POD, "eu.r.io/a") == []
+
+
+def test_a_pull_that_is_cut_off_takes_nothing_from_those_who_had_the_image(tmp_path: Path) -> None:
+    PulledImages(tmp_path / "pulled").begins("r.io/a:1", "preloaded")
+    again = PulledImages(tmp_path / "pulled")  # the agent was killed meanwhile
+    assert again.may_use("r.io/a:1", "preloaded", ())
+    assert not again.may_use("r.io/a:1", "brought by it", ())
+    again.begins("r.io/a:1", "brought by it")  # a second pull does not make it everyone's
+    assert not PulledImages(tmp_path / "pulled").may_use("r.io/a:1", "brought by it", ())
+    again.failed("r.io/a:1")
+    (tmp_path / "pulled").write_text('{"pulling": ["r.io/a:1"], "pulled": {}}')  # as it was written once
+    assert not PulledImages(tmp_path / "pulled").may_use("r.io/a:1", "any", ())
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,12 @@ def test_back_off_doubles_up_to_five_minutes_and_a_long_run_ends_it(attempt: int
     assert backoff_seconds(ended, Memory()) == pause
 
 
+def test_the_longest_pause_may_be_set_shorter() -> None:
+    ended = one("a", "exited", attempt=9, started_at=100.0, finished_at=101.0)
+    assert backoff_seconds(ended, Memory()) == 300.0
+    assert backoff_seconds(ended, Memory(max_backoff=60.0)) == 60.0
+
+
 def test_a_container_in_back_off_is_started_when_that_is_over() -> None:
     ended = one("a", "exited", attempt=1, exit_code=1, started_at=NOW - 4, finished_at=NOW - 3)
     decision = decide(pod("a"), seen(ended), Memory(), NOW, {})

@@ -92,5 +92,11 @@ async def test_a_folder_tells_of_files_that_come_and_go(tmp_path: Path) -> None:
         assert [await told.get() for _ in range(2)] == [("a", True), ("b", False)]
         os.unlink(tmp_path / "b")
         assert await told.get() == ("b", True)
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        inner = FolderNews(folder, lambda name, went: told.put_nowait((name, went)))
+        folder.rmdir()
+        assert await told.get() == ("", True)
+        assert not inner.is_told
     news.close()
     assert not FolderNews(tmp_path / "absent", lambda _, __: None).is_told
