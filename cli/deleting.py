@@ -26,9 +26,14 @@ def delete_one(session: Session, one: Selected, body: dict[str, Any], params: di
     return str((answer.get("metadata") or {}).get("uid") or (answer.get("details") or {}).get("uid", ""))
 
 
-def delete_and_wait(session: Session, found: Sequence[Selected], *, grace_seconds: int = -1) -> None:
-    """Delete objects and return when they are gone. Raises: APIError, ClickException."""
-    body: dict[str, Any] = {"propagationPolicy": "Background"}
+def delete_and_wait(
+    session: Session, found: Sequence[Selected], *, grace_seconds: int = -1, policy: str = "Background"
+) -> None:
+    """Delete objects and return when they are gone, with the policy Foreground after what they own.
+
+    Raises: APIError, ClickException.
+    """
+    body: dict[str, Any] = {"propagationPolicy": policy}
     if grace_seconds >= 0:
         body["gracePeriodSeconds"] = grace_seconds
     going = [(one, delete_one(session, one, body)) for one in found]

@@ -14,6 +14,8 @@ from machinery.api.resources import PERSISTENT_VOLUME_CLAIMS
 
 PROVISIONER = "wherry/local-path"
 CLASS_NAME = "local-path"
+FINALIZER = "wherry/local-path"
+"""On a volume to be deleted with its claim: its folder is there."""
 HELPER_NAMESPACE = "kube-system"
 HELPER_LABEL = "wherry/local-path"
 """On a helper pod: the name of the volume it works for."""
@@ -80,7 +82,10 @@ def volume_of(
     if storage_class.mountOptions:
         spec["mountOptions"] = list(storage_class.mountOptions)
     annotations = {"pv.kubernetes.io/provisioned-by": PROVISIONER, "wherry/node": node}
-    return {"metadata": {"name": volume_name(claim), "annotations": annotations}, "spec": spec}
+    metadata: dict[str, Any] = {"name": volume_name(claim), "annotations": annotations}
+    if storage_class.reclaimPolicy == "Delete":
+        metadata["finalizers"] = [FINALIZER]
+    return {"metadata": metadata, "spec": spec}
 
 
 def node_of(volume: PersistentVolume) -> str:

@@ -60,8 +60,9 @@ class LocalPathProvisioner(Controller[Item]):
             self.queue.add(Item(PERSISTENT_VOLUME_CLAIMS, new.metadata.key))
 
     def _volume_changed(self, old: PersistentVolume | None, new: PersistentVolume | None) -> None:
-        if new is not None and new.metadata.annotations.get(PROVISIONED_BY) == PROVISIONER:
-            self.queue.add(Item(PERSISTENT_VOLUMES, new.metadata.key))
+        changed = new or old
+        if changed is not None and changed.metadata.annotations.get(PROVISIONED_BY) == PROVISIONER:
+            self.queue.add(Item(PERSISTENT_VOLUMES, changed.metadata.key))
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
@@ -78,9 +79,9 @@ class LocalPathProvisioner(Controller[Item]):
         """Make the volume of a claim, or remove one that was released."""
         if key.resource is PERSISTENT_VOLUMES:
             volume = self._volumes.get(key.key)
-            if volume is None or volume.metadata.deletionTimestamp is not None:
+            if volume is None or not _has_folder(volume):
                 await self._done_with(f"remove-{key.key.name}")
-            else:
+            elif _may_be_removed(volume):
                 await self._remove(volume)
             return DONE
         claim = self._claims.get(key.key)
@@ -128,11 +129,10 @@ class LocalPathProvisioner(Controller[Item]):
         return min(ready, key=lambda node: (held.get(node.metadata.name, 0), node.metadata.name), default=None)
 
     async def _remove(self, volume: PersistentVolume) -> None:
-        if volume.status.phase != "Released" or volume.spec.persistentVolumeReclaimPolicy != "Delete":
-            return
         node = self._nodes.get(ObjectKey("", local_path.node_of(volume)))
+        is_kept = volume.spec.persistentVolumeReclaimPolicy != "Delete"
         # The folder of a node that is gone is gone with it.
-        if node is not None and local_path.SIMULATED not in node.metadata.labels:
+        if node is not None and local_path.SIMULATED not in node.metadata.labels and not is_kept:
             try:
                 if not await self._helped(local_path.remover(volume, self._settings)):
                     return
@@ -140,10 +140,17 @@ class LocalPathProvisioner(Controller[Item]):
                 involved = reference(PERSISTENT_VOLUMES, volume.metadata)
                 await self._recorder.event(involved, "Warning", "VolumeFailedDelete", str(error))
                 raise
+        metadata = volume.metadata
         with contextlib.suppress(NotFound):
-            await self._client.delete(
-                PERSISTENT_VOLUMES, volume.metadata.name, options={"preconditions": {"uid": volume.metadata.uid}}
-            )
+            if metadata.deletionTimestamp is None:
+                await self._client.delete(
+                    PERSISTENT_VOLUMES, metadata.name, options={"preconditions": {"uid": metadata.uid}}
+                )
+            if local_path.FINALIZER in metadata.finalizers:
+                fresh = (await self._client.get(PERSISTENT_VOLUMES, metadata.name))["metadata"]
+                left = [one for one in fresh.get("finalizers") or () if one != local_path.FINALIZER]
+                guarded = {"uid": metadata.uid, "resourceVersion": fresh["resourceVersion"], "finalizers": left or None}
+                await self._client.patch(PERSISTENT_VOLUMES, metadata.name, {"metadata": guarded})
 
     # ---- helper pods
 
@@ -182,3 +189,15 @@ class LocalPathProvisioner(Controller[Item]):
 def _is_ready(node: Node) -> bool:
     ready = condition_of(node.status.conditions, "Ready")
     return ready is not None and ready.status == "True" and not node.spec.unschedulable
+
+
+def _has_folder(volume: PersistentVolume) -> bool:
+    """Whether the folder of a volume may still be there; one being deleted says so by our finalizer."""
+    return volume.metadata.deletionTimestamp is None or local_path.FINALIZER in volume.metadata.finalizers
+
+
+def _may_be_removed(volume: PersistentVolume) -> bool:
+    """Whether a volume and its folder go: when its claim is gone, also where a user deleted the volume first."""
+    if volume.metadata.deletionTimestamp is not None:
+        return volume.status.phase != "Bound"
+    return volume.status.phase == "Released" and volume.spec.persistentVolumeReclaimPolicy == "Delete"

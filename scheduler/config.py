@@ -77,6 +77,12 @@ def from_object(given: Object) -> SchedulerConfig:
     for at, one in enumerate(given.get("extenders") or ()):
         if not one.get("urlPrefix"):
             raise ConfigError(f"extenders[{at}].urlPrefix: Required value")
+        if one.get("prioritizeVerb") and int(one.get("weight", 1)) <= 0:
+            text = f"extenders[{at}].weight: Invalid value: {one['weight']}: must have a positive weight applied to it"
+            raise ConfigError(text)
+    if (number := sum(bool(one.get("bindVerb")) for one in given.get("extenders") or ())) > 1:
+        text = f'Invalid value: "found {number} extenders implementing bind": only one extender can implement bind'
+        raise ConfigError(f"extenders: {text}")
     names = [one.name for one in profiles]
     for at, name in enumerate(names):
         if name in names[:at]:

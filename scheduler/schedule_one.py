@@ -114,10 +114,13 @@ class Chooser:
             return int(passed[0])
         return int(passed[self._pick(self.scores(cycle, passed))])
 
-    def passed_rows(self, cycle: Cycle) -> NDArray[np.intp]:
-        """Return the rows that pass, at least one. Raises: Unschedulable."""
+    def passed_rows(self, cycle: Cycle, *, own_first: bool) -> NDArray[np.intp]:
+        """Return the rows that pass, at least one; `own_first`: that of the pod's nomination alone, if it does.
+
+        Raises: Unschedulable.
+        """
         try:
-            mask = self.passing(cycle)
+            mask = self.passing(cycle, own_first=own_first)
         except Rejected as error:
             raise Unschedulable(self._rejected_by_all(cycle, error)) from error
         rows = np.flatnonzero(self.kept_mask(cycle) if mask is None else mask)
@@ -125,10 +128,14 @@ class Chooser:
             raise Unschedulable(self.diagnose(cycle))
         return rows
 
-    def diagnosis_of(self, failed: Mapping[str, str]) -> Diagnosis:
-        """Return what an extender's refusals come to: a text for each node."""
-        resolvable = np.zeros(self._table.size, dtype=bool)
-        return Diagnosis(self._table.count, reasons=Counter(failed.values()), resolvable=resolvable)
+    def diagnosis_of(self, cycle: Cycle, failed: Mapping[str, str], hopeless: Mapping[str, str]) -> Diagnosis:
+        """Return what extenders' refusals come to, beside the plugins': a text for each node."""
+        found = self.diagnose(cycle)
+        found.reasons.update([*failed.values(), *hopeless.values()])
+        found.plugins = set()  # whatever happens may change an extender's mind
+        rows = [node.row for name in failed if (node := self._table.by_name.get(name)) is not None]
+        found.resolvable[rows] = True
+        return found
 
     def _rejected_by_all(self, cycle: Cycle, error: Rejected) -> Diagnosis:
         table = self._table
@@ -151,7 +158,7 @@ class Chooser:
         ties = (scores == scores.max()).nonzero()[0]
         return int(ties[self._random.randrange(len(ties))])
 
-    def passing(self, cycle: Cycle) -> Mask | None:
+    def passing(self, cycle: Cycle, *, own_first: bool = True) -> Mask | None:
         """Return which nodes pass; None when the mask kept for the pod's needs already says so. Raises: Rejected."""
         mask: Mask | None = None
         for first in self.profile.pre_filters:
@@ -169,7 +176,7 @@ class Chooser:
         if mask is not None:
             mask = mask & self._keep(cycle.needs).mask
         nominated = self._table.nominated.get(cycle.pod.uid)
-        if nominated is not None:
+        if nominated is not None and own_first:
             return self._with_own_nomination(cycle, nominated[1], mask)
         return mask
 
@@ -231,6 +238,17 @@ class Chooser:
         if any(codes.any() for _, codes in self._node_codes(cycle.needs, at)):
             return False
         return self._cluster_passes(cycle, row)
+
+    def still_passes_on(self, cycle: Cycle, row: int) -> bool:
+        """As `passes_on`, when the pod's own nomination is not in its way."""
+        table, own = self._table, self._table.nominated.get(cycle.pod.uid)
+        if own is None:
+            return self.passes_on(cycle, row)
+        table.nominate(cycle.pod, "")
+        try:
+            return self.passes_on(cycle, row)
+        finally:
+            table.nominate(own[0], table.nodes[own[1]].name)
 
     def _node_codes(self, needs: Needs, rows: Rows) -> Iterator[tuple[NodePlugin, Codes]]:
         for plugin in self.profile.node_plugins:

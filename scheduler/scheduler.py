@@ -7,7 +7,8 @@ API's word settles it: the pod comes back bound, or it is gone, or it was not bo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from machinery.api.meta import ObjectKey
@@ -20,8 +21,8 @@ from scheduler.cluster import Cluster
 from scheduler.config import SchedulerConfig
 from scheduler.devices.extended import classes_by_resource
 from scheduler.evictor import Evictor
-from scheduler.extenders import Extender, ExtenderFailed
-from scheduler.framework.plugin import Cycle, Happening, Rejected, Rescue
+from scheduler.extenders import Extender, ExtenderFailed, Filtered
+from scheduler.framework.plugin import Cycle, Happening, PostFilterPlugin, Rejected, Rescue
 from scheduler.metrics import ATTEMPTS, DURATION, PENDING, PREEMPTION_ATTEMPTS, PREEMPTION_VICTIMS
 from scheduler.pods import Pod
 from scheduler.queue import Entry, SchedulingQueue, by_priority
@@ -273,25 +274,24 @@ class Scheduler:
         cycle = chooser.cycle(pod)
         asked, happenings = [one for one in self._extenders if one.is_interested(pod)], self._happenings
         try:
-            rows = chooser.passed_rows(cycle)
             obj = await self._client.get(PODS, pod.key.name, pod.key.namespace)
-            names, failed = self.table.names(rows.tolist()), dict[str, str]()
-            for one in asked:
-                names, more = await self._filtered(one, obj, names)
-                failed |= more
-            if not names:
-                raise Unschedulable(chooser.diagnosis_of(failed))
+            names = list[str]()
+            for own_first in (True, False) if pod.uid in self.table.nominated else (False,):
+                rows = chooser.passed_rows(cycle, own_first=own_first)
+                names, failed, hopeless = self.table.names(rows.tolist()), dict[str, str](), dict[str, str]()
+                for one in asked:
+                    names, *more = await self._filtered(one, obj, names)
+                    failed, hopeless = failed | more[0], hopeless | more[1]
+                if names:
+                    break
+            else:
+                raise Unschedulable(chooser.diagnosis_of(cycle, failed, hopeless))
             scores = dict(zip(self.table.names(rows.tolist()), chooser.scores(cycle, rows).tolist(), strict=True))
             for one in asked:
                 for name, score in (await self._prioritized(one, obj, names)).items():
                     scores[name] = scores.get(name, 0) + score
         except Unschedulable as error:
-            if self._happenings != happenings or entry.pod is not pod:
-                # What happened while others were asked may have been what the pod waits for.
-                self._report(pod, str(error.diagnosis), None)
-                self._failed(entry, pod)
-            else:
-                self._rejected(entry, cycle, error.diagnosis)
+            await self._rejected_asking(entry, cycle, error.diagnosis, asked, happenings)
             return
         except NotFound:
             self.queue.remove(pod.key)
@@ -302,19 +302,19 @@ class Scheduler:
             return
         best = max(names, key=lambda name: scores.get(name, 0))
         node = self.table.by_name.get(best)
-        if node is None or self.queue.get(pod.key) is not entry or not chooser.passes_on(cycle, node.row):
+        if node is None or self.queue.get(pod.key) is not entry or not chooser.still_passes_on(cycle, node.row):
             self._failed(entry, pod)
             return
         self._assume(entry, cycle, node.row)
 
-    async def _filtered(self, one: Extender, obj: Object, names: list[str]) -> tuple[list[str], dict[str, str]]:
+    async def _filtered(self, one: Extender, obj: Object, names: list[str]) -> Filtered:
         try:
             return await one.filter(obj, names)
         except ExtenderFailed as error:
             if not one.ignorable:
                 raise
             log.warning("%s", error)
-            return names, {}
+            return Filtered(names, {}, {})
 
     async def _prioritized(self, one: Extender, obj: Object, names: list[str]) -> dict[str, int]:
         try:
@@ -464,24 +464,79 @@ class Scheduler:
     # ---- what does not fit
 
     def _rejected(self, entry: Entry, cycle: Cycle, diagnosis: Diagnosis) -> None:
-        pod = entry.pod
-        ATTEMPTS.add("unschedulable", pod.scheduler)
-        nominated = None
-        if diagnosis.nodes and len(diagnosis.resolvable) and pod.uid not in self._preempting:
-            texts: list[str] = []
-            for plugin in self.profiles[pod.scheduler].post_filters:
-                rescue = plugin.post_filter(cycle, diagnosis.resolvable)
-                if rescue.node is not None:
-                    nominated = rescue.node
-                    self._nominate(pod, rescue.node)
-                if rescue.node:
-                    texts = [rescue.text] if rescue.text else []
-                    self._preempt(pod, rescue)
-                    break
-                texts += [rescue.text] if rescue.text else []
-            diagnosis.post_filter = ", ".join(texts)
-        self.queue.put_aside(entry, frozenset(diagnosis.plugins), asyncio.get_running_loop().time())
+        nominated = self._carry_out(entry.pod, [one for _, one in self._rescues(cycle, diagnosis)], diagnosis)
+        self._put_aside(entry, diagnosis, nominated)
+
+    async def _rejected_asking(
+        self, entry: Entry, cycle: Cycle, diagnosis: Diagnosis, asked: Sequence[Extender], happenings: int
+    ) -> None:
+        """As `_rejected`, but others have a say in who has to go; `happenings`: what had happened when all began."""
+        pod, rescues = cycle.pod, list[Rescue]()
+        for plugin, rescue in self._rescues(cycle, diagnosis):
+            rescues.append(await self._agreed(plugin, rescue, pod, asked))
+        if self.queue.get(pod.key) is not entry:
+            return
+        nothing_new = self._happenings == happenings and entry.pod is pod
+        nominated = self._carry_out(entry.pod, rescues, diagnosis)
+        if nothing_new:
+            self._put_aside(entry, diagnosis, nominated)
+            return
+        # What happened while others were asked may have been what the pod waits for.
         self._report(pod, str(diagnosis), nominated)
+        self._failed(entry, pod)
+
+    def _rescues(self, cycle: Cycle, diagnosis: Diagnosis) -> Iterator[tuple[PostFilterPlugin, Rescue]]:
+        """Yield what plugins say could make room, up to the first that names a node."""
+        pod = cycle.pod
+        if not diagnosis.nodes or not len(diagnosis.resolvable) or pod.uid in self._preempting:
+            return
+        for plugin in self.profiles[pod.scheduler].post_filters:
+            rescue = plugin.post_filter(cycle, diagnosis.resolvable)
+            yield plugin, rescue
+            if rescue.node:
+                return
+
+    async def _agreed(self, plugin: PostFilterPlugin, rescue: Rescue, pod: Pod, asked: Sequence[Extender]) -> Rescue:
+        """Return what is left of a rescue when the extenders that have a say in it have been asked."""
+        options, saying = rescue.options, [one for one in asked if one.preempts]
+        if not options or not saying:
+            return rescue
+        try:
+            obj = await self._client.get(PODS, pod.key.name, pod.key.namespace)
+            for one in saying:
+                try:
+                    options = await one.preempt(obj, options, self.table)
+                except ExtenderFailed as error:
+                    if not one.ignorable:
+                        raise
+                    log.warning("%s", error)
+                if not options:
+                    return Rescue("preemption: no candidate node for preemption")
+        except (APIError, ConnectionFailed, ExtenderFailed) as error:
+            return Rescue(f"preemption: {error}")
+        best = plugin.choose(options)
+        return replace(rescue, node=best, victims=options[best].pods)
+
+    def _carry_out(self, pod: Pod, rescues: Iterable[Rescue], diagnosis: Diagnosis) -> str | None:
+        """Preempt as the last of these says, if it names a node; returns the new nomination, if there is one."""
+        nominated, texts = None, list[str]()
+        for rescue in rescues:
+            if rescue.node and rescue.node not in self.table.by_name:  # it left while extenders were asked
+                continue
+            if rescue.node is not None:
+                nominated = rescue.node
+                self._nominate(pod, rescue.node)
+            if rescue.node:
+                texts = []
+                self._preempt(pod, rescue)
+            texts += [rescue.text] if rescue.text else []
+        diagnosis.post_filter = ", ".join(texts)
+        return nominated
+
+    def _put_aside(self, entry: Entry, diagnosis: Diagnosis, nominated: str | None) -> None:
+        ATTEMPTS.add("unschedulable", entry.pod.scheduler)
+        self.queue.put_aside(entry, frozenset(diagnosis.plugins), asyncio.get_running_loop().time())
+        self._report(entry.pod, str(diagnosis), nominated)
 
     def _preempt(self, pod: Pod, rescue: Rescue) -> None:
         PREEMPTION_ATTEMPTS.add()

@@ -6,7 +6,18 @@ Source: https://kubernetes.io/docs/reference/access-authn-authz/admission-contro
 from collections.abc import Mapping
 from functools import partial
 
-from apiserver.admission import certificates, claims, devices, limits, node_restriction, optional, pods, quota, services
+from apiserver.admission import (
+    certificates,
+    claims,
+    declared_features,
+    devices,
+    limits,
+    node_restriction,
+    optional,
+    pods,
+    quota,
+    services,
+)
 from apiserver.admission.attributes import Attributes
 from apiserver.admission.equivalents import FindVersions
 from apiserver.admission.mutating_policies import MutatingPolicies
@@ -166,6 +177,11 @@ class Admission:
         main = not request.subresource
         if request.kind.built_in_kind == "ResourceClaim" and request.subresource == "status":
             devices.check_status(self._authorizer, request)
+        if (
+            request.kind.built_in_kind == "Pod" and request.subresource in ("", "resize")
+            and "NodeDeclaredFeatureValidator" in self._on
+        ):  # fmt: skip
+            declared_features.check(self._cache, request)
         if (
             main and request.kind.built_in_kind == "PersistentVolumeClaim" and request.old is not None
             and "PersistentVolumeClaimResize" in self._on

@@ -13,9 +13,9 @@ from apiserver.admission.pod_security import LEVELS, MODES, PodSecurityConfig
 DEFAULT_ON = frozenset(
     {"CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction", "DefaultIngressClass",
      "DefaultStorageClass", "DefaultTolerationSeconds", "LimitRanger", "MutatingAdmissionPolicy",
-     "MutatingAdmissionWebhook", "NamespaceLifecycle", "NodeRestriction", "PersistentVolumeClaimResize", "PodSecurity",
-     "Priority", "ResourceQuota", "RuntimeClass", "ServiceAccount", "TaintNodesByCondition",
-     "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook"}
+     "MutatingAdmissionWebhook", "NamespaceLifecycle", "NodeDeclaredFeatureValidator", "NodeRestriction",
+     "PersistentVolumeClaimResize", "PodSecurity", "Priority", "ResourceQuota", "RuntimeClass", "ServiceAccount",
+     "TaintNodesByCondition", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook"}
 )  # fmt: skip
 DEFAULT_OFF = frozenset(
     {"AlwaysAdmit", "AlwaysDeny", "AlwaysPullImages", "EventRateLimit", "OwnerReferencesPermissionEnforcement"}

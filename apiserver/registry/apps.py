@@ -11,7 +11,6 @@ from apiserver.registry.claim_rules import claim_spec_causes
 from apiserver.registry.columns import AGE, NAME, NONE, WORKLOAD_WIDE, count, labels_text, number_at
 from apiserver.registry.kind import (
     SCALE,
-    STATUS,
     Column,
     Kind,
     Object,
@@ -19,14 +18,23 @@ from apiserver.registry.kind import (
     forbidden,
     immutable,
     invalid,
+    required,
+    status_judged,
     unsupported,
 )  # fmt: skip
 from apiserver.registry.storage import default_claim
+from apiserver.registry.workload_status_rules import REPLICATED, counted
 from machinery.api import resources
 from machinery.api.meta import controller_of
 from machinery.errors import Cause
 
 APPS = "io.k8s.api.apps.v1."
+_DEPLOYED = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas")
+_ORDERED = ("replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas")
+_PLACED = (
+    "currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady",
+    "updatedNumberScheduled", "numberAvailable", "numberUnavailable",
+)  # fmt: skip
 
 
 def _default_deployment(deployment: Object) -> None:
@@ -49,24 +57,25 @@ def _default_replica_set(replica_set: Object) -> None:
     templates.default_template(spec)
 
 
-def _workload_causes(obj: Object, kind: str) -> Iterator[Cause]:
+def _workload_causes(obj: Object, kind: str, owner: str = "ReplicaSet") -> Iterator[Cause]:
     spec = obj["spec"]
     yield from templates.non_negative(spec, "replicas", "minReadySeconds", "revisionHistoryLimit")
     yield from templates.selector_causes(spec, kind)
-    yield from templates.lasting_template_causes(spec)
+    yield from templates.lasting_template_causes(spec, owner)
 
 
 def _deployment_causes(deployment: Object) -> Iterator[Cause]:
     yield from _workload_causes(deployment, "deployment")
     strategy = deployment["spec"]["strategy"]
     if strategy["type"] not in ("Recreate", "RollingUpdate"):
-        yield unsupported("spec.strategy.type", strategy["type"], ("Recreate", "RollingUpdate"))
+        yield unsupported("spec.strategy", strategy, ("Recreate", "RollingUpdate"))
     rolling = strategy.get("rollingUpdate")
     if strategy["type"] == "Recreate" and rolling:
         yield forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'")
     elif rolling:
         yield from _rolling_causes(rolling, "spec.strategy.rollingUpdate")
     spec = deployment["spec"]
+    yield from templates.non_negative(spec, "progressDeadlineSeconds")
     if spec["progressDeadlineSeconds"] <= spec.get("minReadySeconds", 0):
         yield invalid(
             "spec.progressDeadlineSeconds", spec["progressDeadlineSeconds"], "must be greater than minReadySeconds"
@@ -132,20 +141,25 @@ def _stateful_set_causes(stateful_set: Object) -> Iterator[Cause]:
     if strategy["type"] not in ("OnDelete", "RollingUpdate"):
         yield invalid("spec.updateStrategy", strategy, "must be 'RollingUpdate' or 'OnDelete'")
     rolling = strategy.get("rollingUpdate") or {}
+    if strategy["type"] == "OnDelete" and strategy.get("rollingUpdate") is not None:
+        yield invalid("spec.updateStrategy.rollingUpdate", rolling, "only allowed for updateStrategy 'RollingUpdate'")
+        rolling = {}
     yield from templates.non_negative(rolling, "partition", path="spec.updateStrategy.rollingUpdate")
     unavailable = rolling.get("maxUnavailable")
     path = "spec.updateStrategy.rollingUpdate.maxUnavailable"
     yield from templates.int_or_percent_causes(unavailable, path)
     if unavailable is not None and templates.is_zero(unavailable):
         yield invalid(path, unavailable, "cannot be 0")
+    if templates.above_hundred(unavailable):
+        yield invalid(path, unavailable, "must not be greater than 100%")
     for field, value in spec["persistentVolumeClaimRetentionPolicy"].items():
         if value not in ("Delete", "Retain"):
             path = f"spec.persistentVolumeClaimRetentionPolicy.{field}"
-            yield unsupported(path, value, ("Delete", "Retain"))
+            yield unsupported(path, value, ("Retain", "Delete"))
     yield from templates.non_negative(spec.get("ordinals") or {}, "start", path="spec.ordinals")
     for index, claim in enumerate(spec.get("volumeClaimTemplates") or ()):
         yield from claim_spec_causes(claim.get("spec") or {}, f"spec.volumeClaimTemplates[{index}].spec")
-    yield from _workload_causes(stateful_set, "statefulset")
+    yield from _workload_causes(stateful_set, "statefulset", "StatefulSet")
 
 
 def _stateful_set_update(new: Object, old: Object) -> list[Cause]:
@@ -175,18 +189,21 @@ def _default_daemon_set(daemon_set: Object) -> None:
 def _daemon_set_causes(daemon_set: Object) -> Iterator[Cause]:
     spec = daemon_set["spec"]
     yield from templates.selector_causes(spec, "daemonset")
-    yield from templates.lasting_template_causes(spec)
+    yield from templates.lasting_template_causes(spec, "DaemonSet")
     yield from templates.non_negative(spec, "minReadySeconds", "revisionHistoryLimit")
     strategy = spec["updateStrategy"]
     if strategy["type"] not in ("OnDelete", "RollingUpdate"):
-        yield unsupported("spec.updateStrategy.type", strategy["type"], ("OnDelete", "RollingUpdate"))
+        yield unsupported("spec.updateStrategy", strategy, ("RollingUpdate", "OnDelete"))
     elif strategy["type"] == "RollingUpdate":
         rolling, path = strategy["rollingUpdate"], "spec.updateStrategy.rollingUpdate"
         unavailable, surge = rolling["maxUnavailable"], rolling["maxSurge"]
         yield from templates.int_or_percent_causes(unavailable, f"{path}.maxUnavailable")
         yield from templates.int_or_percent_causes(surge, f"{path}.maxSurge")
+        for field, value in (("maxUnavailable", unavailable), ("maxSurge", surge)):
+            if templates.above_hundred(value):
+                yield invalid(f"{path}.{field}", value, "must not be greater than 100%")
         if templates.is_zero(unavailable) and templates.is_zero(surge):
-            yield invalid(f"{path}.maxUnavailable", unavailable, "cannot be 0 when maxSurge is 0")
+            yield required(f"{path}.maxUnavailable", "cannot be 0 when maxSurge is 0")
         elif not templates.is_zero(unavailable) and not templates.is_zero(surge):
             yield invalid(f"{path}.maxSurge", surge, "may not be set when maxUnavailable is non-zero")
 
@@ -195,6 +212,8 @@ def _daemon_set_causes(daemon_set: Object) -> Iterator[Cause]:
 
 
 def _revision_causes(revision: Object) -> Iterator[Cause]:
+    if revision.get("data") is None:
+        yield required("data", "data is mandatory")
     if revision.get("revision", 0) < 0:
         yield invalid("revision", revision["revision"], "must be greater than or equal to 0")
 
@@ -224,7 +243,7 @@ _SELECTOR = frozenset({"spec.selector"})
 KINDS = (
     Kind(
         resources.DEPLOYMENTS, APPS + "Deployment", "deployment", ("deploy",), ("all",),
-        subresources={"status": STATUS, "scale": SCALE},
+        subresources={"status": status_judged(counted(_DEPLOYED, _DEPLOYED[1:4], "readyReplicas")), "scale": SCALE},
         columns=(
             NAME,
             Column("Ready", lambda obj: f"{count(obj, 'status', 'readyReplicas')}/{count(obj, 'spec', 'replicas')}"),
@@ -237,7 +256,7 @@ KINDS = (
     ),
     Kind(
         resources.REPLICA_SETS, APPS + "ReplicaSet", "replicaset", ("rs",), ("all",),
-        subresources={"status": STATUS, "scale": SCALE},
+        subresources={"status": status_judged(counted(REPLICATED, REPLICATED[1:], "readyReplicas")), "scale": SCALE},
         columns=(
             NAME,
             *_numbers(
@@ -253,7 +272,7 @@ KINDS = (
     ),
     Kind(
         resources.STATEFUL_SETS, APPS + "StatefulSet", "statefulset", ("sts",), ("all",),
-        subresources={"status": STATUS, "scale": SCALE},
+        subresources={"status": status_judged(counted(_ORDERED, _ORDERED[1:])), "scale": SCALE},
         columns=(
             NAME,
             Column("Ready", lambda obj: f"{count(obj, 'status', 'readyReplicas')}/{count(obj, 'spec', 'replicas')}"),
@@ -266,7 +285,7 @@ KINDS = (
     ),
     Kind(
         resources.DAEMON_SETS, APPS + "DaemonSet", "daemonset", ("ds",), ("all",),
-        subresources={"status": STATUS},
+        subresources={"status": status_judged(counted(_PLACED))},
         columns=(
             NAME,
             *_numbers(

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from apiserver.registry.columns import AGE, NAME, UNKNOWN, count, number_at, value_at
-from apiserver.registry.kind import STATUS, Column, Kind, Object, invalid, required, unsupported
+from apiserver.registry.kind import Column, Kind, Object, invalid, required, status_judged, unsupported
 from apiserver.registry.metric_rules import SOURCES, metric_causes
 from apiserver.registry.object_rules import kind_and_name_causes
+from apiserver.registry.status_rules import autoscaler_status_causes
 from machinery.api import resources
+from machinery.api.quantity import parse_quantity
 from machinery.errors import Cause
 
 AUTOSCALING = "io.k8s.api.autoscaling.v2."
@@ -68,6 +70,8 @@ def _behavior_causes(rules: Object, path: str) -> Iterator[Cause]:
         yield unsupported(f"{path}.selectPolicy", rules["selectPolicy"], known)
     if not rules.get("policies"):
         yield required(f"{path}.policies", "must specify at least one Policy")
+    if rules.get("tolerance") is not None and parse_quantity(rules["tolerance"]) < 0:
+        yield invalid(f"{path}.tolerance", rules["tolerance"], "must be greater than or equal to 0")
     for index, policy in enumerate(rules.get("policies") or ()):
         at = f"{path}.policies[{index}]"
         if policy.get("type") not in ("Percent", "Pods"):
@@ -119,7 +123,7 @@ KINDS = (
     Kind(
         resources.HORIZONTAL_POD_AUTOSCALERS, AUTOSCALING + "HorizontalPodAutoscaler", "horizontalpodautoscaler",
         ("hpa",), ("all",),
-        subresources={"status": STATUS},
+        subresources={"status": status_judged(autoscaler_status_causes)},
         columns=(
             NAME, Column("Reference", _reference), Column("Targets", _targets), Column("MinPods", _minimum),
             Column("MaxPods", number_at("spec", "maxReplicas"), type="integer"),

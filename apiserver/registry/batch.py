@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator
 
 from apiserver.registry import names, templates
+from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.columns import (
     AGE,
     NAME,
@@ -22,6 +23,7 @@ from apiserver.registry.columns import (
 )  # fmt: skip
 from apiserver.registry.durations import human_duration
 from apiserver.registry.job_rules import hostname_causes, job_spec_causes
+from apiserver.registry.job_status_rules import job_status_causes
 from apiserver.registry.kind import (
     STATUS,
     Column,
@@ -32,11 +34,13 @@ from apiserver.registry.kind import (
     immutable,
     invalid,
     required,
+    status_judged,
     unsupported,
 )  # fmt: skip
 from machinery.api import resources
 from machinery.api.cron import BadSchedule, Schedule
 from machinery.api.meta import parse_time
+from machinery.api.selectors import SelectorError, from_label_selector
 from machinery.errors import Cause
 
 BATCH = "io.k8s.api.batch.v1."
@@ -95,15 +99,30 @@ def _job_causes(job: Object) -> Iterator[Cause]:
     yield from hostname_causes(job)
     yield from job_spec_causes(spec, "spec")
     selector, labels = spec.get("selector") or {}, templates.template_labels(spec)
-    wanted = selector.get("matchLabels") or {}
-    if not spec.get("manualSelector"):
-        uid = job["metadata"]["uid"]
-        if (selector and selector != {"matchLabels": {_CONTROLLER: uid}}) or labels.get(_CONTROLLER, uid) != uid:
-            yield invalid("spec.selector", selector, "`selector` not auto-generated")
-    elif not selector:
+    if selector and not spec.get("manualSelector"):
+        yield from _generated_causes(job, selector, labels)
+    elif not selector and spec.get("manualSelector"):
         yield required("spec.selector")
-    if any(labels.get(key) != value for key, value in wanted.items()):
+    wrong = list(label_selector_causes(selector, "spec.selector"))
+    yield from wrong
+    if selector and not wrong and not from_label_selector(selector).matches(labels):
         yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+
+
+def _generated_causes(job: Object, selector: Object, labels: dict[str, str]) -> Iterator[Cause]:
+    """Yield a cause where a job that is to have the selector of its own pods brings another one."""
+    uid, name = job["metadata"]["uid"], job["metadata"].get("name", "")
+    expected = {_OLD_CONTROLLER: uid, _OLD_NAME: name, _CONTROLLER: uid, _NAME_LABEL: name}
+    for key, value in expected.items():
+        path = f"spec.template.metadata.labels[{key}]"
+        if labels.get(key, value) != value:
+            yield invalid(path, labels, f"must be '{value}'")
+    try:
+        chosen = from_label_selector(selector).matches(expected)
+    except SelectorError:
+        return
+    if not chosen:
+        yield invalid("spec.selector", selector, "`selector` not auto-generated")
 
 
 def _job_update(new: Object, old: Object) -> list[Cause]:
@@ -208,9 +227,7 @@ def _cron_job_causes(cron_job: Object) -> Iterator[Cause]:
     yield from templates.non_negative(spec, *numbers)
     job = spec["jobTemplate"]["spec"]
     if job.get("selector"):
-        yield Cause(
-            "FieldValueForbidden", "Forbidden: `selector` will be auto-generated", "spec.jobTemplate.spec.selector"
-        )
+        yield invalid("spec.jobTemplate.spec.selector", job["selector"], "`selector` will be auto-generated")
     if job.get("manualSelector"):
         supported = ("nil", "false")
         yield unsupported("spec.jobTemplate.spec.manualSelector", True, supported)
@@ -226,7 +243,7 @@ def _is_zone(name: str) -> bool:
 
 
 def _schedule_causes(spec: Object) -> Iterator[Cause]:
-    schedule, zone = spec.get("schedule", ""), spec.get("timeZone")
+    schedule = spec.get("schedule", "")
     if not schedule:
         return  # the schema asks for it
     if "TZ" in schedule:
@@ -236,6 +253,10 @@ def _schedule_causes(spec: Object) -> Iterator[Cause]:
             Schedule(schedule)
         except BadSchedule as error:
             yield invalid("spec.schedule", schedule, str(error))
+    yield from _zone_causes(spec.get("timeZone"))
+
+
+def _zone_causes(zone: str | None) -> Iterator[Cause]:
     if zone is None:
         return
     if zone == "":
@@ -261,7 +282,7 @@ def _job_template(cron_job: Object) -> Object:
 KINDS = (
     Kind(
         resources.JOBS, BATCH + "Job", "job", (), ("all",),
-        subresources={"status": STATUS},
+        subresources={"status": status_judged(job_status_causes)},
         columns=(
             NAME, Column("Status", _job_status), Column("Completions", _completions), Column("Duration", _duration),
             AGE, *WORKLOAD_WIDE,

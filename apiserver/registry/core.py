@@ -1,6 +1,7 @@
 """The core group (v1): its kinds, their defaults, rules and columns."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from apiserver.registry import names
@@ -21,6 +22,7 @@ from apiserver.registry.kind import (
     immutable,
     invalid,
     required,
+    status_judged,
     unsupported,
 )  # fmt: skip
 from apiserver.registry.node_rules import default_node, node_causes
@@ -29,6 +31,7 @@ from apiserver.registry.pod_update_rules import pod_update_causes
 from apiserver.registry.pods import POD_COLUMNS, default_pod, prepare_pod, validate_pod
 from apiserver.registry.secret_rules import secret_causes
 from apiserver.registry.service_rules import service_causes
+from apiserver.registry.status_rules import default_ip_mode, service_status_causes
 from machinery.api import resources
 from machinery.api.meta import Resource
 from machinery.errors import Cause
@@ -360,7 +363,10 @@ KINDS = (
     ),
     Kind(
         resources.SERVICES, CORE + "Service", "service", ("svc",), ("all",),
-        subresources={"status": STATUS, "proxy": Subresource(_PROXY_VERBS, kind="ServiceProxyOptions")},
+        subresources={
+            "status": replace(status_judged(service_status_causes), prepare=default_ip_mode),
+            "proxy": Subresource(_PROXY_VERBS, kind="ServiceProxyOptions"),
+        },
         columns=(
             NAME, Column("Type", _field("spec", "type")),
             Column("Cluster-IP", lambda obj: obj["spec"].get("clusterIP") or NONE),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from apiserver.registry import names
@@ -58,6 +58,11 @@ class Subresource:
 
 STATUS = Subresource(("get", "patch", "update"))
 SCALE = Subresource(("get", "patch", "update"), kind="Scale", group="autoscaling", version="v1")
+
+
+def status_judged(rules: Callable[[Object, Object], list[Cause]]) -> Subresource:
+    """Return the subresource of a status that these rules judge (new object, old one)."""
+    return replace(STATUS, validate_update=rules)
 
 
 def _nothing(_: Object) -> None:

@@ -21,9 +21,11 @@ from apiserver.registry.kind import (
     immutable,
     invalid,
     required,
+    status_judged,
     unsupported,
 )  # fmt: skip
 from apiserver.registry.pod_rules import port_name_problem
+from apiserver.registry.status_rules import ingress_status_causes
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -224,7 +226,7 @@ def _default_class(ingress_class: Object) -> None:
 KINDS = (
     Kind(
         resources.INGRESSES, NETWORKING + "Ingress", "ingress", ("ing",),
-        subresources={"status": STATUS},
+        subresources={"status": status_judged(ingress_status_causes)},
         columns=(
             NAME, Column("Class", text_at("spec", "ingressClassName", absent=NONE)), Column("Hosts", _hosts),
             Column("Address", _address),

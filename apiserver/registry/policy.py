@@ -8,7 +8,8 @@ from typing import Any
 
 from apiserver.registry.affinity_rules import label_selector_causes
 from apiserver.registry.columns import AGE, NAME, number_at, value_at
-from apiserver.registry.kind import STATUS, Column, Kind, Object, invalid, unsupported
+from apiserver.registry.kind import Column, Kind, Object, invalid, status_judged, unsupported
+from apiserver.registry.status_rules import budget_status_causes
 from apiserver.registry.templates import above_hundred, int_or_percent_causes
 from machinery.api import resources
 from machinery.errors import Cause
@@ -41,7 +42,7 @@ def _bound(field: str) -> Any:
 KINDS = (
     Kind(
         resources.POD_DISRUPTION_BUDGETS, "io.k8s.api.policy.v1.PodDisruptionBudget", "poddisruptionbudget", ("pdb",),
-        subresources={"status": STATUS},
+        subresources={"status": status_judged(budget_status_causes)},
         columns=(
             NAME, Column("Min Available", _bound("minAvailable")), Column("Max Unavailable", _bound("maxUnavailable")),
             Column("Allowed Disruptions", number_at("status", "disruptionsAllowed"), type="integer"), AGE,

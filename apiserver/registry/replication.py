@@ -16,8 +16,9 @@ from apiserver.registry.columns import (
     number_at,
     value_at,
 )  # fmt: skip
-from apiserver.registry.kind import SCALE, STATUS, Column, Kind, Object, invalid, required
+from apiserver.registry.kind import SCALE, Column, Kind, Object, invalid, required, status_judged
 from apiserver.registry.pods import default_pod_spec
+from apiserver.registry.workload_status_rules import REPLICATED, counted
 from machinery.api import resources
 from machinery.errors import Cause
 
@@ -43,7 +44,7 @@ def _controller_causes(controller: Object) -> Iterator[Cause]:
         yield required("spec.selector")
     elif any(labels.get(key) != value for key, value in selector.items()):
         yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
-    yield from templates.lasting_template_causes(spec)
+    yield from templates.lasting_template_causes(spec, "ReplicationController")
 
 
 def _template_spec(obj: Object) -> Object:
@@ -63,7 +64,7 @@ def _default_pod_template(obj: Object) -> None:
 KINDS = (
     Kind(
         resources.REPLICATION_CONTROLLERS, CORE + "ReplicationController", "replicationcontroller", ("rc",), ("all",),
-        subresources={"status": STATUS, "scale": SCALE},
+        subresources={"status": status_judged(counted(REPLICATED, REPLICATED[1:], "readyReplicas")), "scale": SCALE},
         columns=(
             NAME,
             Column("Desired", number_at("spec", "replicas"), type="integer"),

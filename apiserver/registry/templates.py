@@ -57,12 +57,12 @@ def template_causes(
         yield unsupported(f"{path}.spec.restartPolicy", pod_spec.get("restartPolicy"), policies)
 
 
-def lasting_template_causes(spec: Object) -> Iterator[Cause]:
+def lasting_template_causes(spec: Object, owner: str = "ReplicaSet") -> Iterator[Cause]:
     """Yield what is wrong with the template of a workload whose pods never end by themselves."""
     claims = [(claim.get("metadata") or {}).get("name", "") for claim in spec.get("volumeClaimTemplates") or ()]
     yield from template_causes(spec["template"], "spec.template", ("Always",), claims)
     if spec["template"]["spec"].get("activeDeadlineSeconds") is not None:
-        why = "activeDeadlineSeconds in ReplicaSet is not Supported"
+        why = f"activeDeadlineSeconds in {owner} is not Supported"
         yield forbidden("spec.template.spec.activeDeadlineSeconds", why)
 
 

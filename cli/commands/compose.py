@@ -25,11 +25,25 @@ from machinery.errors import APIError, NotFound
 
 _UP_SECONDS = 300.0
 _STOP_SECONDS = 10
+_MORE = ("images", "kill", "port", "rm", "top", "version")
 Object = dict[str, Any]
 
 
 class _ComposeVerbs(VerbGroup):
     """The verbs of Compose: a mistake in a project is an error of the command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all verbs; those used now and then are in a module of their own."""
+        return sorted({*super().list_commands(ctx), *_MORE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb; None when there is none of that name."""
+        if cmd_name in _MORE:
+            from cli.commands import compose_more
+
+            found: click.Command = getattr(compose_more, cmd_name)
+            return found
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb. Raises: ClickException."""
@@ -52,7 +66,7 @@ def compose(ctx: click.Context, **given: Any) -> None:
     ctx.obj = given
 
 
-class _Call:
+class Call:
     """One call: the project, and the cluster when it is needed."""
 
     def __init__(self, given: Object) -> None:
@@ -63,6 +77,7 @@ class _Call:
         )  # fmt: skip
 
     def session(self) -> Session:
+        """Return a session in the project's namespace."""
         found = Session(dict(self.given))
         found.asked_namespace = self.project.name
         return found
@@ -104,7 +119,7 @@ def apply(session: Session, obj: Object) -> Object:
 @click.pass_obj
 def up(given: Object, services: Sequence[str], detach: bool, builds: bool, **more: Any) -> None:
     """Create and start services; in the foreground, follow their logs and stop them at Ctrl-C."""
-    call = _Call(given)
+    call = Call(given)
     project, session = call.project, call.session()
     counts = {name: int(count) for name, _, count in (text.partition("=") for text in more["scales"])}
     wanted = list(services) if more["no_deps"] and services else in_order(project, services)
@@ -125,7 +140,7 @@ def up(given: Object, services: Sequence[str], detach: bool, builds: bool, **mor
         watched = [more["exit_code_from"]] if more["exit_code_from"] else wanted if more["aborts"] else []
         code = follow(
             session,
-            lambda: _pods(session, project, wanted),
+            lambda: pods_of(session, project, wanted),
             wanted,
             watched,
             prefix=not more["no_log_prefix"],
@@ -133,18 +148,19 @@ def up(given: Object, services: Sequence[str], detach: bool, builds: bool, **mor
         )
     except KeyboardInterrupt:
         click.echo("Gracefully Stopping... press Ctrl+C again to leave them", err=True)
+        session.connection.close()  # it may have been left in the middle of a request
         raise
     finally:
-        _stop(session, project, wanted, more["timeout"])
+        stop_services(session, project, wanted, more["timeout"])
     sys.exit(code)
 
 
-def _stop(session: Session, project: Project, names: Sequence[str], grace_seconds: int | None = None) -> None:
+def stop_services(session: Session, project: Project, names: Sequence[str], grace_seconds: int | None = None) -> None:
     """Stop services, as far as they have been made, and wait until their containers have ended."""
     stopped = [name for name in names if not runs_once(project, name) and _scale(session, project, name, 0)]
     _hurry(session, project, stopped, grace_seconds)
     deadline = time.monotonic() + _STOP_SECONDS + (grace_seconds or _STOP_SECONDS)
-    while stopped and _pods(session, project, stopped) and time.monotonic() < deadline:
+    while stopped and pods_of(session, project, stopped) and time.monotonic() < deadline:
         time.sleep(0.1)
     for name in stopped:
         click.echo(f" Container {project.name}-{name}  Stopped", err=True)
@@ -178,13 +194,13 @@ def _apply_workload(session: Session, obj: Object) -> None:
     try:
         status = session.connection.json("GET", one.path).get("status") or {}
         if any(status.get(field) for field in ("completionTime", "failed")):
-            delete_and_wait(session, [one])
+            delete_and_wait(session, [one], policy="Foreground")
     except NotFound:
         pass
     try:
         apply(session, obj)
     except APIError:
-        delete_and_wait(session, [one])
+        delete_and_wait(session, [one], policy="Foreground")
         apply(session, obj)
 
 
@@ -236,7 +252,7 @@ def _remove_orphans(session: Session, project: Project) -> None:
 
 def _hurry(session: Session, project: Project, names: Sequence[str], grace_seconds: int | None) -> None:
     """Give containers that are to end so many seconds; None for what the file says."""
-    for pod in _pods(session, project, names) if grace_seconds is not None else ():
+    for pod in pods_of(session, project, names) if grace_seconds is not None else ():
         with contextlib.suppress(NotFound):
             path = f"/api/v1/namespaces/{project.name}/pods/{pod['metadata']['name']}"
             session.connection.json("DELETE", path, body={"gracePeriodSeconds": grace_seconds})
@@ -250,7 +266,7 @@ def _hurry(session: Session, project: Project, names: Sequence[str], grace_secon
 @click.pass_obj
 def down(given: Object, volumes: bool, **more: Any) -> None:
     """Stop and remove what `up` made."""
-    call = _Call(given)
+    call = Call(given)
     project, session = call.project, call.session()
     kinds = ["deployments.apps", "jobs.batch", "services", "secrets", "configmaps"]
     found = [
@@ -322,7 +338,7 @@ def _build(project: Project, names: Sequence[str], *, always: bool, **more: Any)
 @click.pass_obj
 def build(given: Object, services: Sequence[str], **more: Any) -> None:
     """Build the images of services."""
-    project = _Call(given).project
+    project = Call(given).project
     _build(project, services or list(project.services), always=True, **more)
 
 
@@ -335,7 +351,7 @@ def pull(given: Object, services: Sequence[str], quiet: bool) -> None:
     from cli.commands.images import full_name
     from cli.containers.node import Images
 
-    project = _Call(given).project
+    project = Call(given).project
     with Images() as node:
         for name in services or project.services:
             if not project.services[name].get("build"):
@@ -343,7 +359,8 @@ def pull(given: Object, services: Sequence[str], quiet: bool) -> None:
                 click.echo(f" {name} Pulled", err=True)
 
 
-def _pods(session: Session, project: Project, services: Sequence[str] = ()) -> list[Object]:
+def pods_of(session: Session, project: Project, services: Sequence[str] = ()) -> list[Object]:
+    """Return the pods of services, or of all; those of `compose run` are no service's."""
     found = _labelled(session, f"/api/v1/namespaces/{project.name}/pods", project)
     named = ((pod, pod["metadata"]["labels"].get(SERVICE)) for pod in found)
     return [pod for pod, service in named if (service in services if services else service)]
@@ -358,10 +375,10 @@ def _pods(session: Session, project: Project, services: Sequence[str] = ()) -> l
 @click.pass_obj
 def ps(given: Object, services: Sequence[str], everything: bool, quiet: bool, names_only: bool, form: str) -> None:
     """List the project's containers."""
-    call = _Call(given)
+    call = Call(given)
     pods = [
         pod
-        for pod in _pods(call.session(), call.project, services)
+        for pod in pods_of(call.session(), call.project, services)
         if everything or not status_text(pod).startswith("Exited")
     ]
     if names_only or quiet:
@@ -407,9 +424,9 @@ def logs(given: Object, services: Sequence[str], follow: bool, index: int, **mor
     """Show what services print."""
     from cli.commands.logs import log_printer
 
-    call = _Call(given)
+    call = Call(given)
     session = call.session()
-    pods = _pods(session, call.project, services)
+    pods = pods_of(session, call.project, services)
     head = headed(services or list(call.project.services), prefix=not more["no_log_prefix"])
     printer = log_printer(
         session, pods[index - 1 : index] if index else pods, head, follow=follow, tail=more["tail"],
@@ -427,7 +444,7 @@ def run(given: Object, service: str, command: Sequence[str], **more: Any) -> Non
     """Run a command in a container of its own that is like a service's."""
     from cli.commands.compose_run import one_off, run_one
 
-    call = _Call(given)
+    call = Call(given)
     project, session = call.project, call.session()
     if service not in project.services:
         raise click.ClickException(f"no such service: {service}")
@@ -458,9 +475,9 @@ def exec_(given: Object, service: str, command: Sequence[str], no_tty: bool, ind
     from cli.commands.exec import surrounded
     from cli.streaming import StreamRequest, run_stream
 
-    call = _Call(given)
+    call = Call(given)
     session = call.session()
-    pods = [pod for pod in _pods(session, call.project, [service]) if status_text(pod).startswith("Up")]
+    pods = [pod for pod in pods_of(session, call.project, [service]) if status_text(pod).startswith("Up")]
     if len(pods) < index:
         raise click.ClickException(f'service "{service}" is not running')
     pod = pods[index - 1]
@@ -502,12 +519,12 @@ def _services_command(
     @click.option("-t", "--timeout", type=int, default=None, help="Seconds that containers have to end.")
     @click.pass_obj
     def command(given: Object, services: Sequence[str], timeout: int | None) -> None:
-        call = _Call(given)
+        call = Call(given)
         action(call.session(), call.project, services or list(call.project.services), timeout)
 
 
 def _restart(session: Session, project: Project, services: Sequence[str], grace_seconds: int | None) -> None:
-    for pod in _pods(session, project, services):
+    for pod in pods_of(session, project, services):
         body = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         path = f"/api/v1/namespaces/{project.name}/pods/{pod['metadata']['name']}"
         session.connection.json("DELETE", path, body=body)
@@ -516,7 +533,7 @@ def _restart(session: Session, project: Project, services: Sequence[str], grace_
         click.echo(f" Container {project.name}-{name}  Started", err=True)
 
 
-_services_command("stop", "Stop services; they stay.", _stop)
+_services_command("stop", "Stop services; they stay.", stop_services)
 _services_command(
     "start",
     "Start services that were stopped.",
@@ -532,7 +549,7 @@ _services_command("restart", "Start services anew.", _restart)
 @click.pass_obj
 def config(given: Object, quiet: bool, names_only: bool, form: str) -> None:
     """Check the files and print what they come to."""
-    project = _Call(given).project
+    project = Call(given).project
     if names_only:
         click.echo("\n".join(project.services))
     elif not quiet:
@@ -544,7 +561,7 @@ def config(given: Object, quiet: bool, names_only: bool, form: str) -> None:
 @click.pass_obj
 def convert(given: Object) -> None:
     """Print the manifests of the project."""
-    project = _Call(given).project
+    project = Call(given).project
     found = shared_objects(project) + [obj for name in in_order(project) for obj in service_objects(project, name)]
     click.echo("---\n".join(yaml_text(obj) for obj in found), nl=False)
 

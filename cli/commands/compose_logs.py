@@ -10,7 +10,7 @@ from cli.session import Session
 from machinery.compose.manifests import SERVICE
 
 Object = dict[str, Any]
-_LOOK_AGAIN_SECONDS = 0.5
+_LOOK_AGAIN_SECONDS, _LAST_WORDS_SECONDS = 0.5, 2.0
 
 
 def headed(services: Sequence[str], *, prefix: bool) -> Callable[[Object], str]:
@@ -60,6 +60,8 @@ def follow(
             if key not in followed and "waiting" not in (status.get("state") or {"waiting": {}}):
                 followed[key] = printer.start(pod, pod["spec"]["containers"][0]["name"])
         if ended := [code for pod in pods if (code := _exit_code(pod, watched)) is not None]:
+            for thread in followed.values():  # what it said last may still be on its way
+                thread.join(_LAST_WORDS_SECONDS if thread.is_alive() else 0)
             return ended[0]
         over = all((pod.get("status") or {}).get("phase") in ("Succeeded", "Failed") for pod in pods)
         if over and not any(thread.is_alive() for thread in followed.values()):

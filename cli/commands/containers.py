@@ -359,6 +359,12 @@ def prune(force: bool, everything: bool, volumes: bool, **given: Any) -> None:
             abort=True,
         )
     session = Session(given)
+    prune_containers(session)
+    prune_images(session, everything=everything)
+
+
+def prune_containers(session: Session) -> None:
+    """Remove containers that have ended, and tell of each."""
     for pod in all_containers(session):
         if state_of(pod) == "exited":
             try:
@@ -366,6 +372,10 @@ def prune(force: bool, everything: bool, volumes: bool, **given: Any) -> None:
                 click.echo(f"Deleted container: {pod['metadata']['name']}")
             except NotFound:
                 continue
+
+
+def prune_images(session: Session, *, everything: bool) -> None:
+    """Remove images without a name, or all that no container uses, and tell of each."""
     from cli.containers.node import Images
 
     used = {

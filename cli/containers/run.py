@@ -345,8 +345,9 @@ def joined(session: Session, one: Selected, seen: Seen, given: dict[str, Any]) -
             try:
                 if not is_over and not _attached(session, one, given):
                     return 0
-            except APIError as error:
-                is_over = "is not running" in str(error)  # it has ended, and its status does not say so yet
+            except (APIError, click.ClickException) as error:
+                # It has ended, and its status does not say so yet.
+                is_over = any(words in str(error) for words in ("is not running", "container not found"))
                 if not is_over:
                     raise
             if is_over:

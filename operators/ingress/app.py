@@ -38,6 +38,7 @@ _DEFAULT = "ingressclass.kubernetes.io/is-default-class"
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _GATHER_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
+_KINDS_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 
 
@@ -57,12 +58,15 @@ async def run(config: Config) -> None:
         controller = _Controller(config, client)
         try:
             async with asyncio.TaskGroup() as group:
-                for informer in (*controller.informers, *controller.of_gateways):
+                for informer in controller.informers:
                     group.create_task(informer.run())
                 for informer in controller.informers:
                     await informer.synced()
                 group.create_task(controller.run())
                 group.create_task(controller.make_gateway_kinds())
+                await controller.kinds_are_served()
+                for informer in controller.of_gateways:
+                    group.create_task(informer.run())
         finally:
             await controller.proxy.stop()
 
@@ -143,6 +147,17 @@ class _Controller:
         body = {"metadata": {"name": CLASS}, "spec": {"controllerName": gateway.CONTROLLER}}
         with contextlib.suppress(AlreadyExists):
             await self._client.create(gateway.GATEWAY_CLASSES, body)
+
+    async def kinds_are_served(self) -> None:
+        """Wait for the Gateway API's kinds, for a while: who asks too soon is told to come back much later."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _KINDS_SECONDS
+        for resource in (one.resource for one in self.of_gateways):
+            while loop.time() < deadline:
+                with contextlib.suppress(APIError, ConnectionFailed):
+                    await self._client.list(resource)
+                    break
+                await asyncio.sleep(_GATHER_SECONDS)
 
     async def _tell_gateways(self, answer: gateway.Answer) -> None:
         for (resource, namespace, name), status in answer.statuses.items():

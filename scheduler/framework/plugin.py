@@ -247,6 +247,14 @@ class ClusterPlugin(Plugin):
         return None
 
 
+class Victims(NamedTuple):
+    """Who would have to go from a node, the most important first."""
+
+    pods: tuple[Pod, ...]
+    violations: int = 0
+    """How many of them a disruption budget would rather keep."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rescue:
     """What is to be done for a pod that fits nowhere."""
@@ -257,6 +265,8 @@ class Rescue:
     """The node the pod is nominated for; "" takes a nomination back, None leaves it."""
     victims: tuple[Pod, ...] = ()
     """Pods that are to go from there."""
+    options: Mapping[str, Victims] = field(default_factory=dict)
+    """All nodes that would do, which extenders may judge before one is chosen."""
 
 
 class PostFilterPlugin(Plugin):
@@ -265,6 +275,10 @@ class PostFilterPlugin(Plugin):
     def post_filter(self, cycle: Cycle, resolvable: Mask) -> Rescue:
         """Say what could make room, on the rows where pods leaving could help."""
         raise NotImplementedError
+
+    def choose(self, options: Mapping[str, Victims]) -> str:
+        """Return the best of a rescue's options, as extenders left them."""
+        return min(options)
 
 
 def default_normalize(scores: Ints, *, reverse: bool = False) -> Ints:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from machinery.api.selectors import SelectorError, from_label_selector
-from scheduler.framework.plugin import Cycle, PostFilterPlugin, Rescue
+from scheduler.framework.plugin import Cycle, PostFilterPlugin, Rescue, Victims
 from scheduler.pods import Needs, Pod
 from scheduler.table import Mask, Node, NodeTable
 
@@ -61,7 +61,16 @@ class DefaultPreemption(PostFilterPlugin):
             listed = ", ".join(sorted(f"{number} {reason}" for reason, number in reasons.items()))
             return Rescue(f"preemption: 0/{table.count} nodes are available: {listed}.", node="")
         best = min(candidates, key=lambda one: (one.harm, one.row))  # where the harm is the same: always the same one
-        return Rescue(node=table.nodes[best.row].name, victims=best.victims)
+        options = {table.nodes[one.row].name: Victims(one.victims, one.violations) for one in candidates}
+        return Rescue(node=table.nodes[best.row].name, victims=best.victims, options=options)
+
+    def choose(self, options: Mapping[str, Victims]) -> str:
+        """See PostFilterPlugin."""
+        ranked = {
+            name: _harm(Candidate(0, tuple(sorted(one.pods, key=_importance)), one.violations))
+            for name, one in options.items()
+        }
+        return min(ranked, key=lambda name: (ranked[name], name))
 
     @staticmethod
     def _not_eligible(cycle: Cycle, resolvable: Mask) -> str:

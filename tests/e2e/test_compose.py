@@ -29,6 +29,7 @@ services:
   db:
     image: {image}
     command: sh -c "touch /ready; exec sleep 1000"
+    stop_grace_period: 1s
     healthcheck: {{test: [CMD, test, -e, /ready], interval: 1s}}
   init: {{image: {image}, command: [echo, init done]}}
 secrets: {{pass: {{file: ./pass.txt}}}}
@@ -95,6 +96,12 @@ def test_a_project_comes_up_in_order_and_goes(cluster: Cluster, tmp_path: Path) 
         compose("start", "db")
         cluster.until(lambda: "db" in compose("ps", "--services").split(), "db to start")
         assert "kind: Deployment" in compose("convert")
+        assert compose("port", "web", "8080") == f"0.0.0.0:{port}\n"
+        assert "boats-web" in compose("images", "web")
+        assert "sleep 1000" in compose("top", "db")
+        compose("kill", "db")
+        assert "Removed" in compose("rm", "-f", "db", check=False)
+        assert "db" not in cluster.kubectl("get", "deploy", "-n", "boats", "-o", "name")
         ended = compose("up", "--exit-code-from", "init", "-t", "1", "init", check=False)
         assert "init-1 | init done" in ended
         assert ended.startswith("0\n")

@@ -42,6 +42,14 @@ def test_run_prints_and_ends_with_the_containers_exit_code(cluster: Cluster) -> 
     assert cluster.wherry("ps", "-aq") == ""
 
 
+def test_docker_s_longer_names_are_the_same_verbs(cluster: Cluster) -> None:
+    cluster.wherry("container", "run", "-d", "--name", "long", SHORT, "true")
+    cluster.until(lambda: "Exited" in cluster.wherry("container", "ls", "-a"), "its end")
+    assert cluster.wherry("container", "prune", "-f") == "Deleted container: long\n"
+    assert cluster.wherry("image", "ls", "-q") == cluster.wherry("images", "-q")
+    assert cluster.wherry("image", "prune", "-f", check=False).startswith("0\n")
+
+
 def test_options_of_the_kernel_and_of_names_reach_the_container(cluster: Cluster, tmp_path: Path) -> None:
     script = "id -G; df /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; cat /etc/resolv.conf; sed q /proc/1/cmdline | tr '\\0' ' '"
     told = cluster.wherry(

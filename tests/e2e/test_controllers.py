@@ -85,6 +85,12 @@ async def space(client: Client) -> AsyncIterator[str]:
     await client.delete(NAMESPACES, name)
     await until_gone(client, NAMESPACES, name, deadline_seconds=SECONDS)
 
+    def left(volumes: list[Body]) -> list[Body]:
+        return [one for one in volumes if (one["spec"].get("claimRef") or {}).get("namespace") == name]
+
+    # Folders go after their claims; tests that count them come next.
+    await until(client, PERSISTENT_VOLUMES, lambda volumes: not left(volumes), deadline_seconds=SECONDS)
+
 
 def template(command: str = SLEEP, *, labels: dict[str, str] | None = None, **spec: Any) -> Body:
     container = {"name": "main", "image": IMAGE, "imagePullPolicy": "IfNotPresent",
@@ -373,7 +379,9 @@ async def test_services_take_addresses_of_an_added_range_and_hold_it(
 # -- volumes
 
 
-async def test_a_claim_grows_is_kept_while_it_is_used_and_takes_its_volume_along(client: Client, space: str) -> None:
+async def test_a_claim_grows_is_kept_while_it_is_used_and_takes_its_volume_along(
+    cluster: Cluster, client: Client, space: str
+) -> None:
     await client.create(PERSISTENT_VOLUME_CLAIMS, claim("disk"), space)
     await client.create(PODS, pod("user", f"echo kept > /data/file; {SLEEP}", **claimed("disk")), space)
     await pods_are(client, space, 1)
@@ -393,6 +401,8 @@ async def test_a_claim_grows_is_kept_while_it_is_used_and_takes_its_volume_along
     await client.delete(PODS, "user", space)
     await until_gone(client, PERSISTENT_VOLUME_CLAIMS, "disk", namespace=space, deadline_seconds=SECONDS)
     await until_gone(client, PERSISTENT_VOLUMES, volume, deadline_seconds=SECONDS)
+    folders = await asyncio.to_thread(os.listdir, cluster.layout.root / "volumes")
+    assert not [name for name in folders if name.startswith(volume)]  # though a user deleted the volume first
 
 
 async def test_a_volume_of_a_pods_own_comes_and_goes_with_it(client: Client, space: str) -> None:

@@ -96,7 +96,7 @@ async def test_a_kind_is_made_listed_labelled_and_deleted(client: Client, given:
 BAD = [
     (STATEFUL_SETS, sample("StatefulSet", podManagementPolicy="x"), "spec.podManagementPolicy: Invalid value: \"x\": must be 'OrderedReady' or 'Parallel'"),
     (STATEFUL_SETS, sample("StatefulSet", selector={}), "empty selector is invalid for statefulset"),
-    (DAEMON_SETS, sample("DaemonSet", updateStrategy={"type": "x"}), 'spec.updateStrategy.type: Unsupported value: "x": supported values: "OnDelete", "RollingUpdate"'),
+    (DAEMON_SETS, sample("DaemonSet", updateStrategy={"type": "x"}), 'spec.updateStrategy: Unsupported value: {"type":"x"}: supported values: "RollingUpdate", "OnDelete"'),
     (JOBS, sample("Job", completionMode="Indexed"), None),
     (JOBS, sample("Job", parallelism=-1), "spec.parallelism: Invalid value: -1: must be greater than or equal to 0"),
     (JOBS, sample("Job", completionMode="Indexed", parallelism=2), "spec.completions: Required value: when completion mode is Indexed"),
@@ -245,3 +245,18 @@ async def test_a_wrong_service_is_told_what_is_wrong(client: Client) -> None:
         with pytest.raises(errors.Invalid) as caught:
             await client.create(SERVICES, {"metadata": {"name": "a"}, "spec": spec}, "default")
         assert told in str(caught.value)
+
+
+async def test_a_status_is_judged_and_filled_in_like_a_spec(client: Client) -> None:
+    spec = {"type": "LoadBalancer", "ports": [{"port": 80}], "selector": {"a": "b"}}
+    await client.create(SERVICES, {"metadata": {"name": "front"}, "spec": spec}, "default")
+    given = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}
+    found = await client.patch(SERVICES, "front", given, "default", subresource="status")
+    assert found["status"]["loadBalancer"]["ingress"] == [{"ip": "192.0.2.1", "ipMode": "VIP"}]
+    wrong = {"status": {"loadBalancer": {"ingress": [{"ip": "x"}]}}}
+    with pytest.raises(errors.Invalid, match=r'status.loadBalancer.ingress\[0\].ip: Invalid value: "x"'):
+        await client.patch(SERVICES, "front", wrong, "default", subresource="status")
+    await client.create(JOBS, sample("Job"), "default")
+    ended = {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    with pytest.raises(errors.Invalid, match="without the SuccessCriteriaMet=true condition"):
+        await client.patch(JOBS, sample("Job")["metadata"]["name"], ended, "default", subresource="status")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from machinery import errors
-from machinery.api.resources import PODS
+from machinery.api.resources import NODES, PODS
 from machinery.client.rest import Client
 from tests.integration.apiserver.conftest import Kubectl, pod
 
@@ -128,3 +128,26 @@ async def test_a_wrong_pod_is_told_all_that_is_wrong(client: Client) -> None:
         with pytest.raises(errors.Invalid) as caught:
             await client.create(PODS, pod("a", containers=[{"name": "c", "image": "web:1", **container}]), "default")
         assert text in str(caught.value)
+
+
+async def test_guaranteed_cpu_is_resized_only_where_the_node_says_it_can(client: Client) -> None:
+    await client.create(NODES, {"metadata": {"name": "n"}})
+    body = pod("web")
+    body["spec"] |= {"nodeName": "n"}
+    body["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "1", "memory": "1Gi"}}
+    await client.create(PODS, body, "default")
+
+    async def resize(cpu: str, memory: str) -> dict[str, Any]:
+        sizes = {"cpu": cpu, "memory": memory}
+        resources = {"limits": sizes, "requests": sizes}
+        return await change(client, "resize", containers=[{"name": "c", "resources": resources}])
+
+    await resize("1000m", "2Gi")
+    why = 'pod update requires features GuaranteedQoSPodCPUResize which are not available on node "n"'
+    with pytest.raises(errors.Forbidden, match=f'pods "web" is forbidden: {why}'):
+        await resize("2", "2Gi")
+    declared = {"status": {"declaredFeatures": ["GuaranteedQoSPodCPUResize"]}}
+    await client.patch(NODES, "n", declared, subresource="status")
+    assert (await resize("2", "2Gi"))["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "2"
+    await client.patch(NODES, "n", {"status": {"declaredFeatures": []}}, subresource="status")
+    await client.patch(PODS, "web", {"metadata": {"labels": {"a": "b"}}}, "default")

@@ -222,6 +222,20 @@ async def test_requests_one_after_another_share_a_connection_and_those_at_once_d
     assert len(set(peers)) == 3
 
 
+async def test_a_burst_of_requests_waits_for_connections_that_come_free() -> None:
+    peers = []
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peers.append(request.transport.get_extra_info("peername"))
+        return web.json_response({})
+
+    async with scripted_server(answer) as config, Client(config) as client:
+        await asyncio.gather(*(client.get(NODES, "a") for _ in range(400)))
+    assert len(peers) == 400
+    assert len(set(peers)) <= 200
+
+
 @pytest.mark.parametrize(
     ("sent", "told"),
     [

@@ -312,7 +312,7 @@ async def test_a_status_written_by_others_is_kept_or_put_right(client: Client) -
         await until_one(client, DEPLOYMENTS, "web", lambda obj: obj["status"].get("availableReplicas") == 1)
         found = await client.get(DEPLOYMENTS, "web", "default")
         mine = {"type": "StatusUpdate", "status": "True", "reason": "E2E", "message": "Set from e2e test"}
-        patch = {"status": {"conditions": [*found["status"]["conditions"], mine], "readyReplicas": 7}}
+        patch = {"status": {"conditions": [*found["status"]["conditions"], mine], "replicas": 7, "readyReplicas": 7}}
         await client.patch(DEPLOYMENTS, "web", patch, "default", subresource="status")
         await until_one(
             client,

@@ -83,7 +83,7 @@ async def test_an_indexed_job_gives_each_pod_its_number(client: Client) -> None:
 async def test_failed_indexes_are_counted_apart_and_wait_each_for_itself(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controllers.job_pods._FIRST_SECONDS", 1.0)
+    monkeypatch.setattr("controllers.job_pods._FIRST_SECONDS", 2.0)
     made: list[float] = []
 
     def code(pod: dict[str, Any]) -> int:

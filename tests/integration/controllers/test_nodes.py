@@ -76,12 +76,10 @@ async def make_pod(client: Client, name: str, node: str, *, seconds: int | None 
 async def test_a_silent_node_is_called_unknown_tainted_and_its_pods_leave(config: ClientConfig, client: Client) -> None:
     await register(client, "silent")
     await register(client, "lively")
-    async with running_controllers(config, node_monitor_grace_seconds=0.5), alive(client, "lively"):
+    async with running_controllers(config, node_monitor_grace_seconds=1.5), alive(client, "lively"):
         await make_pod(client, "impatient", "silent", seconds=0)
         await make_pod(client, "patient", "silent", seconds=3600)
-        node = await until_one(
-            client, NODES, "silent", lambda node: (UNREACHABLE, "NoExecute") in taints(node), deadline_seconds=5
-        )
+        node = await until_one(client, NODES, "silent", lambda node: (UNREACHABLE, "NoExecute") in taints(node))
         assert taints(node) == {(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")}
         unknown = condition(node, "Ready")
         assert (unknown["status"], unknown["reason"]) == ("Unknown", "NodeStatusUnknown")
@@ -149,16 +147,15 @@ async def test_a_small_zone_that_is_mostly_away_stands_still_until_it_is_better(
         await until(client, NODES, lambda nodes: driven_out(nodes) == {"a3", "a4", "b1"})
 
 
-async def test_nodes_are_emptied_one_after_the_other_at_the_rate_that_is_set(
-    config: ClientConfig, client: Client
-) -> None:
+async def test_nodes_are_emptied_no_faster_than_the_rate_that_is_set(config: ClientConfig, client: Client) -> None:
     for name in ("up", "down1", "down2"):
         await register(client, name, status="False" if name.startswith("down") else "True")
-    async with running_controllers(config, eviction_rates=EvictionRates(normal=1)):
-        await until(client, NODES, lambda nodes: len(driven_out(nodes)) == 1)
-        began = asyncio.get_running_loop().time()
-        await until(client, NODES, lambda nodes: len(driven_out(nodes)) == 2)
-        assert asyncio.get_running_loop().time() - began > 0.7
+    async with running_controllers(config, eviction_rates=EvictionRates(normal=0.001)):
+        # Both taints of a node are written at once, so the second node has had its turn here and was told to wait.
+        nodes = await until(
+            client, NODES, lambda nodes: sum((NOT_READY, "NoSchedule") in taints(node) for node in nodes) == 2
+        )
+        assert len(driven_out(nodes)) == 1
 
 
 async def test_a_cordoned_node_is_tainted_until_it_is_uncordoned(config: ClientConfig, client: Client) -> None:

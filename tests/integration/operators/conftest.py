@@ -51,7 +51,7 @@ class Site:
                 return await self.ask(host, path, tls=tls) == expected
             return False
 
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(20):
             while not await is_so():  # noqa: ASYNC110 - HAProxy tells nobody of its reload
                 await asyncio.sleep(0.05)
 

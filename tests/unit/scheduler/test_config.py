@@ -58,8 +58,16 @@ def test_kube_schedulers_own_flag_takes_the_file(tmp_path: Path) -> None:
         ({"profiles": [{"plugins": {"filters": {}}}]}, 'unknown field "filters"'),
         ({"podInitialBackoffSeconds": 0}, "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0"),
         ({"podInitialBackoffSeconds": 20}, "podMaxBackoffSeconds: Invalid value: 10: must be greater than or equal"),
+        (
+            {"extenders": [{"urlPrefix": "http://a", "bindVerb": "b"}, {"urlPrefix": "http://b", "bindVerb": "b"}]},
+            "only one extender can implement bind",
+        ),
+        (
+            {"extenders": [{"urlPrefix": "http://a", "prioritizeVerb": "p", "weight": 0}]},
+            "extenders[0].weight: Invalid value: 0: must have a positive weight applied to it",
+        ),
     ],
-    ids=["twice", "unknown plugin", "unknown point", "no back-off", "order"],
+    ids=["twice", "unknown plugin", "unknown point", "no back-off", "order", "two that bind", "no weight"],
 )
 def test_what_makes_no_sense_is_refused_with_the_place(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
