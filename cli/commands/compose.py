@@ -12,7 +12,7 @@ from cli import options
 from cli.commands.compose_logs import follow, headed
 from cli.containers.listing import ports_text
 from cli.containers.naming import status_text
-from cli.containers.run import free_port
+from cli.containers.ports import free_port
 from cli.framework import VerbGroup
 from cli.printers import json_text, rows_text, yaml_text
 from cli.selection import Selected

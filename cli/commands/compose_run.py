@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from cli.containers.naming import RUN_LABEL, pod_id
-from cli.containers.run import environment, joined, port
+from cli.containers.ports import port
+from cli.containers.run import environment, joined
 from cli.containers.volumes import source_of
 from cli.selection import Selected
 from cli.session import Session

@@ -24,6 +24,7 @@ from cli.containers.naming import (
     random_name,
     state_of,
 )
+from cli.containers.ports import check_ports, port
 from cli.containers.run_options import extend_pod, more_options, written_id
 from cli.containers.volumes import own_all, volume_of
 from cli.durations import seconds
@@ -91,7 +92,7 @@ def run_container(image: str, command: Sequence[str], **given: Any) -> None:
     try:
         pod = container_pod(name, image, list(command), given)
         extend_pod(pod, image, given)
-        _check_ports(session, pod)
+        check_ports(session, pod)
         known = session.discovery.find("pods")
         own_all(session, pod["spec"].get("volumes") or ())
         made = session.connection.json(
@@ -259,40 +260,6 @@ def _network(given: dict[str, Any]) -> dict[str, Any]:
         pairs = [re.split(r"[:=]", text, maxsplit=1) for text in given["add_host"]]
         found["hostAliases"] = [{"ip": address, "hostnames": [name]} for name, address in pairs]
     return found
-
-
-def port(text: str) -> dict[str, Any]:
-    """Return the container port that `[IP:]HOST:CONTAINER[/PROTOCOL]` asks for. Raises: DockerError."""
-    try:
-        return values.container_port(text, free_port)
-    except values.ComposeError as error:
-        raise DockerError(str(error), 125) from error
-
-
-def free_port() -> int:
-    """Return a port of this host that nobody listens at."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))  # noqa: S104 - asks which port is free on any address
-        return int(probe.getsockname()[1])
-
-
-def _check_ports(session: Session, pod: dict[str, Any]) -> None:
-    """Refuse a port of the host that a pod has already. Raises: DockerError."""
-    wanted = {(one["hostPort"], one["protocol"]) for one in pod["spec"]["containers"][0].get("ports") or ()}
-    if not wanted:
-        return
-    for other in session.connection.json("GET", "/api/v1/pods")["items"]:
-        if (other.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
-            continue
-        for container in other["spec"]["containers"]:
-            for one in container.get("ports") or ():
-                if (one.get("hostPort"), one.get("protocol", "TCP")) in wanted:
-                    whose = f"{other['metadata']['namespace']}/{other['metadata']['name']}"
-                    raise DockerError(
-                        f"Bind for 0.0.0.0:{one['hostPort']} failed: port is already allocated by pod {whose}", 125
-                    )
 
 
 def _started(session: Session, one: Selected, seen: Seen) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _lines(path: str) -> list[str]:
 
 def _expose(container: dict[str, Any], image: str, given: Mapping[str, Any]) -> None:
     """Note exposed ports; with --publish-all, lead free ports of the host to them and to those the image exposes."""
-    from cli.containers.run import port
+    from cli.containers.ports import port
 
     texts = list(given["expose"]) + (_exposed(image) if given["publish_all"] else [])
     present = {(one["containerPort"], one["protocol"]) for one in container.get("ports") or ()}
