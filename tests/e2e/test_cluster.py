@@ -359,6 +359,7 @@ def test_an_agent_that_starts_without_an_api_looks_after_its_pods_and_runs_stati
     try:
         os.kill(agent, signal.SIGKILL)
         cluster.until(lambda: running_pid(cluster.layout, "agent") not in (None, agent), "a new agent", 10)
+        manifest.parent.mkdir(exist_ok=True)  # the agent makes it, too, but may not have come to that
         manifest.write_text(pod("alone", "echo here; sleep 3600", policy="Always"))
         cluster.until(lambda: any(logs.glob(f"default_alone-{node}_*/main/0.log")), "the static pod to run")
         Path(f"/proc/{pid}/root/ok").unlink()

@@ -146,7 +146,7 @@ async def test_a_token_secret_is_filled_and_ends_with_its_account(
     token = base64.b64decode(found["data"]["token"]).decode()
     robot = ClientConfig(server=config.server, ca_file=config.ca_file, token=token)
     async with Client(robot) as other:
-        assert (await other.list(CONFIG_MAPS, "default"))["items"]
+        await until_one(other, CONFIG_MAPS, "kube-root-ca.crt", lambda obj: bool(obj["data"]), namespace="default")
     await client.delete(SERVICE_ACCOUNTS, "robot", "default")
     await until_gone(client, SECRETS, "key", namespace="default")
 
