@@ -83,6 +83,18 @@ def test_what_is_written_is_read_again(given: dict[str, Any]) -> None:
     assert protobuf.decode(encode(obj)) == without_empty_lists(obj)  # an empty list has no form of its own
 
 
+def test_what_v1_36_added_to_statuses_is_written_and_read_again() -> None:
+    mapping = {"containerName": "c", "resourceName": "example.com/gpu", "requestName": "r"}
+    status = {
+        "extendedResourceClaimStatus": {"resourceClaimName": "claim", "requestMappings": [mapping]},
+        "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}},
+    }  # fmt: skip
+    pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}, "status": status}
+    assert protobuf.decode(encode(pod))["status"] == status
+    node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "a"}, "status": {"declaredFeatures": ["F"]}}
+    assert protobuf.decode(encode(node))["status"] == {"declaredFeatures": ["F"]}
+
+
 def test_schemas_of_definitions_keep_what_a_json_value_says() -> None:
     schema = {
         "type": "object", "$ref": "x", "default": False, "minimum": 0.0, "x-kubernetes-preserve-unknown-fields": True,
