@@ -40,6 +40,10 @@ class Etcd:
     async def freeze(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        async with asyncio.timeout(5):
+            while stat.read_text().rpartition(")")[2].split()[0] != "T":  # noqa: ASYNC110, ASYNC240 - no event tells
+                await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
