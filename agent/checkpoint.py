@@ -7,12 +7,13 @@ changes, in one go for all that changed; what is lost by a crash in between, the
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from machinery.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,9 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
             else:
                 metadata = {name: value for name, value in pod["metadata"].items() if name not in _DROPPED}
-                _replace(path, orjson.dumps({**pod, "metadata": metadata}))
+                write_atomically(path, orjson.dumps({**pod, "metadata": metadata}))
         if services is not None:
-            _replace(self._folder / _SERVICES, orjson.dumps([_told(one) for one in services]))
+            write_atomically(self._folder / _SERVICES, orjson.dumps([_told(one) for one in services]))
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the pods that were known last; files that can't be read are left out. Blocks."""
@@ -113,10 +114,3 @@ def _told(service: Object) -> dict[str, Any]:
         "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
         "spec": {name: spec[name] for name in ("clusterIP", "ports", "type") if name in spec},
     }
-
-
-def _replace(path: Path, data: bytes) -> None:
-    new = path.with_name(f".{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data)
-    new.replace(path)

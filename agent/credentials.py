@@ -19,6 +19,8 @@ from typing import Any
 
 import orjson
 
+from machinery.files import write_atomically
+
 _HUB, _HUB_NAMES = "docker.io", ("docker.io", "index.docker.io")
 _SCHEMES = ("https://", "http://")
 
@@ -183,7 +185,4 @@ class PulledImages:
             }
             for image, names in self._pulled.items()
         }
-        new = self._path.with_suffix(".new")
-        new.touch(mode=0o600)
-        new.write_text(json.dumps({"pulling": self._intents, "pulled": shown}))
-        new.replace(self._path)
+        write_atomically(self._path, json.dumps({"pulling": self._intents, "pulled": shown}).encode())

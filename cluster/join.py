@@ -18,6 +18,7 @@ from cluster.kubeconfig import write_kubeconfig
 from cluster.layout import Layout
 from cluster.tokens import INFO, SETTINGS_KEY, ca_hash
 from machinery.client.kubeconfig import ClientConfig
+from machinery.files import write_atomically
 
 _REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 _SIGNED_SECONDS = 60.0
@@ -88,8 +89,8 @@ def _certificate(connection: Connection, signer: str, node: str, cert_file: Path
     while time.monotonic() < deadline:
         status = json.loads(connection.request("GET", f"{_REQUESTS}/{name}")).get("status") or {}
         if status.get("certificate"):
-            _write(key_file, key_pem, 0o600)
-            _write(cert_file, base64.b64decode(status["certificate"]), 0o644)
+            write_atomically(key_file, key_pem, mode=0o600)
+            write_atomically(cert_file, base64.b64decode(status["certificate"]), mode=0o644)
             return
         for condition in status.get("conditions") or ():
             if condition["type"] in ("Denied", "Failed"):
@@ -119,10 +120,3 @@ def _request(node: str, names: Sequence[str]) -> tuple[bytes, bytes]:
     pem = serialization.Encoding.PEM
     key_pem = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return key_pem, builder.sign(key, hashes.SHA256()).public_bytes(pem)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.touch(mode=mode)
-    temporary.write_bytes(content)
-    temporary.replace(path)

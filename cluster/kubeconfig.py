@@ -1,10 +1,11 @@
 """Writes kubeconfig files."""
 
 import base64
-import os
 from pathlib import Path
 
 import orjson
+
+from machinery.files import write_atomically
 
 
 def write_kubeconfig(
@@ -27,7 +28,4 @@ def write_kubeconfig(
         "contexts": [{"name": "wherry", "context": {"cluster": "wherry", "user": user}}],
         "users": [{"name": user, "user": identity}],
     }  # fmt: skip
-    temporary = path.with_name(path.name + ".new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-    temporary.replace(path)
+    write_atomically(path, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")

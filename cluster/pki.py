@@ -4,7 +4,6 @@ Source: https://kubernetes.io/docs/setup/best-practices/certificates/
 """
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from machinery.files import write_atomically
 
 _CA_DAYS, _LEAF_DAYS = 3650, 365
 _RENEW_DAYS = 30
@@ -50,7 +51,7 @@ class Pki:
             .sign(self._ca_key, hashes.SHA256())
         )
         _write_key(self._ca_key_file, self._ca_key)
-        _write(self.ca_file, self._ca.public_bytes(serialization.Encoding.PEM), 0o644)
+        write_atomically(self.ca_file, self._ca.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
     def client(self, name: str, user: str, groups: Sequence[str] = ()) -> tuple[Path, Path]:
         """Return certificate and key files that say who a client is: user and groups."""
@@ -93,7 +94,7 @@ class Pki:
             )
         certificate = builder.sign(self._ca_key, hashes.SHA256())
         _write_key(key_file, key)
-        _write(cert_file, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        write_atomically(cert_file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return cert_file, key_file
 
 
@@ -141,12 +142,4 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     text = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write(path, text, 0o600)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-        file.write(content)
-    temporary.replace(path)
+    write_atomically(path, text, mode=0o600)

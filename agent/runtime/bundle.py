@@ -12,7 +12,8 @@ from agent.runtime.host import HostLimits
 from agent.runtime.images.store import ImageStore
 from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.sandbox import config_of, wants_user_namespace
-from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
+from agent.runtime.state import ContainerRecord, Records, SandboxRecord
+from machinery.files import write_atomically
 
 APPARMOR_PROFILES = Path("/sys/kernel/security/apparmor/profiles")
 

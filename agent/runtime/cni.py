@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.runtime.errors import InvalidArgument, RuntimeFailure
-from agent.runtime.state import write_atomically
 from machinery.api.quantity import to_bytes
+from machinery.files import write_atomically
 
 INTERFACE = "eth0"
 OWN_FILE = "99-wherry.conflist"

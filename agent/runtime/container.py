@@ -21,7 +21,8 @@ from agent.runtime.images.store import ImageStore
 from agent.runtime.monitor import REOPEN_LOG, Monitor, Stdio, was_oom_killed
 from agent.runtime.rootfs import RootFilesystems
 from agent.runtime.sandbox import config_of
-from agent.runtime.state import ContainerRecord, Records, SandboxRecord, write_atomically
+from agent.runtime.state import ContainerRecord, Records, SandboxRecord
+from machinery.files import write_atomically
 
 _log = logging.getLogger(__name__)
 

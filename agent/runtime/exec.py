@@ -13,7 +13,8 @@ from agent.runtime.errors import DeadlineExceeded, FailedPrecondition, RuntimeFa
 from agent.runtime.handlers import OciRuntimes
 from agent.runtime.oci import OciError
 from agent.runtime.processes import ProcessHandle
-from agent.runtime.state import ContainerRecord, write_atomically
+from agent.runtime.state import ContainerRecord
+from machinery.files import write_atomically
 
 OUTPUT_LIMIT = 16 << 20  # CRI: more is discarded, and the command goes on
 _CONSOLE_SECONDS = 10.0  # runc sends the terminal before it returns

@@ -7,13 +7,13 @@ files say what may be half done (`recover` in sandbox.py and container.py finish
 import base64
 import contextlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from agent.runtime.errors import NotFound
+from machinery.files import write_atomically
 
 
 @dataclass
@@ -83,14 +83,6 @@ class ContainerRecord:
 
 
 R = TypeVar("R", bound=SandboxRecord | ContainerRecord)
-
-
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file so that it is seen whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
-        file.write(data)
-    temporary.replace(path)
 
 
 def _encode(value: Any) -> Any:

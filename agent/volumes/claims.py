@@ -15,6 +15,7 @@ from agent.volumes.host_path import check_host_path
 from machinery.api.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from machinery.client.rest import Client, ConnectionFailed
 from machinery.errors import NotFound
+from machinery.files import write_atomically
 
 if TYPE_CHECKING:
     from agent.csi.volumes import CsiVolume
@@ -113,9 +114,7 @@ def _read_note(note: Path) -> _Bound | None:
 
 def _write_note(note: Path, bound: _Bound) -> None:
     note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = note.with_suffix(".new")
-    new.write_text(json.dumps(asdict(bound)))
-    new.replace(note)
+    write_atomically(note, json.dumps(asdict(bound)).encode())
 
 
 def _is_owned(claim: Mapping[str, Any], uid: str) -> bool:

@@ -14,7 +14,7 @@ from agent.runtime.errors import NotFound, PermissionDenied, RuntimeFailure, Una
 from agent.runtime.images import reference
 from agent.runtime.images.reference import Reference
 from agent.runtime.images.store import Image, ImageStore
-from agent.runtime.state import write_atomically
+from machinery.files import write_atomically
 
 _POLICY = Path("/etc/containers/policy.json")
 _DOCKER_HUB_AUTH = "https://index.docker.io/v1/"

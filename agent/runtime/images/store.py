@@ -23,7 +23,7 @@ from typing import Any
 import agent
 from agent.runtime.errors import NotFound, RuntimeFailure
 from agent.runtime.images import reference
-from agent.runtime.state import write_atomically
+from machinery.files import write_atomically
 
 _PYTHON_PATH = str(Path(agent.__file__).resolve().parents[1])
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
