@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from machinery.channels import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT, STREAM_TYPES
 from machinery.spdy import FIN, GOAWAY, PING, RST_STREAM, BadFrame, Framer
 
 PROTOCOL = "v4.channel.k8s.io"
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
-_NAMES = {ERROR: "error", STDIN: "stdin", STDOUT: "stdout", STDERR: "stderr", RESIZE: "resize"}
+_NAMES = {channel: name for name, channel in STREAM_TYPES.items()}
 _BLOCK, _MAX_DATA = 65536, 1 << 16
 _CONNECT_SECONDS = 10.0
 

@@ -21,8 +21,8 @@ import orjson
 
 from cli.connection import Connection
 from cli.websocket import WebSocket, open_websocket
+from machinery.channels import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
 
-STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 ATTACHED = (
     "All commands and output from this session will be recorded in container logs, including credentials and sensitive "
@@ -124,7 +124,7 @@ def _receive(socket: WebSocket) -> int | None:
         if not message:
             continue
         channel, data = message[0], message[1:]
-        if channel == STATUS:
+        if channel == ERROR:
             return exit_code(orjson.loads(data))
         if channel in (STDOUT, STDERR) and data:
             stream = sys.stderr.buffer if channel == STDERR else sys.stdout.buffer
@@ -190,7 +190,7 @@ def capture(connection: Connection, request: StreamRequest, data: bytes = b"") -
     found: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
     code = 1
     while (message := socket.receive()) is not None:
-        if message and message[0] == STATUS:
+        if message and message[0] == ERROR:
             code = exit_code(orjson.loads(message[1:]))
             break
         if message:

@@ -1,13 +1,8 @@
-"""Numbered channels between a client and a command: what sessions are held on, whatever protocol carries them.
-
-Source: https://kubernetes.io/docs/reference/using-api/ (channels) and KEP 4006 (their closing).
-"""
+"""What sessions are held on: channels between a client and a command, whatever protocol carries them."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
-
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 
 
 class Channels(Protocol):

@@ -14,23 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.runtime import fdio, kernel
-from agent.runtime.channels import (
-    CLOSE,
-    ERROR,
-    RESIZE,
-    STDERR,
-    STDIN,
-    STDOUT,
-    Channels,
-    failure,
-    internal_error,
-    success,
-)  # fmt: skip
+from agent.runtime.channels import Channels, failure, internal_error, success
 from agent.runtime.errors import RuntimeFailure
 from agent.runtime.exec import DRAIN_SECONDS, Executor, wait_for_exit
 from agent.runtime.monitor import RESIZE_TERMINAL, Monitor
 from agent.runtime.processes import ProcessHandle
 from agent.runtime.state import ContainerRecord
+from machinery.channels import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
 
 _PACKET = 32 << 10  # conmon sends at most 8 KiB and one byte
 

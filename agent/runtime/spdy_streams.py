@@ -9,10 +9,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from agent.runtime.channels import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT
+from machinery.channels import CLOSE, ERROR, STDERR, STDOUT, STREAM_TYPES
 from machinery.spdy import FIN, GOAWAY, PING, RST_STREAM, SYN_STREAM, BadFrame, Framer
 
-_CHANNELS = {"error": ERROR, "stdin": STDIN, "stdout": STDOUT, "stderr": STDERR, "resize": RESIZE}
 _SETTLE_SECONDS = 10.0
 _END_SECONDS = 5.0
 _BLOCK = 65536
@@ -120,7 +119,7 @@ class SpdyChannels:
         return False
 
     def _opened(self, frame: Any) -> None:
-        channel = _CHANNELS.get(frame.headers.get("streamtype", "").lower())
+        channel = STREAM_TYPES.get(frame.headers.get("streamtype", "").lower())
         if channel is not None:
             self._streams[channel] = frame.stream
             self._channels[frame.stream] = channel

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from apiserver.endpoints.takeover import Connection
 from machinery import errors
+from machinery.channels import CLOSE, ERROR, RESIZE, STDIN, STREAM_TYPES
 from machinery.spdy import (
     GOAWAY,
     PING,
@@ -28,7 +29,6 @@ from machinery.spdy import (
     Framer,
 )
 
-STDIN, STDOUT, STDERR, STATUS, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 # Those that pass the agent's messages on as they are; those of WebSockets; those of SPDY, the newest first.
 PLAIN = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 WEBSOCKET = (*PLAIN, "channel.k8s.io", "base64.channel.k8s.io", "v4.base64.channel.k8s.io")
@@ -39,7 +39,6 @@ _CHUNK = 32 * 1024
 _LOST = errors.InternalError(
     "Internal error occurred: error reading from error stream: the connection to the node was lost"
 )
-_TYPES = {"stdin": STDIN, "stdout": STDOUT, "stderr": STDERR, "error": STATUS, "resize": RESIZE}
 
 
 class Client(Protocol):
@@ -63,39 +62,17 @@ def shown_status(status: bytes, *, whole: bool) -> bytes:
     return b"" if found.get("status") == "Success" else str(found.get("message", "")).encode()
 
 
-class PlainWebSocket:
-    """A WebSocket of the protocols that the agent speaks too."""
-
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self._socket = socket
-
-    async def send(self, channel: int, data: bytes) -> None:
-        """Send data on a channel."""
-        await self._socket.send_bytes(bytes([channel]) + data)
-
-    async def receive(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Yield channel and data until the client goes away."""
-        async for message in self._socket:
-            if message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT) and message.data:
-                raw = message.data.encode() if isinstance(message.data, str) else message.data
-                yield raw[0], raw[1:]
-
-    async def close(self) -> None:
-        """Close the WebSocket."""
-        await self._socket.close()
-
-
-class OldWebSocket:
-    """A WebSocket whose messages are text, or that can't tell exit codes."""
+class WebSocket:
+    """A WebSocket of any protocol: some have messages of text, some can't tell exit codes."""
 
     def __init__(self, socket: web.WebSocketResponse, protocol: str) -> None:
         self._socket = socket
         self._is_text = "base64" in protocol
-        self._whole = protocol.startswith("v4.")
+        self._whole = protocol in PLAIN or protocol.startswith("v4.")
 
     async def send(self, channel: int, data: bytes) -> None:
         """Send data on a channel."""
-        if channel == STATUS:
+        if channel == ERROR:
             data = shown_status(data, whole=self._whole)
             if not data:
                 return
@@ -135,7 +112,7 @@ class SpdySession:
         self._streams: dict[int, int] = {}  # channel -> stream
         self._channels: dict[int, int] = {}  # stream -> channel
         self._ended: set[int] = set()
-        self._expected = {STATUS} | {_TYPES[name] for name in ("stdin", "stdout", "stderr") if wanted[name]}
+        self._expected = {ERROR} | {STREAM_TYPES[name] for name in ("stdin", "stdout", "stderr") if wanted[name]}
         if wanted["tty"] and protocol in SPDY[:2]:
             self._expected.add(RESIZE)
         self._early: list[Frame] = []
@@ -164,7 +141,7 @@ class SpdySession:
         elif frame.kind == 0:
             self._early.append(frame)
         elif frame.kind == SYN_STREAM:
-            channel = _TYPES.get(frame.headers.get("streamtype", ""))
+            channel = STREAM_TYPES.get(frame.headers.get("streamtype", ""))
             if channel is None or channel in self._streams:
                 await self._connection.send(self._framer.reset(frame.stream, PROTOCOL_ERROR))
                 return
@@ -175,7 +152,7 @@ class SpdySession:
     async def send(self, channel: int, data: bytes) -> None:
         """Send data on a channel, if the client opened its stream."""
         stream = self._streams.get(channel)
-        if channel == STATUS:
+        if channel == ERROR:
             data = shown_status(data, whole=self._whole)
         if stream is None or stream in self._ended:
             return
@@ -229,7 +206,7 @@ async def bridge(client: Client, agent: aiohttp.ClientWebSocketResponse) -> None
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         over = to_client.done()
         if over and not to_client.cancelled() and to_client.exception() is None and not to_client.result():
-            await client.send(STATUS, orjson.dumps(_LOST.to_status()))
+            await client.send(ERROR, orjson.dumps(_LOST.to_status()))
     finally:
         for task in tasks:
             task.cancel()
@@ -252,6 +229,6 @@ async def _to_client(agent: aiohttp.ClientWebSocketResponse, client: Client) -> 
     told = False
     async for message in agent:
         if message.type == aiohttp.WSMsgType.BINARY and message.data:
-            told = told or message.data[0] == STATUS
+            told = told or message.data[0] == ERROR
             await client.send(message.data[0], message.data[1:])
     return told

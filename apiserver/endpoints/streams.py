@@ -25,6 +25,7 @@ from apiserver.request import Call, flag
 from apiserver.storage.object_storage import ObjectStorage
 from machinery import errors
 from machinery.api.digits import is_number
+from machinery.channels import ERROR
 
 SUBRESOURCES = ("log", "exec", "attach", "portforward")
 _PATHS = {"log": "containerLogs", "exec": "exec", "attach": "attach", "portforward": "portForward"}
@@ -63,6 +64,12 @@ class Streams:
             if not pod["spec"].get("nodeName"):
                 return web.Response(text="", content_type="text/plain")
             return await self._log(call, self._agent_url(pod, call), query)
+        try:
+            return await self._stream(call, pod)
+        except _Refused as refused:
+            return refused.response()
+
+    async def _stream(self, call: Call, pod: Object) -> web.StreamResponse:
         if call.info.subresource == "portforward":
             return await self._forward(call, self._agent_url(pod, call))
         if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
@@ -122,36 +129,27 @@ class Streams:
         if upgrade == "websocket":
             return await self._command_over_websocket(call, url, params)
         protocol = _spdy_protocol(call, remote_command.SPDY)
-        try:
-            async with self._agent(url, params, remote_command.PLAIN) as agent:
-                connection = await take_over(call.http, _SPDY, {"X-Stream-Protocol-Version": protocol})
-                session = remote_command.SpdySession(connection, protocol, wanted)
-                if await session.opened():
-                    await remote_command.bridge(session, agent)
-                return connection.response
-        except _Refused as refused:
-            return refused.response()
+        async with self._agent(url, params, remote_command.PLAIN) as agent:
+            connection = await take_over(call.http, _SPDY, {"X-Stream-Protocol-Version": protocol})
+            session = remote_command.SpdySession(connection, protocol, wanted)
+            if await session.opened():
+                await remote_command.bridge(session, agent)
+            return connection.response
 
     async def _command_over_websocket(self, call: Call, url: str, params: Any) -> web.StreamResponse:
         protocol = _websocket_protocol(call, remote_command.WEBSOCKET)
         if protocol == remote_command.PLAIN[0]:
             return await self._command_over_newest(call, url, params)
         plain = (protocol,) if protocol in remote_command.PLAIN else remote_command.PLAIN
-        try:
-            async with self._agent(url, params, plain) as agent:
-                client = await _accepted(call, protocol)
-                if protocol in remote_command.PLAIN:
-                    await remote_command.bridge(remote_command.PlainWebSocket(client), agent)
-                else:
-                    await remote_command.bridge(remote_command.OldWebSocket(client, protocol), agent)
-                return client
-        except _Refused as refused:
-            return refused.response()
+        async with self._agent(url, params, plain) as agent:
+            client = await _accepted(call, protocol)
+            await remote_command.bridge(remote_command.WebSocket(client, protocol), agent)
+            return client
 
     async def _command_over_newest(self, call: Call, url: str, params: Any) -> web.StreamResponse:
         """Serve v5, whose clients upstream lets in first: what the agent refuses is told on the channel for it."""
         client = await _accepted(call, remote_command.PLAIN[0])
-        session = remote_command.PlainWebSocket(client)
+        session = remote_command.WebSocket(client, remote_command.PLAIN[0])
         told: errors.APIError
         try:
             async with self._agent(url, params, remote_command.PLAIN) as agent:
@@ -161,7 +159,7 @@ class Streams:
             told = errors.InternalError(f"Internal error occurred: unable to upgrade connection: {refused.text}")
         except errors.APIError as error:
             told = error
-        await session.send(remote_command.STATUS, orjson.dumps(told.to_status()))
+        await session.send(ERROR, orjson.dumps(told.to_status()))
         await session.close()
         return client
 
@@ -190,15 +188,11 @@ class Streams:
             await Tunnel(client.send_bytes, _messages(client), self._port(url)).run()
             return client
         protocol = _websocket_protocol(call, _FORWARD_PROTOCOLS)
-        query = list(call.http.query.items())
-        try:
-            async with self._agent(url, query, (protocol or _FORWARD_PROTOCOLS[1],)) as agent:
-                client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
-                await client.prepare(call.http)
-                await join(client, agent)
-                return client
-        except _Refused as refused:
-            return refused.response()
+        async with self._agent(url, list(call.http.query.items()), (protocol or _FORWARD_PROTOCOLS[1],)) as agent:
+            client = web.WebSocketResponse(protocols=[protocol] if protocol else (), max_msg_size=_MAX_MESSAGE)
+            await client.prepare(call.http)
+            await join(client, agent)
+            return client
 
     def _port(self, url: str) -> Any:
         """Return what opens a WebSocket for one port of a pod."""
