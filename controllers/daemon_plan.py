@@ -15,16 +15,10 @@ from controllers.replicaset import available_at
 from controllers.revisions import HASH_LABEL
 from controllers.rollout import scaled
 from controllers.views import Node, Pod
-from machinery.api.placement import pod_selects_node, untolerated
+from machinery.api.placement import daemon_tolerations, pod_selects_node, untolerated
 from machinery.api.resources import DAEMON_SETS
 
-_NO_EXECUTE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-_NO_SCHEDULE = (
-    "node.kubernetes.io/disk-pressure", "node.kubernetes.io/memory-pressure", "node.kubernetes.io/pid-pressure",
-    "node.kubernetes.io/unschedulable",
-)  # fmt: skip
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-_NETWORK_UNAVAILABLE = "node.kubernetes.io/network-unavailable"
 
 
 @dataclass(slots=True)
@@ -38,23 +32,12 @@ class Plan:
     wait_seconds: float | None = None
 
 
-def tolerations_of(template: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a daemon pod's tolerations: the template's, and those of what a node may suffer from."""
-    spec = template.get("spec") or {}
-    found = list(spec.get("tolerations") or ())
-    added = [{"key": key, "operator": "Exists", "effect": "NoExecute"} for key in _NO_EXECUTE]
-    added += [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in _NO_SCHEDULE]
-    if spec.get("hostNetwork"):
-        added.append({"key": _NETWORK_UNAVAILABLE, "operator": "Exists", "effect": "NoSchedule"})
-    return found + [one for one in added if one not in found]
-
-
 def should_run(daemon_set: DaemonSet, node: Node) -> tuple[bool, bool]:
     """Return whether a node shall get the set's pod, and whether one that is there may stay."""
     template = daemon_set.spec.template
     if not pod_selects_node(template.get("spec") or {}, node.metadata.name, node.metadata.labels):
         return False, False
-    tolerations = tolerations_of(template)
+    tolerations = daemon_tolerations(template.get("spec") or {})
     if untolerated(node.spec.taints, tolerations, ("NoExecute",)) is not None:
         return False, False
     return untolerated(node.spec.taints, tolerations, ("NoSchedule",)) is None, True
@@ -80,7 +63,7 @@ def pod_for(daemon_set: DaemonSet, node: str, digest: str) -> dict[str, Any]:
     labels = {**((template.get("metadata") or {}).get("labels") or {}), HASH_LABEL: digest}
     body = pod_of_template(DAEMON_SETS, daemon_set.metadata, template, labels=labels)
     spec = body["spec"] = copy.deepcopy(body["spec"])
-    spec["tolerations"] = tolerations_of(template)
+    spec["tolerations"] = daemon_tolerations(template.get("spec") or {})
     affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
     here = [{"key": "metadata.name", "operator": "In", "values": [node]}]
     given: list[dict[str, Any]] = (affinity.get(_REQUIRED) or {}).get("nodeSelectorTerms") or [{}]

@@ -11,14 +11,14 @@ from typing import Any
 from controllers.device_views import ResourceClaim, ResourceSlice
 from controllers.informers import InformerFactory
 from controllers.ownership import reference
+from controllers.pod_control import disrupt
 from controllers.reconciler import DONE, Controller, Result
 from controllers.views import Pod
-from machinery.api.meta import ObjectKey, now
+from machinery.api.meta import ObjectKey
 from machinery.api.placement import tolerates
 from machinery.api.resources import PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 from machinery.client.events import EventRecorder
-from machinery.client.rest import Client, PatchType
-from machinery.errors import NotFound
+from machinery.client.rest import Client
 
 _EFFECT = "NoExecute"
 
@@ -82,7 +82,10 @@ class DeviceTaintEvictionController(Controller[ObjectKey]):
         if left > 0:
             self._waiting.add(key)
             return Result(requeue_after=left)
-        await self._evict(pod)
+        await self._tell(pod, "Marking for deletion")
+        await disrupt(
+            self._client, pod, "DeletionByDeviceTaintManager", "Device Taint manager: deleting due to NoExecute taint"
+        )
         self._waiting.discard(key)
         return DONE
 
@@ -114,23 +117,6 @@ class DeviceTaintEvictionController(Controller[ObjectKey]):
 
     async def _tell(self, pod: Pod, message: str) -> None:
         await self._recorder.event(reference(PODS, pod.metadata), "Normal", "DeviceTaintManagerEviction", message)
-
-    async def _evict(self, pod: Pod) -> None:
-        metadata = pod.metadata
-        await self._tell(pod, "Marking for deletion")
-        condition = {
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByDeviceTaintManager",
-            "message": "Device Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now(),
-        }  # fmt: skip
-        patch = {"metadata": {"uid": metadata.uid}, "status": {"conditions": [condition]}}
-        options = {"preconditions": {"uid": metadata.uid}}
-        try:
-            await self._client.patch(
-                PODS, metadata.name, patch, metadata.namespace, type=PatchType.STRATEGIC, subresource="status"
-            )
-            await self._client.delete(PODS, metadata.name, metadata.namespace, options=options)
-        except NotFound:
-            return
 
 
 def ends_at(taint: Mapping[str, Any], tolerations: Iterable[Mapping[str, Any]]) -> float | None:

@@ -6,11 +6,11 @@ from typing import Any
 
 from controllers.ownership import owner_reference, reference
 from controllers.views import ObjectMeta, Pod
-from machinery.api.meta import Resource
+from machinery.api.meta import Resource, now
 from machinery.api.resources import PODS
 from machinery.client.events import EventRecorder
 from machinery.client.reflector import decode_partial
-from machinery.client.rest import Client
+from machinery.client.rest import Client, PatchType
 from machinery.errors import APIError, Forbidden, NotFound
 
 _COPIED = ("labels", "annotations", "finalizers")
@@ -89,3 +89,24 @@ async def slow_start(count: int, act: Callable[[], Awaitable[object]]) -> tuple[
 def namespace_is_terminating(error: BaseException) -> bool:
     """Say whether a creation failed only because the whole namespace is going: nothing to report or repeat."""
     return isinstance(error, Forbidden) and any(cause.reason == "NamespaceTerminating" for cause in error.causes)
+
+
+def disruption(reason: str, message: str) -> dict[str, Any]:
+    """Return the condition of a pod that somebody is about to end."""
+    return {
+        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": now(),
+    }  # fmt: skip
+
+
+async def disrupt(client: Client, pod: Pod, reason: str, message: str) -> None:
+    """Say of a pod why it is ended, then delete it; one that is gone, or another by now, is left alone."""
+    metadata = pod.metadata
+    patch = {"metadata": {"uid": metadata.uid}, "status": {"conditions": [disruption(reason, message)]}}
+    options = {"preconditions": {"uid": metadata.uid}}
+    try:
+        await client.patch(
+            PODS, metadata.name, patch, metadata.namespace, type=PatchType.STRATEGIC, subresource="status"
+        )
+        await client.delete(PODS, metadata.name, metadata.namespace, options=options)
+    except NotFound:
+        return

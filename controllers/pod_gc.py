@@ -10,9 +10,10 @@ from typing import Any
 
 from controllers.informers import NODE_INDEX, InformerFactory, index_by_node
 from controllers.node_taints import OUT_OF_SERVICE, ready_status
+from controllers.pod_control import disruption
 from controllers.reconciler import DONE, Controller, Result
 from controllers.views import Node, Pod
-from machinery.api.meta import ObjectKey, now
+from machinery.api.meta import ObjectKey
 from machinery.api.resources import NODES, PODS
 from machinery.client.rest import Client, PatchType
 from machinery.errors import NotFound
@@ -108,11 +109,7 @@ class PodGCController(Controller[ObjectKey]):
         try:
             await self._client.get(NODES, pod.spec.nodeName)
         except NotFound:
-            condition = {
-                "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-                "message": "PodGC: node no longer exists", "lastTransitionTime": now(),
-            }  # fmt: skip
-            await self._give_up(pod, condition)
+            await self._give_up(pod, disruption("DeletionByPodGC", "PodGC: node no longer exists"))
         return DONE
 
     async def _give_up(self, pod: Pod, *conditions: dict[str, Any]) -> None:

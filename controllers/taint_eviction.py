@@ -8,13 +8,13 @@ import time
 from controllers.informers import NODE_INDEX, InformerFactory, index_by_node
 from controllers.node_taints import evict_at, evicting_taints
 from controllers.ownership import reference
+from controllers.pod_control import disrupt
 from controllers.reconciler import DONE, Controller, Result
 from controllers.views import Node, Pod
-from machinery.api.meta import ObjectKey, now
+from machinery.api.meta import ObjectKey
 from machinery.api.resources import NODES, PODS
 from machinery.client.events import EventRecorder
-from machinery.client.rest import Client, PatchType
-from machinery.errors import NotFound
+from machinery.client.rest import Client
 
 
 class TaintEvictionController(Controller[ObjectKey]):
@@ -68,25 +68,9 @@ class TaintEvictionController(Controller[ObjectKey]):
         left = leaves_at - time.time()
         if left > 0:
             return Result(requeue_after=left)
-        await self._evict(pod)
+        await self._tell(pod, f"Marking for deletion Pod {pod.metadata.key}")
+        await disrupt(self._client, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
         return DONE
 
     async def _tell(self, pod: Pod, message: str) -> None:
         await self._recorder.event(reference(PODS, pod.metadata), "Normal", "TaintManagerEviction", message)
-
-    async def _evict(self, pod: Pod) -> None:
-        metadata = pod.metadata
-        await self._tell(pod, f"Marking for deletion Pod {metadata.key}")
-        condition = {
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now(),
-        }  # fmt: skip
-        patch = {"metadata": {"uid": metadata.uid}, "status": {"conditions": [condition]}}
-        options = {"preconditions": {"uid": metadata.uid}}
-        try:
-            await self._client.patch(
-                PODS, metadata.name, patch, metadata.namespace, type=PatchType.STRATEGIC, subresource="status"
-            )
-            await self._client.delete(PODS, metadata.name, metadata.namespace, options=options)
-        except NotFound:
-            return

@@ -5,11 +5,11 @@ hold (claims, classes, templates, Services) is found beside what the cluster has
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from machinery.api.meta import Resource
-from machinery.api.placement import pod_selects_node, untolerated
+from machinery.api.placement import daemon_tolerations, pod_selects_node, untolerated
 from machinery.api.resources import NODES, PERSISTENT_VOLUME_CLAIMS, RESOURCE_CLAIM_TEMPLATES, STORAGE_CLASSES
 from scheduler.snapshot import ListAll
 
@@ -18,11 +18,6 @@ _REPLICATED = ("Deployment", "ReplicaSet", "StatefulSet", "ReplicationController
 _MAKERS = ("Pod", "DaemonSet", "Job", "CronJob", *_REPLICATED)
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
-_NO_EXECUTE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-_NO_SCHEDULE = (
-    "node.kubernetes.io/disk-pressure", "node.kubernetes.io/memory-pressure", "node.kubernetes.io/pid-pressure",
-    "node.kubernetes.io/unschedulable",
-)  # fmt: skip
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -86,7 +81,7 @@ class InThought:
 
     def _nodes_for(self, template: Object) -> list[str]:
         """Return the nodes a daemon's pods are made for."""
-        tolerations = [*(template.get("tolerations") or ()), *_daemon_tolerations()]
+        tolerations = daemon_tolerations(template)
         return [
             node["metadata"]["name"]
             for node in self.listed(NODES)
@@ -175,15 +170,9 @@ def _pod(metadata: Object, spec: Object, name: str, namespace: str) -> Object:
     return {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec}
 
 
-def _daemon_tolerations() -> Iterator[Object]:
-    for effect, keys in (("NoExecute", _NO_EXECUTE), ("NoSchedule", _NO_SCHEDULE)):
-        for key in keys:
-            yield {"key": key, "operator": "Exists", "effect": effect}
-
-
 def _confine(spec: Object, node: str) -> None:
     """Have a daemon's pod run on its node."""
-    spec["tolerations"] = [*(spec.get("tolerations") or ()), *_daemon_tolerations()]
+    spec["tolerations"] = daemon_tolerations(spec)
     affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
     rule = {"key": "metadata.name", "operator": "In", "values": [node]}
     affinity[_REQUIRED] = {"nodeSelectorTerms": [{"matchFields": [rule]}]}

@@ -115,7 +115,7 @@ def slice_causes(resource_slice: Object) -> Iterator[Cause]:
     for index, device in enumerate(devices):
         yield from _device_causes(device, f"spec.devices[{index}]", per_device=bool(spec.get("perDeviceNodeSelection")))
     yield from _duplicates([one.get("name", "") for one in devices], "spec.devices", ".name")
-    yield from _set_causes(spec.get("sharedCounters") or [], "spec.sharedCounters")
+    yield from _counted_causes(spec.get("sharedCounters") or [], "name", _MAX_SETS, "spec.sharedCounters")
 
 
 def _quoted(fields: Iterable[str]) -> str:
@@ -175,7 +175,9 @@ def _device_causes(device: Object, path: str, *, per_device: bool) -> Iterator[C
             else:
                 yield forbidden(at, "allowMultipleAllocations must be true")
     yield from _taint_causes(device.get("taints") or [], f"{path}.taints")
-    yield from _consumed_causes(device.get("consumesCounters") or [], f"{path}.consumesCounters")
+    yield from _counted_causes(
+        device.get("consumesCounters") or [], "counterSet", _MAX_CONSUMED, f"{path}.consumesCounters"
+    )
     yield from _own_place_causes(device, path, per_device=per_device)
     yield from binding_causes(device, path)
 
@@ -210,22 +212,14 @@ def _taint_causes(taints: Sequence[Object], path: str) -> Iterator[Cause]:
             yield unsupported(f"{at}.effect", effect, _EFFECTS)
 
 
-def _set_causes(sets: Sequence[Object], path: str) -> Iterator[Cause]:
-    if len(sets) > _MAX_SETS:
-        yield too_many(path, len(sets), _MAX_SETS)
-    for index, one in enumerate(sets):
-        yield from name_causes(one.get("name", ""), f"{path}[{index}].name")
+def _counted_causes(given: Sequence[Object], naming: str, most: int, path: str) -> Iterator[Cause]:
+    """Judge counter sets, and what devices consume of them; `naming` is the field with a set's name."""
+    if len(given) > most:
+        yield too_many(path, len(given), most)
+    for index, one in enumerate(given):
+        yield from name_causes(one.get(naming, ""), f"{path}[{index}].{naming}")
         yield from _counter_causes(one.get("counters") or {}, f"{path}[{index}].counters")
-    yield from _duplicates([one.get("name", "") for one in sets], path)
-
-
-def _consumed_causes(consumed: Sequence[Object], path: str) -> Iterator[Cause]:
-    if len(consumed) > _MAX_CONSUMED:
-        yield too_many(path, len(consumed), _MAX_CONSUMED)
-    for index, one in enumerate(consumed):
-        yield from name_causes(one.get("counterSet", ""), f"{path}[{index}].counterSet")
-        yield from _counter_causes(one.get("counters") or {}, f"{path}[{index}].counters")
-    yield from _duplicates([one.get("counterSet", "") for one in consumed], path)
+    yield from _duplicates([one.get(naming, "") for one in given], path)
 
 
 def _counter_causes(counters: Mapping[str, Any], path: str) -> Iterator[Cause]:

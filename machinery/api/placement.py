@@ -83,3 +83,24 @@ def untolerated(taints: Iterable[JSON], tolerations: Sequence[JSON], effects: It
         if taint["effect"] in counted and not any(tolerates(one, taint) for one in tolerations):
             return taint
     return None
+
+
+# What a node may suffer from, and daemons stay or come all the same.
+_DAEMONS_STAY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_DAEMONS_COME = (
+    "node.kubernetes.io/disk-pressure", "node.kubernetes.io/memory-pressure", "node.kubernetes.io/pid-pressure",
+    "node.kubernetes.io/unschedulable",
+)  # fmt: skip
+_WITHOUT_NETWORK = ("node.kubernetes.io/network-unavailable",)
+
+
+def daemon_tolerations(spec: JSON) -> list[JSON]:
+    """Return the tolerations of a DaemonSet's pod: those of its template's spec, and those that daemons have."""
+    found = list(spec.get("tolerations") or ())
+    come = _DAEMONS_COME + (_WITHOUT_NETWORK if spec.get("hostNetwork") else ())
+    added = [
+        {"key": key, "operator": "Exists", "effect": effect}
+        for effect, keys in (("NoExecute", _DAEMONS_STAY), ("NoSchedule", come))
+        for key in keys
+    ]
+    return found + [one for one in added if one not in found]
