@@ -6,6 +6,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
 from controllers import manager
 from controllers.node_zones import EvictionRates
 from machinery.client.kubeconfig import ClientConfig
@@ -71,6 +74,35 @@ class World:
 
         self.run(end())
         self.runner.close()
+
+
+class InAWorld(RuleBasedStateMachine):
+    """What may happen whatever the objects: nodes fall silent and come back, controllers restart, time passes."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    @precondition(lambda self: not self._world.machines.silent)
+    @rule(name=st.sampled_from(NODE_NAMES))
+    def lose_a_node(self, name: str) -> None:
+        self._world.machines.fail(name)
+
+    @precondition(lambda self: self._world.machines.silent)
+    @rule()
+    def find_a_node(self) -> None:
+        self._recover()
+
+    def _recover(self) -> None:
+        self._world.run(self._world.recover())
+
+    @rule()
+    def restart_controllers(self) -> None:
+        self._world.run(self._world.restart_controllers())
+
+    @rule(milliseconds=st.integers(1, 50))
+    def pass_time(self, milliseconds: int) -> None:
+        self._world.run(asyncio.sleep(milliseconds / 1000))
 
 
 class Available:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
 from machinery import errors
 from machinery.api.resources import DEPLOYMENTS, JOBS, NAMESPACES, PODS, REPLICA_SETS, SERVICE_ACCOUNTS
-from tests.integration.controllers.model import NODE_NAMES, Available, World
+from tests.integration.controllers.model import Available, InAWorld, World
 from tests.integration.controllers.test_deployment import deployment
 from tests.integration.controllers.test_job import ended, job
 from tests.support.machines import leaving_at_once
@@ -33,12 +33,11 @@ STRATEGIES = ((1, 1), (1, 0), (0, 1), (2, 0), (0, 2))
 _numbers = itertools.count()
 
 
-class Workloads(RuleBasedStateMachine):
+class Workloads(InAWorld):
     """One Deployment and one Job in a namespace of their own."""
 
     def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
+        super().__init__(world)
         self._namespace = f"model-{next(_numbers)}"
         self._replicas: int | None = None
         self._most = self._least = 0  # the most and the fewest replicas asked for since all was quiet
@@ -203,27 +202,6 @@ class Workloads(RuleBasedStateMachine):
         body["spec"]["template"]["spec"]["tolerations"] = leaving_at_once()
         body["spec"]["template"]["metadata"] = {"annotations": {"ends": "0"}}
         self._world.run(self._world.client.create(JOBS, body, self._namespace))
-
-    @precondition(lambda self: not self._world.machines.silent)
-    @rule(name=st.sampled_from(NODE_NAMES))
-    def lose_a_node(self, name: str) -> None:
-        self._world.machines.fail(name)
-
-    @precondition(lambda self: self._world.machines.silent)
-    @rule()
-    def find_a_node(self) -> None:
-        self._recover()
-
-    def _recover(self) -> None:
-        self._world.run(self._world.recover())
-
-    @rule()
-    def restart_controllers(self) -> None:
-        self._world.run(self._world.restart_controllers())
-
-    @rule(milliseconds=st.integers(1, 50))
-    def pass_time(self, milliseconds: int) -> None:
-        self._world.run(asyncio.sleep(milliseconds / 1000))
 
     @rule()
     def settle(self) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
 from machinery import errors
 from machinery.api.resources import DAEMON_SETS, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, STATEFUL_SETS
 from machinery.client.rest import PatchType
-from tests.integration.controllers.model import NODE_NAMES, Available, World
+from tests.integration.controllers.model import NODE_NAMES, Available, InAWorld, World
 from tests.integration.controllers.test_daemonset import daemon_set, target
 from tests.integration.controllers.test_statefulset import stateful_set
 from tests.support.machines import leaving_at_once
@@ -35,12 +35,11 @@ LABEL = "daemons"
 _numbers = itertools.count()
 
 
-class Sets(RuleBasedStateMachine):
+class Sets(InAWorld):
     """One StatefulSet and one DaemonSet in a namespace of their own."""
 
     def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
+        super().__init__(world)
         self._namespace = f"sets-{next(_numbers)}"
         self._replicas: int | None = None
         self._most = self._least = 0  # the most and the fewest replicas asked for since all was quiet
@@ -183,27 +182,6 @@ class Sets(RuleBasedStateMachine):
                     await client.delete(PODS, metadata["name"], self._namespace)
 
         self._world.run(lose())
-
-    @precondition(lambda self: not self._world.machines.silent)
-    @rule(name=st.sampled_from(NODE_NAMES))
-    def lose_a_node(self, name: str) -> None:
-        self._world.machines.fail(name)
-
-    @precondition(lambda self: self._world.machines.silent)
-    @rule()
-    def find_a_node(self) -> None:
-        self._recover()
-
-    def _recover(self) -> None:
-        self._world.run(self._world.recover())
-
-    @rule()
-    def restart_controllers(self) -> None:
-        self._world.run(self._world.restart_controllers())
-
-    @rule(milliseconds=st.integers(1, 50))
-    def pass_time(self, milliseconds: int) -> None:
-        self._world.run(asyncio.sleep(milliseconds / 1000))
 
     @rule()
     def settle(self) -> None:
