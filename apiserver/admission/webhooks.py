@@ -206,11 +206,10 @@ def _name_of(obj: Object) -> str:
 
 
 def _asked(request: Attributes, uid: str, asked_for: Kind) -> dict[str, Any]:
-    resource = request.kind.resource
+    resource, named = request.kind.resource, replace(request, kind=asked_for)
     found: dict[str, Any] = {
         "uid": uid, "kind": request.body_kind, "resource": request.named,
-        "requestKind": replace(request, kind=asked_for).body_kind,
-        "requestResource": replace(request, kind=asked_for).named,
+        "requestKind": named.body_kind, "requestResource": named.named,
         "name": request.name, "operation": request.operation, "userInfo": _user_info(request.user),
         "object": request.obj, "oldObject": request.old, "dryRun": request.dry_run,
         "options": request.options() or None,
